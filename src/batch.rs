@@ -275,7 +275,10 @@ impl Batch {
             body: &self.bytes,
             arena: &self.arena,
             row,
-            origin: Some(Origin { id: EntryId { epoch: self.epoch, line, machine_seq }, received_at: self.received_at }),
+            origin: Some(Origin {
+                id: EntryId { epoch: self.epoch, line, machine_seq },
+                received_at: self.received_at,
+            }),
         }
     }
 }
@@ -492,10 +495,8 @@ impl<'a> EntryView<'a> {
         }
         if let Some(Origin { id, received_at }) = self.origin {
             let EntryId { machine_seq, .. } = id;
-            let tail = format_args!(
-                ",\"id\":\"{id}\",\"received_at\":\"{received_at}\",\"machine_seq\":{machine_seq}"
-            )
-            .to_string();
+            let tail = format_args!(",\"id\":\"{id}\",\"received_at\":\"{received_at}\",\"machine_seq\":{machine_seq}")
+                .to_string();
             out.extend_from_slice(tail.as_bytes());
         }
         if with_raw {

@@ -2,4 +2,8 @@
 
 pub mod batch;
 pub mod budget;
+pub mod config;
 pub mod record;
+
+pub mod admission;
+pub mod collector;

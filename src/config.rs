@@ -1,0 +1,246 @@
+//! Everything an operator may set, its default, unit and bounds.
+//!
+//! (First cut: the types. Loading, environment, errors and derived values follow.)
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// The whole configuration; each field is a section of the TOML file.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// `[ingest]`
+    pub ingest: Ingest,
+    /// `[control]`
+    pub control: Control,
+    /// `[backpressure]`
+    pub backpressure: Backpressure,
+    /// `[memory]`
+    pub memory: Memory,
+    /// `[history]`
+    pub history: History,
+    /// `[queue]`
+    pub queue: Queue,
+    /// `[machines]`
+    pub machines: Machines,
+    /// `[idempotency]`
+    pub idempotency: Idempotency,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[shutdown]`
+    pub shutdown: Shutdown,
+}
+
+/// `[ingest]`: the listener that senders post to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ingest {
+    /// Where to listen; `None`: `[::]:8080`, or `0.0.0.0:8080` where IPv6 is off.
+    pub listen: Option<SocketAddr>,
+    /// All live tokens; empty: none is asked for.
+    pub tokens: Vec<String>,
+    /// A file of tokens, one a line.
+    pub token_file: Option<PathBuf>,
+    /// The largest body on the wire.
+    pub body_bytes_max: usize,
+    /// The largest body decoded; never more than a quarter of the budget, nor 1 GiB.
+    pub decoded_bytes_max: usize,
+    /// The largest single record.
+    pub line_bytes_max: usize,
+    /// From a head's first byte to its last.
+    pub header_deadline: Duration,
+    /// From a head's last byte to its body's last.
+    pub body_deadline: Duration,
+    /// How long a connection may stay without a request.
+    pub idle: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            tokens: Vec::new(),
+            token_file: None,
+            body_bytes_max: 64 * MIB,
+            decoded_bytes_max: 256 * MIB,
+            line_bytes_max: MIB,
+            header_deadline: Duration::from_secs(10),
+            body_deadline: Duration::from_secs(60),
+            idle: Duration::from_secs(120),
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// `[control]`: the listener for readers, scrapers and operators.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Control {
+    /// Where to listen; `None`: `127.0.0.1:8081`, on Fly with a token `[::]:8081`.
+    pub listen: Option<SocketAddr>,
+    /// All live tokens; empty: none is asked for.
+    pub tokens: Vec<String>,
+    /// A file of tokens, one a line.
+    pub token_file: Option<PathBuf>,
+    /// `--insecure-control`: off loopback without a token.
+    pub insecure: bool,
+}
+
+/// `[backpressure]`: how long a sender is held before it is refused.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Backpressure {
+    /// The longest a body waits for room.
+    pub wait: Duration,
+    /// Bodies that may wait at once.
+    pub waiting_max: usize,
+}
+
+impl Default for Backpressure {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(10), waiting_max: 64 }
+    }
+}
+
+/// `[memory]`: the byte budget.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Memory {
+    /// Bytes for bodies, batches, queues, history and readers' buffers.
+    pub budget: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { budget: GIB }
+    }
+}
+
+/// `[history]`: recent batches in memory.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct History {
+    /// Bytes kept; the newest batch stays, however large.
+    pub bytes: usize,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { bytes: GIB / 4 }
+    }
+}
+
+/// `[queue]`: each machine's queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Queue {
+    /// Lines in one queue.
+    pub lines: usize,
+    /// Bytes in one queue.
+    pub bytes: usize,
+    /// What happens when one of them is reached.
+    pub full: Full,
+    /// What a queue takes unless its subscriber says otherwise.
+    pub streams: crate::batch::Streams,
+    /// A `block` queue into which nothing fitted for so long goes behind.
+    pub stalled_after: Duration,
+    /// What has waited without a reader for so long is dropped.
+    pub abandoned_after: Duration,
+    /// Queues at once.
+    pub subscriptions_max: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            lines: 10_000,
+            bytes: 4 * MIB,
+            full: Full::CatchUp,
+            streams: crate::batch::Streams::STDOUT,
+            stalled_after: Duration::from_secs(10),
+            abandoned_after: Duration::from_secs(600),
+            subscriptions_max: 200_000,
+        }
+    }
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Full {
+    /// Refuses nobody: newer lines stay in the history and the reader continues there.
+    #[default]
+    CatchUp,
+    /// Senders get 429.
+    Block,
+    /// The oldest lines are dropped, and the reader is told.
+    DropOldest,
+}
+
+/// `[machines]`: the machine table.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Machines {
+    /// How long a finished machine is remembered.
+    pub finished_keep: Duration,
+    /// A machine without a queue that was silent for so long is forgotten.
+    pub idle_expire: Duration,
+    /// Machines remembered at once; the least recent goes first.
+    pub max: usize,
+}
+
+impl Default for Machines {
+    fn default() -> Self {
+        Self { finished_keep: Duration::from_secs(3600), idle_expire: Duration::from_secs(3600), max: 1_000_000 }
+    }
+}
+
+/// `[idempotency]`: remembered `Idempotency-Key`s.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Idempotency {
+    /// Keys remembered at once.
+    pub keys_max: usize,
+    /// How long each is remembered.
+    pub keep: Duration,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self { keys_max: 100_000, keep: Duration::from_secs(600) }
+    }
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Machines with series of their own.
+    pub machines_max: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { machines_max: 50 }
+    }
+}
+
+/// `[shutdown]`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// How long ending streams and flushing may take.
+    pub deadline: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(4) }
+    }
+}
+
+const _: usize = KIB;
