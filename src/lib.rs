@@ -1,6 +1,8 @@
 //! fleetdrain: the central log drain for large Fly.io fleets.
 
 pub mod batch;
+#[cfg(feature = "server")]
+mod body;
 pub mod budget;
 pub mod config;
 pub mod record;
