@@ -7,8 +7,7 @@
 //! What is held is what [`BodyReader::held_bytes`] says at rest. While the buffer moves to a larger one, both may exist for
 //! the time of a copy: at most one such pair a thread, since no call here waits.
 
-mod gzip;
-mod pool;
+mod inflate;
 #[cfg(test)]
 mod tests;
 mod zstd;
@@ -16,9 +15,9 @@ mod zstd;
 use std::fmt;
 
 use bytes::Bytes;
-use flate2::{DecompressError, FlushDecompress, Status};
+use flate2::DecompressError;
 
-use self::{gzip::Gzip, pool::PooledInflate, zstd::Zstd};
+use self::{inflate::Inflate, zstd::Zstd};
 
 /// What a plain body of known length reserves at most before its bytes are there.
 const FIRST_RESERVE_MAX: usize = 1 << 20;
@@ -148,8 +147,7 @@ enum Decoder {
     /// Nothing has arrived: an empty body is empty in every encoding, since senders' handshakes send such.
     Idle,
     Plain,
-    Gzip(Gzip),
-    Deflate(Zlib),
+    Inflate(Inflate),
     Zstd(Zstd),
     Finished,
 }
@@ -158,8 +156,8 @@ impl Decoder {
     fn new(encoding: Encoding, room: usize) -> Self {
         match encoding {
             Encoding::Identity | Encoding::Snappy => Self::Plain,
-            Encoding::Gzip => Self::Gzip(Gzip::new()),
-            Encoding::Deflate => Self::Deflate(Zlib { inflate: PooledInflate::take(true), ended: false }),
+            Encoding::Gzip => Self::Inflate(Inflate::gzip()),
+            Encoding::Deflate => Self::Inflate(Inflate::zlib()),
             Encoding::Zstd => Self::Zstd(Zstd::new(room)),
         }
     }
@@ -173,8 +171,7 @@ impl Decoder {
                 out.extend_from_slice(&input[..take]);
                 Ok(take)
             }
-            Self::Gzip(gzip) => Ok(gzip.step(input, out)?),
-            Self::Deflate(zlib) => Ok(zlib.step(input, out)?),
+            Self::Inflate(inflate) => Ok(inflate.step(input, out)?),
             Self::Zstd(zstd) => zstd.step(input, out, decoded_max),
         }
     }
@@ -183,8 +180,7 @@ impl Decoder {
     fn is_complete(&self) -> bool {
         match self {
             Self::Idle | Self::Plain | Self::Finished => true,
-            Self::Gzip(gzip) => gzip.is_complete(),
-            Self::Deflate(zlib) => zlib.ended,
+            Self::Inflate(inflate) => inflate.is_complete(),
             Self::Zstd(zstd) => zstd.is_complete(),
         }
     }
@@ -193,8 +189,7 @@ impl Decoder {
     fn may_hold_output(&self) -> bool {
         match self {
             Self::Idle | Self::Plain | Self::Finished => false,
-            Self::Gzip(gzip) => gzip.is_inflating(),
-            Self::Deflate(zlib) => !zlib.ended,
+            Self::Inflate(inflate) => !inflate.is_complete(),
             Self::Zstd(zstd) => zstd.is_decoding(),
         }
     }
@@ -203,7 +198,7 @@ impl Decoder {
     fn held_bytes(&self) -> usize {
         match self {
             Self::Idle | Self::Plain | Self::Finished => 0,
-            Self::Gzip(_) | Self::Deflate(_) => pool::INFLATE_STATE_BYTES,
+            Self::Inflate(_) => inflate::STATE_BYTES,
             Self::Zstd(zstd) => zstd.held_bytes(),
         }
     }
@@ -215,30 +210,6 @@ impl Decoder {
             other => other.held_bytes(),
         }
     }
-}
-
-/// A zlib stream, which is all of its body.
-struct Zlib {
-    inflate: PooledInflate,
-    ended: bool,
-}
-
-impl Zlib {
-    fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Damage> {
-        if self.ended {
-            return Err(Damage::Found("bytes behind the end"));
-        }
-        let (taken, ended) = inflate(&mut self.inflate, input, out)?;
-        self.ended = ended;
-        Ok(taken)
-    }
-}
-
-/// One step of an inflation into spare capacity: bytes taken, and whether its end was reached.
-fn inflate(inflate: &mut PooledInflate, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool), DecompressError> {
-    let before = inflate.total_in();
-    let status = inflate.decompress_vec(input, out, FlushDecompress::None)?;
-    Ok(((inflate.total_in() - before) as usize, status == Status::StreamEnd))
 }
 
 impl BodyReader {
@@ -346,8 +317,8 @@ impl BodyReader {
         if matches!(self.decoder, Decoder::Idle) {
             let state = match self.encoding {
                 Encoding::Identity | Encoding::Snappy => 0,
-                Encoding::Gzip | Encoding::Deflate => pool::INFLATE_STATE_BYTES,
-                Encoding::Zstd => pool::ZSTD_STATE_BYTES,
+                Encoding::Gzip | Encoding::Deflate => inflate::STATE_BYTES,
+                Encoding::Zstd => zstd::STATE_BYTES,
             };
             let want = state + STEP_MIN.min(self.capacity_max());
             if want > room {

@@ -3,12 +3,14 @@
 //! Frame headers are read here before zstd sees them, because zstd allocates a frame's window as soon as it has the header:
 //! so that has to be within its bound, and has to have room, before.
 
-use zstd::zstd_safe::{InBuffer, OutBuffer, get_error_name};
+use std::cell::RefCell;
 
-use super::{
-    Damage, Fault,
-    pool::{PooledZstd, ZSTD_STATE_BYTES},
-};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
+
+use super::{Damage, Fault};
+
+/// What a context holds before it has seen a frame; the real size is asked of it then.
+pub(super) const STATE_BYTES: usize = 96 << 10;
 
 /// RFC 8878 recommends to support windows of 8 MB at least, and gives no reason to support more: `zstd -19` uses 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -25,7 +27,7 @@ const HEADER_MAX: usize = 4 + 1 + 1 + 4 + 8;
 
 pub(super) struct Zstd {
     /// `None` only if there was no memory for one.
-    context: Option<PooledZstd>,
+    context: Option<DCtx<'static>>,
     head: [u8; HEADER_MAX],
     head_len: usize,
     state: State,
@@ -48,7 +50,7 @@ enum State {
 impl Zstd {
     /// `room`: what the body may hold now.
     pub(super) fn new(room: usize) -> Self {
-        let context = PooledZstd::take(room, WINDOW_LOG_MAX);
+        let context = take_context(room);
         Self { context, head: [0; HEADER_MAX], head_len: 0, state: State::Head }
     }
 
@@ -61,7 +63,7 @@ impl Zstd {
     }
 
     pub(super) fn held_bytes(&self) -> usize {
-        self.context.as_ref().map_or(0, |context| context.sizeof())
+        self.context.as_ref().map_or(0, DCtx::sizeof)
     }
 
     pub(super) fn next_bytes(&self) -> usize {
@@ -128,7 +130,7 @@ impl Zstd {
         }
         let block = window.min(BLOCK_BYTES_MAX);
         // As `ZSTD_decodingBufferSize_min` has it: a window, two blocks and 64 bytes, beside a block of input.
-        let state_bytes = ZSTD_STATE_BYTES + (window + 3 * block + 64) as usize;
+        let state_bytes = STATE_BYTES + (window + 3 * block + 64) as usize;
         self.state = State::Ready { state_bytes };
         Ok(())
     }
@@ -145,6 +147,47 @@ impl Zstd {
         }
         Ok(from.pos())
     }
+}
+
+impl Drop for Zstd {
+    fn drop(&mut self) {
+        if let Some(context) = self.context.take() {
+            give_back(context);
+        }
+    }
+}
+
+/// Contexts that a thread keeps from one body to the next: making one takes 10 µs, three times a small body's decoding.
+const KEPT_MAX: usize = 2;
+/// The largest that is kept, since idle ones are charged to no budget: a window of 2 MiB, which level 3 takes for a body of
+/// unknown length.
+const KEPT_BYTES_MAX: usize = 3 << 20;
+
+thread_local! {
+    static KEPT: RefCell<Vec<DCtx<'static>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A context that holds at most `room` bytes, kept or new; `None` if memory is out.
+fn take_context(room: usize) -> Option<DCtx<'static>> {
+    let kept = KEPT.try_with(|kept| kept.borrow_mut().pop()).ok().flatten();
+    let mut context = match kept.filter(|context| context.sizeof() <= room) {
+        Some(context) => context,
+        None => DCtx::try_create()?,
+    };
+    context.reset(ResetDirective::SessionOnly).ok()?;
+    context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).ok()?;
+    Some(context)
+}
+
+/// Keeps a context on this thread, wherever it was taken.
+fn give_back(context: DCtx<'static>) {
+    // An error means that the thread is ending: its contexts end with it.
+    let _ = KEPT.try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        if kept.len() < KEPT_MAX && context.sizeof() <= KEPT_BYTES_MAX {
+            kept.push(context);
+        }
+    });
 }
 
 /// What a frame's header says.
