@@ -9,3 +9,5 @@ pub mod record;
 
 pub mod admission;
 pub mod collector;
+
+mod metrics;
