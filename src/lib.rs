@@ -2,6 +2,8 @@
 
 pub mod config;
 
+#[cfg(feature = "server")]
+mod body;
 pub mod record;
 
 pub mod batch;
@@ -16,3 +18,5 @@ pub(crate) mod queue;
 pub(crate) mod history;
 
 pub mod stream;
+
+pub(crate) mod metrics;
