@@ -79,6 +79,21 @@ pub(crate) struct Refused {
 impl LogCollector {
     /// Takes all of a body or nothing. Never waits.
     pub(crate) fn admit(&self, draft: Draft) -> Result<Receipt, Refused> {
-        Err(Refused { draft: Box::new(draft), cause: Cause::ShuttingDown, retry_after: Duration::from_secs(1) })
+        // stub: a machine named `full` has a full queue, `closing` stands for a shutdown; all others are unrouted.
+        let is = |id: &str| draft.batch.groups.iter().any(|group| draft.batch.machine_id(group) == id);
+        let cause = if is("full") {
+            Cause::QueueFull
+        } else if is("closing") {
+            Cause::ShuttingDown
+        } else {
+            return Ok(Receipt {
+                received: draft.received,
+                unrouted: draft.batch.lines(),
+                rejected: draft.rejected.iter().sum(),
+                errors: draft.errors,
+                ..Receipt::default()
+            });
+        };
+        Err(Refused { draft: Box::new(draft), cause, retry_after: Duration::from_secs(1) })
     }
 }

@@ -1,5 +1,8 @@
 //! fleetdrain: the central log drain for large Fly.io fleets.
 
+#[cfg(feature = "server")]
+pub mod body;
+
 pub mod batch;
 pub mod budget;
 pub mod config;
