@@ -1,6 +1,9 @@
 //! fleetdrain: the central log drain for large Fly.io fleets.
 
 #[cfg(feature = "server")]
+pub mod http;
+
+#[cfg(feature = "server")]
 pub mod body;
 
 pub mod batch;
