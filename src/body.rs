@@ -88,6 +88,11 @@ impl BodyReader {
         self.buffer.into()
     }
 
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    #[allow(dead_code)]
     pub(crate) fn held_bytes(&self) -> usize {
         self.buffer.capacity()
     }
