@@ -3,6 +3,9 @@
 pub mod config;
 
 #[cfg(feature = "server")]
+pub mod http;
+
+#[cfg(feature = "server")]
 mod body;
 pub mod record;
 
