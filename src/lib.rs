@@ -7,3 +7,6 @@ pub mod record;
 
 pub mod admission;
 pub mod collector;
+
+#[cfg(feature = "server")]
+pub mod service;
