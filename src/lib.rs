@@ -10,3 +10,7 @@ pub mod collector;
 
 #[cfg(feature = "server")]
 pub mod service;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
