@@ -28,6 +28,7 @@ use crate::{
     budget::Budget,
     config::{self, Full},
     history::{Held, History, Trail},
+    metrics::Histogram,
     queue::{Bounds, Ended, Offered, Place, Queue, QueueFacts, QueueRoom, Reason, Taken, Terms},
     record::RejectReason,
     stream::LogQueue,
@@ -49,11 +50,7 @@ const SWEEP_MAX: Duration = Duration::from_secs(30);
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Called with each observation, in seconds; see [`Ledger`].
-pub(crate) type Observer = Box<dyn Fn(f64) + Send + Sync>;
-
 /// Every counter of the balances, separate per collector, without any metrics recorder.
-#[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) received: AtomicU64,
     pub(crate) accepted: AtomicU64,
@@ -66,8 +63,30 @@ pub(crate) struct Ledger {
     queue_dropped: [AtomicU64; Reason::ALL.len()],
     pub(crate) viewer_skipped: AtomicU64,
     pub(crate) viewers: AtomicU64,
-    pub(crate) on_delivery: OnceLock<Observer>,
-    pub(crate) on_lag: OnceLock<Observer>,
+    /// Received → taken by a queue's reader, once a group.
+    pub(crate) delivery_latency: Arc<Histogram>,
+    /// A record's own timestamp → received.
+    pub(crate) log_lag: Arc<Histogram>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            received: AtomicU64::default(),
+            accepted: AtomicU64::default(),
+            filtered: AtomicU64::default(),
+            unrouted: AtomicU64::default(),
+            repaired: AtomicU64::default(),
+            rejected: Default::default(),
+            queue_in: AtomicU64::default(),
+            queue_delivered: AtomicU64::default(),
+            queue_dropped: Default::default(),
+            viewer_skipped: AtomicU64::default(),
+            viewers: AtomicU64::default(),
+            delivery_latency: Arc::new(Histogram::new(Histogram::LATENCY)),
+            log_lag: Arc::new(Histogram::new(Histogram::LAG)),
+        }
+    }
 }
 
 impl Ledger {
@@ -81,12 +100,6 @@ impl Ledger {
 
     pub(crate) fn queue_dropped(&self, reason: Reason, lines: u64) {
         self.queue_dropped[reason as usize].fetch_add(lines, Relaxed);
-    }
-
-    pub(crate) fn delivery_latency(&self, latency: Duration) {
-        if let Some(observe) = self.on_delivery.get() {
-            observe(latency.as_secs_f64());
-        }
     }
 }
 
@@ -415,6 +428,8 @@ pub(crate) struct Shared {
     epoch: u64,
     started: Instant,
     swept: Mutex<Instant>,
+    /// What queues take whose subscribers do not say.
+    streams: Mutex<Streams>,
 }
 
 /// Routes lines to machines' queues, and remembers the recent ones. Cheap to clone; all clones are the same collector.
@@ -443,6 +458,7 @@ impl LogCollector {
     pub fn new(config: CollectorConfig) -> Self {
         let budget = Budget::new(config.budget_bytes);
         let history = History::new(config.history_bytes);
+        let streams = config.queue.streams;
         // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
         let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
         let shared = Shared {
@@ -460,6 +476,7 @@ impl LogCollector {
             epoch,
             started: Instant::now(),
             swept: Mutex::new(Instant::now()),
+            streams: Mutex::new(streams),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -467,6 +484,17 @@ impl LogCollector {
     /// The byte budget that bodies and batches are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.shared.budget
+    }
+
+    /// What queues take that are created from now on by subscribers who do not say.
+    pub fn set_default_streams(&self, streams: Streams) {
+        *self.shared.streams.lock() = streams;
+    }
+
+    /// Takes bodies and subscribers again, after [`LogCollector::shut_down`].
+    #[cfg(feature = "server")]
+    pub(crate) fn open(&self) {
+        self.shared.shutting_down.store(false, Relaxed);
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {

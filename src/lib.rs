@@ -4,6 +4,8 @@ pub mod config;
 
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod service;
 
 #[cfg(feature = "server")]
 mod body;
@@ -23,3 +25,16 @@ pub(crate) mod history;
 pub mod stream;
 
 pub(crate) mod metrics;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+
+pub use crate::{
+    batch::{EntryId, EntryView, LogEntry, Streams},
+    collector::{LogCollector, SubscribeOptions},
+    record::{parse_log_entry, parse_ndjson},
+    stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
+};
+#[cfg(feature = "server")]
+pub use crate::service::LogDrainServer;

@@ -838,7 +838,7 @@ impl Queue {
     /// Notes how long a group took from its receipt to its reader.
     pub(crate) fn note_latency(&self, received: Instant, now: Instant) {
         let latency = now.saturating_duration_since(received);
-        self.ledger.delivery_latency(latency);
+        self.ledger.delivery_latency.record(latency);
         self.state.lock().latencies.get_or_insert_default().record(latency);
     }
 

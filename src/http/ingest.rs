@@ -506,6 +506,7 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     let refusal = match cause {
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
+        Cause::TooLarge => too_large("the body would not fit an empty memory.budget".to_owned()),
         Cause::ShuttingDown => shutting_down(),
     };
     refusal.retry_after(retry_after)

@@ -135,8 +135,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// All families, at 0.
-    pub(crate) fn new() -> Self {
+    /// All families, at 0. The two histograms are the collector's.
+    pub(crate) fn new(delivery_latency: Arc<Histogram>, log_lag: Arc<Histogram>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let mut metrics = Self {
             exporter: recorder.handle(),
@@ -144,8 +144,8 @@ impl Metrics {
             counters_by: Vec::new(),
             gauges: Vec::new(),
             requests: [Requests::new(), Requests::new()],
-            delivery_latency: Arc::new(Histogram::new(Histogram::LATENCY)),
-            log_lag: Arc::new(Histogram::new(Histogram::LAG)),
+            delivery_latency,
+            log_lag,
         };
         for family in FAMILIES {
             metrics.register(&recorder, family);
@@ -168,16 +168,6 @@ impl Metrics {
             }
             Source::Written => {}
         }
-    }
-
-    /// Where a queue's reader records how long a group has waited since it was received: once a group.
-    pub(crate) fn delivery_latency(&self) -> &Arc<Histogram> {
-        &self.delivery_latency
-    }
-
-    /// Where `record`'s caller records how old lines are when they arrive; a line from the future is 0 old.
-    pub(crate) fn log_lag(&self) -> &Arc<Histogram> {
-        &self.log_lag
     }
 
     /// Counts one answered request. `took`: from its head to the head of its answer, so that a stream's length is not in it.

@@ -13,11 +13,11 @@ fn samples<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
 }
 
 fn busy() -> (Metrics, Snapshot) {
-    let metrics = Metrics::new();
+    let metrics = fresh();
     metrics.answered(Listener::Ingest, 200, Duration::from_millis(3));
     metrics.answered(Listener::Control, 418, Duration::from_secs(3600));
     metrics.answered(Listener::Control, 9999, Duration::ZERO);
-    metrics.delivery_latency().record(Duration::from_micros(40));
+    metrics.delivery_latency.record(Duration::from_micros(40));
     let hostile = MachineSeries {
         machine: "a\\b\"} 1\nfleetdrain_machines 666\n\0\r\u{7f}é".to_owned(),
         app: "x".repeat(127) + "é" + &"y".repeat(1 << 20),
@@ -40,9 +40,13 @@ fn busy() -> (Metrics, Snapshot) {
     (metrics, snapshot)
 }
 
+fn fresh() -> Metrics {
+    Metrics::new(Arc::new(Histogram::new(Histogram::LATENCY)), Arc::new(Histogram::new(Histogram::LAG)))
+}
+
 #[test]
 fn every_family_is_there_from_the_start_at_0() {
-    let text = Metrics::new().render(&Snapshot::default());
+    let text = fresh().render(&Snapshot::default());
     for Family { name, kind, help, labels, .. } in FAMILIES {
         let head = format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.as_str());
         assert_eq!(text.matches(&head).count(), 1, "{name}");
@@ -62,7 +66,7 @@ fn every_family_is_there_from_the_start_at_0() {
 
 #[test]
 fn every_closed_label_value_is_there_from_the_start() {
-    let text = Metrics::new().render(&Snapshot::default());
+    let text = fresh().render(&Snapshot::default());
     let count = |name| samples(&text, name).len();
     assert_eq!(count("fleetdrain_bodies_refused_total"), 10);
     assert_eq!(count("fleetdrain_lines_rejected_total"), 5);
@@ -150,7 +154,7 @@ fn names_follow_the_contract() {
 #[test]
 #[ignore = "needs promtool (Debian package prometheus)"]
 fn promtool_has_nothing_to_say() {
-    for (metrics, snapshot) in [(Metrics::new(), Snapshot::default()), busy()] {
+    for (metrics, snapshot) in [(fresh(), Snapshot::default()), busy()] {
         let mut promtool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
