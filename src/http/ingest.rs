@@ -266,13 +266,14 @@ impl Ingest {
         inbound: &mut Inbound<'_>,
         hold: &mut Hold<'_>,
     ) -> Result<Arrived, Problem> {
-        let limits = BodyLimits { ..self.limits };
-        let mut reader = BodyReader::new(encoding, limits, inbound.announced());
+        let mut reader = BodyReader::new(encoding, self.limits, inbound.announced());
         let filled = self.fill(&mut reader, inbound, hold).await;
         self.counters.received(reader.wire_bytes(), reader.decoded_bytes());
-        let permit = filled?;
-        let held = reader.held_bytes();
-        Ok(Arrived::new(reader.into_bytes(), held, permit))
+        let mut permit = filled?;
+        let held = reader.kept_bytes();
+        let bytes = reader.into_bytes();
+        self.grow(&mut permit, held, hold).await?;
+        Ok(Arrived { bytes, held, permit })
     }
 
     /// Reads a body to its end, frame by frame; the permit covers what the reader holds.
@@ -438,21 +439,6 @@ pub(super) struct Arrived {
     /// Bytes that `bytes` really holds: its buffer's capacity.
     held: usize,
     pub(super) permit: Permit,
-}
-
-impl Arrived {
-    /// Copies a small body out of a big buffer: it may be kept for long, in the history.
-    fn new(bytes: Bytes, held: usize, mut permit: Permit) -> Self {
-        let length = bytes.len();
-        let wasteful = held.saturating_sub(length) > length / 4;
-        if !wasteful || !permit.try_resize(held + length) {
-            return Self { bytes, held, permit };
-        }
-        let bytes = Bytes::copy_from_slice(&bytes);
-        let shrunk = permit.try_resize(length);
-        debug_assert!(shrunk, "a permit can always shrink");
-        Self { bytes, held: length, permit }
-    }
 }
 
 /// The key that a request names, checked.
