@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use tokio::time::Instant;
 
 use crate::budget::Permit;
 
@@ -144,7 +145,7 @@ impl fmt::Display for Streams {
     }
 }
 
-/// One parsed record: spans into its batch's body and arena. Every span but `raw` names valid UTF-8. 80 bytes.
+/// One parsed record: spans into its batch's body and arena. Every span but `raw` names valid UTF-8. 84 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
     /// The record as sent, always in the body; may hold invalid UTF-8 inside strings.
@@ -160,10 +161,17 @@ pub(crate) struct Row {
     pub(crate) level: Span,
     /// Which of the batch's rows this is in the order of the body, from 0.
     pub(crate) ordinal: u32,
+    /// Which of its machine's rows in the batch this is, from 0; set when the rows are grouped.
+    pub(crate) rank: u32,
     pub(crate) kind: Kind,
 }
 
 impl Row {
+    /// Bytes of this row's text that lie in the arena.
+    fn arena_bytes(mut self) -> usize {
+        self.text_spans().iter().filter(|span| span.is_arena()).map(|span| span.len()).sum()
+    }
+
     /// The spans that may lie in the arena, for whoever moves a row elsewhere.
     pub(crate) fn text_spans(&mut self) -> [&mut Span; 8] {
         [
@@ -221,6 +229,8 @@ pub(crate) struct Batch {
     pub(crate) groups: Box<[Group]>,
     /// When the drain had received it; never earlier than the batch before.
     pub(crate) received_at: Timestamp,
+    /// The same moment on the clock that ages and latencies are measured by.
+    pub(crate) received: Instant,
     /// Batches published before this one; set when it is published.
     pub(crate) seq: u64,
     /// Lines published before this batch's first; set when it is published.
@@ -241,6 +251,7 @@ impl Batch {
             rows,
             groups,
             received_at,
+            received: Instant::now(),
             seq: 0,
             first_line: 0,
             epoch: 0,
@@ -266,10 +277,40 @@ impl Batch {
         text(group.machine, &self.bytes, &self.arena)
     }
 
+    /// A batch of its own with the rows of `group` in `rows` that `streams` wants: what waits in a queue, so that a
+    /// sleeping reader never pins other machines' bytes. Numbers and times stay.
+    pub(crate) fn compact(&self, group: &Group, rows: Range<u32>, streams: Streams) -> Self {
+        let picked = &self.rows[rows.start as usize..rows.end as usize];
+        let wanted = || picked.iter().filter(|row| streams.wants(row.kind));
+        let bytes = wanted().map(|row| row.raw.len() + row.arena_bytes()).sum();
+        let mut bytes = Vec::with_capacity(bytes);
+        let mut machine = Span::EMPTY;
+        let mut counts = [0; Kind::COUNT];
+        let copies: Box<[Row]> = wanted()
+            .map(|row| {
+                counts[row.kind as usize] += 1;
+                let copy = move_row(*row, &self.bytes, &self.arena, &mut bytes);
+                machine = copy.machine;
+                copy
+            })
+            .collect();
+        let bytes_sent = copies.iter().map(|row| row.raw.len() as u64).sum();
+        let whole = 0..copies.len() as u32;
+        let group = Group { machine, rows: whole, bytes: bytes_sent, counts, first_seq: group.first_seq, prev: None };
+        Self {
+            bytes: bytes.into(),
+            arena: Box::default(),
+            rows: copies,
+            groups: Box::new([group]),
+            permit: None,
+            ..*self
+        }
+    }
+
     /// The row at `index`, which belongs to `group`, as an entry that borrows from this batch.
     pub(crate) fn view(&self, group: &Group, index: u32) -> EntryView<'_> {
         let row = &self.rows[index as usize];
-        let machine_seq = group.first_seq + u64::from(index - group.rows.start);
+        let machine_seq = group.first_seq + u64::from(row.rank);
         let line = self.first_line + u64::from(row.ordinal);
         EntryView {
             body: &self.bytes,
@@ -332,7 +373,8 @@ fn group_by_machine(body: &[u8], arena: &[u8], rows: &[Row]) -> (Box<[Row]>, Box
     let mut sorted = vec![Row::default(); rows.len()].into_boxed_slice();
     for (row, &index) in rows.iter().zip(&group_of) {
         let group = &mut groups[index as usize];
-        sorted[group.rows.end as usize] = *row;
+        let rank = group.rows.end - group.rows.start;
+        sorted[group.rows.end as usize] = Row { rank, ..*row };
         group.rows.end += 1;
     }
     (sorted, groups.into_boxed_slice())
@@ -509,35 +551,29 @@ impl<'a> EntryView<'a> {
     /// An owned copy of this line alone.
     #[must_use]
     pub fn to_entry(&self) -> LogEntry {
-        let (row, bytes) = compact(*self.row, self.body, self.arena);
-        LogEntry { bytes, row, origin: self.origin }
+        let mut bytes = Vec::with_capacity(self.row.raw.len() + self.row.arena_bytes());
+        let row = move_row(*self.row, self.body, self.arena, &mut bytes);
+        LogEntry { bytes: bytes.into_boxed_slice(), row, origin: self.origin }
     }
 }
 
-/// Copies one row's record and arena strings into a buffer of their own, and moves its spans there.
-fn compact(mut row: Row, body: &[u8], arena: &[u8]) -> (Row, Box<[u8]>) {
-    let raw = row.raw;
-    let in_arena: usize = row.text_spans().iter().filter(|span| span.is_arena()).map(|span| span.len()).sum();
-    let mut bytes = Vec::with_capacity(raw.len() + in_arena);
-    bytes.extend_from_slice(raw.of(body, arena));
+/// Appends one row's record and arena strings to `bytes`, and moves its spans there.
+fn move_row(mut row: Row, body: &[u8], arena: &[u8], bytes: &mut Vec<u8>) -> Row {
+    let (from, to) = (row.raw.start(), bytes.len());
+    bytes.extend_from_slice(row.raw.of(body, arena));
+    row.raw = Span::body(to, row.raw.len());
     for span in row.text_spans() {
-        move_span(span, raw.start(), 0, arena, &mut bytes);
+        *span = match *span {
+            empty if empty.is_empty() => Span::EMPTY,
+            text if text.is_arena() => {
+                let start = bytes.len();
+                bytes.extend_from_slice(text.of(body, arena));
+                Span::body(start, text.len())
+            }
+            sent => Span::body(sent.start() - from + to, sent.len()),
+        };
     }
-    row.raw = Span::body(0, raw.len());
-    (row, bytes.into_boxed_slice())
-}
-
-/// Moves a span of a record that began at `from` and was copied to `to`; arena text is appended to `bytes`.
-fn move_span(span: &mut Span, from: usize, to: usize, arena: &[u8], bytes: &mut Vec<u8>) {
-    if span.is_empty() {
-        *span = Span::EMPTY;
-    } else if span.is_arena() {
-        let start = bytes.len();
-        bytes.extend_from_slice(span.of(&[], arena));
-        *span = Span::body(start, span.len());
-    } else {
-        *span = Span::body(span.start() - from + to, span.len());
-    }
+    row
 }
 
 /// Appends `text` as a JSON string.

@@ -1,29 +1,1101 @@
-//! The machine table and the publish section. (Interface only so far.)
-use std::sync::Arc;
+//! The machine table and the publish section: subscribe, finish, and the routing of batches to queues.
+//!
+//! Publish is serial, and that is what makes everything else simple: line numbers, `machine_seq`, the append to the history
+//! and the offers to all machines of a batch are one short critical section, so history order = queue order = `machine_seq`
+//! order. The obvious alternative, to number under the history's lock and offer concurrently, repeats and loses batches.
+//!
+//! Lock order: publish → machine → queue → history. No `async fn` here: a DashMap guard must never cross an await.
 
-use crate::budget::Budget;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::RandomState as StdRandomState},
+    fmt,
+    hash::BuildHasher,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-/// Routes lines to machines' queues.
+use dashmap::{DashMap, Entry};
+use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
+use serde::Serialize;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    batch::{Batch, Streams},
+    budget::Budget,
+    config::{self, Full},
+    history::{Held, History, Trail},
+    queue::{Bounds, Ended, Offered, Place, Queue, QueueFacts, QueueRoom, Reason, Taken, Terms},
+    record::RejectReason,
+    stream::LogQueue,
+};
+
+/// The longest id of a machine, in bytes; see the record rules.
+pub const MACHINE_ID_BYTES_MAX: usize = 128;
+/// Shards of the machine table: enough that a sweep holds up a sixty-fourth of the machines at a time.
+const SHARDS: usize = 64;
+/// When the table is full, one in so many machines goes at once, so that making room is rare.
+const EVICTED_SHARE: usize = 64;
+/// The window over which machines are ranked by their lines.
+const RANK_WINDOW: Duration = Duration::from_secs(300);
+/// The window over which a machine's rate is told.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Times that the table is swept within the shortest time anything in it is kept, and the longest between two sweeps.
+const SWEEPS: u32 = 20;
+const SWEEP_MAX: Duration = Duration::from_secs(30);
+/// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Called with each observation, in seconds; see [`Ledger`].
+pub(crate) type Observer = Box<dyn Fn(f64) + Send + Sync>;
+
+/// Every counter of the balances, separate per collector, without any metrics recorder.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) received: AtomicU64,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) filtered: AtomicU64,
+    pub(crate) unrouted: AtomicU64,
+    pub(crate) repaired: AtomicU64,
+    pub(crate) rejected: [AtomicU64; RejectReason::ALL.len()],
+    queue_in: AtomicU64,
+    queue_delivered: AtomicU64,
+    queue_dropped: [AtomicU64; Reason::ALL.len()],
+    pub(crate) viewer_skipped: AtomicU64,
+    pub(crate) viewers: AtomicU64,
+    pub(crate) on_delivery: OnceLock<Observer>,
+    pub(crate) on_lag: OnceLock<Observer>,
+}
+
+impl Ledger {
+    pub(crate) fn queue_in(&self, lines: u64) {
+        self.queue_in.fetch_add(lines, Relaxed);
+    }
+
+    pub(crate) fn queue_delivered(&self, lines: u64) {
+        self.queue_delivered.fetch_add(lines, Relaxed);
+    }
+
+    pub(crate) fn queue_dropped(&self, reason: Reason, lines: u64) {
+        self.queue_dropped[reason as usize].fetch_add(lines, Relaxed);
+    }
+
+    pub(crate) fn delivery_latency(&self, latency: Duration) {
+        if let Some(observe) = self.on_delivery.get() {
+            observe(latency.as_secs_f64());
+        }
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
+/// Every counter of the balances, and what is held now. Balances hold at every quiet moment:
+/// `lines_received = lines_accepted + lines_filtered + lines_unrouted + lines_rejected` and
+/// `queue_lines_in = queue_lines_delivered + queue_lines_dropped + queue_lines`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is the metric of its name; see the metrics reference")]
+pub struct Stats {
+    pub lines_received: u64,
+    pub lines_accepted: u64,
+    pub lines_filtered: u64,
+    pub lines_unrouted: u64,
+    pub lines_rejected: u64,
+    pub lines_rejected_by_reason: BTreeMap<&'static str, u64>,
+    pub lines_repaired: u64,
+    pub queue_lines_in: u64,
+    pub queue_lines_delivered: u64,
+    pub queue_lines_dropped: u64,
+    pub queue_lines_dropped_by_reason: BTreeMap<&'static str, u64>,
+    /// Counted in the queues, not derived from the three before.
+    pub queue_lines: u64,
+    pub queue_bytes: u64,
+    pub viewer_skipped_lines: u64,
+    pub viewers: u64,
+    pub machines: u64,
+    pub subscriptions: u64,
+    pub history_lines: u64,
+    pub history_bytes: u64,
+    pub history_seconds: f64,
+    pub memory_used_bytes: u64,
+    pub memory_budget_bytes: u64,
+    pub oldest_entry_age_seconds: f64,
+}
+
+/// What a collector may hold.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CollectorConfig {
+    /// The byte budget, see [`config::Memory::budget`].
+    pub budget_bytes: usize,
+    /// See [`config::History::bytes`].
+    pub history_bytes: usize,
+    /// See [`config::Ingest::line_bytes_max`].
+    pub line_bytes_max: usize,
+    /// See [`config::Queue`].
+    pub queue: config::Queue,
+    /// See [`config::Machines`].
+    pub machines: config::Machines,
+}
+
+impl Default for CollectorConfig {
+    fn default() -> Self {
+        Self::from(&config::Config::default())
+    }
+}
+
+impl From<&config::Config> for CollectorConfig {
+    fn from(config: &config::Config) -> Self {
+        Self {
+            budget_bytes: config.memory.budget,
+            history_bytes: config.history.bytes,
+            line_bytes_max: config.ingest.line_bytes_max,
+            queue: config.queue.clone(),
+            machines: config.machines.clone(),
+        }
+    }
+}
+
+/// How a machine is subscribed; what is `None` is the collector's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// Which streams the queue takes.
+    pub streams: Option<Streams>,
+    /// What a full queue does.
+    pub full: Option<Full>,
+    /// Whether the queue begins with what the history holds; only looked at when it is created.
+    pub backlog: bool,
+}
+
+/// Why a machine could not be subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The queue exists with other terms, which are its own for good.
+    #[error("the machine's queue exists with streams={streams} and full={full:?}, which stay as they are")]
+    Conflict {
+        /// What it takes.
+        streams: Streams,
+        /// What it does when it is full.
+        full: Full,
+    },
+    /// Over `queue.subscriptions_max`.
+    #[error("{bound} machines are subscribed, which is queue.subscriptions_max")]
+    TooMany {
+        /// The bound.
+        bound: usize,
+    },
+    /// Empty, or over [`MACHINE_ID_BYTES_MAX`].
+    #[error("a machine id has 1 to {MACHINE_ID_BYTES_MAX} bytes, not {bytes}")]
+    BadId {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The collector is shutting down.
+    #[error("the collector is shutting down")]
+    ShuttingDown,
+}
+
+/// One machine, as told to operators.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are the JSON API's; see the API reference")]
+pub struct MachineFacts {
+    pub machine_id: String,
+    pub state: &'static str,
+    pub app_name: String,
+    pub region: String,
+    pub lines: u64,
+    pub bytes: u64,
+    pub dropped: u64,
+    pub lines_per_second: f64,
+    pub bytes_per_second: f64,
+    /// Lines of about the last five minutes.
+    pub lines_recent: u64,
+    pub subscribed: bool,
+    pub streams: Option<String>,
+    pub full: Option<&'static str>,
+    pub queue_lines: u64,
+    pub queue_bytes: u64,
+    pub queue_behind: bool,
+    pub readers: u32,
+    /// How long the oldest queued line has waited.
+    pub lag_seconds: f64,
+    pub latency_p50_seconds: Option<f64>,
+    pub latency_p99_seconds: Option<f64>,
+    pub last_seen: Option<String>,
+}
+
+/// Lines and bytes of a sliding window, from two fixed ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    index: u32,
+    now: u32,
+    before: u32,
+}
+
+impl Window {
+    fn roll(&mut self, index: u32) {
+        if index != self.index {
+            self.before = if index == self.index + 1 { self.now } else { 0 };
+            (self.now, self.index) = (0, index);
+        }
+    }
+
+    fn add(&mut self, index: u32, count: u64) {
+        self.roll(index);
+        self.now = self.now.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    fn total(mut self, elapsed: Duration, width: Duration) -> f64 {
+        let position = elapsed.as_secs_f64() / width.as_secs_f64();
+        self.roll(position as u32);
+        f64::from(self.now) + f64::from(self.before) * (1.0 - position.fract())
+    }
+}
+
+/// A machine of the table.
+pub(crate) struct Machine {
+    pub(crate) id: Arc<str>,
+    state: Mutex<MachineState>,
+    /// Readers of `logs` that look at this machine; they are woken by it alone.
+    watchers: AtomicU32,
+    watched: OnceLock<Box<Notify>>,
+    /// Whether its queue is one that may refuse bodies: spares the others a lock.
+    blocks: AtomicBool,
+}
+
+struct MachineState {
+    trail: Trail,
+    lines: u64,
+    bytes: u64,
+    /// What queues before the current one dropped.
+    dropped_before: u64,
+    app: Box<str>,
+    region: Box<str>,
+    seen_at: Option<Timestamp>,
+    touched: Instant,
+    recent: Window,
+    rate: Window,
+    rate_bytes: Window,
+    queue: Option<Arc<Queue>>,
+    finished: Option<(Instant, Ended)>,
+    finish_at: Option<Instant>,
+    /// No longer in the table; whoever still holds it must look again.
+    forgotten: bool,
+}
+
+impl MachineState {
+    /// Known to users: it has sent a line or was subscribed.
+    fn is_seen(&self) -> bool {
+        self.seen_at.is_some() || self.queue.is_some() || self.finished.is_some()
+    }
+
+    fn live_queue(&self) -> Option<&Arc<Queue>> {
+        self.queue.as_ref().filter(|_| self.finished.is_none())
+    }
+
+    /// The last moment at which anything happened to it, and until when it must be remembered.
+    fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
+        let is_read = || self.queue.as_ref().is_some_and(|queue| queue.facts().readers > 0);
+        match self.finished {
+            Some((at, _)) => now.duration_since(at) >= keep.finished_keep && !is_read(),
+            None => self.queue.is_none() && now.duration_since(self.touched) >= keep.idle_expire,
+        }
+    }
+}
+
+impl Machine {
+    fn new(id: Arc<str>, now: Instant) -> Self {
+        let state = MachineState {
+            trail: Trail { last: None, next_seq: 1 },
+            lines: 0,
+            bytes: 0,
+            dropped_before: 0,
+            app: Box::default(),
+            region: Box::default(),
+            seen_at: None,
+            touched: now,
+            recent: Window::default(),
+            rate: Window::default(),
+            rate_bytes: Window::default(),
+            queue: None,
+            finished: None,
+            finish_at: None,
+            forgotten: false,
+        };
+        Self {
+            id,
+            state: Mutex::new(state),
+            watchers: AtomicU32::new(0),
+            watched: OnceLock::new(),
+            blocks: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn trail(&self) -> Trail {
+        self.state.lock().trail
+    }
+
+    /// Why the machine has ended, with its place at this moment: nothing past it is a finished machine's to wait for.
+    pub(crate) fn trail_and_end(&self) -> (Trail, Option<Ended>) {
+        let state = self.state.lock();
+        (state.trail, state.finished.map(|(_, ended)| ended))
+    }
+
+    pub(crate) fn watch(&self) -> &Notify {
+        self.watched.get_or_init(Box::default)
+    }
+
+    pub(crate) fn remove_watcher(&self) {
+        self.watchers.fetch_sub(1, Relaxed);
+    }
+
+    fn wake_watchers(&self) {
+        if let Some(watched) = self.watched.get() {
+            watched.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What the publish lock guards.
+#[derive(Default)]
+struct Publisher {
+    /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
+    behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
+}
+
+fn key(queue: &Arc<Queue>) -> usize {
+    Arc::as_ptr(queue).addr()
+}
+
+impl Publisher {
+    fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: Place, to: Place) {
+        if from == to {
+            return;
+        }
+        if let Some(at) = from {
+            self.behind.remove(&(at.batch, key(queue)));
+        }
+        if let Some(at) = to {
+            self.behind.insert((at.batch, key(queue)), (Arc::clone(machine), Arc::clone(queue)));
+        }
+    }
+}
+
+/// Queues that hold, or may yet hold, lines: the live ones and the finished ones that are not drained.
+type Roster = HashMap<usize, (Arc<Machine>, Arc<Queue>)>;
+
+pub(crate) struct Shared {
+    pub(crate) config: CollectorConfig,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) history: History,
+    table: DashMap<Arc<str>, Arc<Machine>, foldhash::fast::RandomState>,
+    machines: AtomicUsize,
+    publisher: Mutex<Publisher>,
+    roster: Mutex<Roster>,
+    subscriptions: AtomicUsize,
+    /// Readers of all machines.
+    pub(crate) fleet: Notify,
+    shutting_down: AtomicBool,
+    epoch: u64,
+    started: Instant,
+    swept: Mutex<Instant>,
+}
+
+/// Routes lines to machines' queues, and remembers the recent ones. Cheap to clone; all clones are the same collector.
+///
+/// The counterpart of the Python module's `LogCollector`.
+#[derive(Clone)]
 pub struct LogCollector {
-    budget: Arc<Budget>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Default for LogCollector {
+    fn default() -> Self {
+        Self::new(CollectorConfig::default())
+    }
+}
+
+impl fmt::Debug for LogCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogCollector").field("machines", &self.shared.table.len()).finish_non_exhaustive()
+    }
 }
 
 impl LogCollector {
-    /// stub: replaced by the real constructor.
+    /// An empty collector that holds at most what `config` says.
     #[must_use]
-    pub fn new(config: &crate::config::Config) -> Self {
-        Self { budget: Budget::new(config.memory.budget) }
-    }
-
-    /// stub: the budget, for tests that fill it.
-    #[must_use]
-    pub fn budget_for_tests(&self) -> Arc<Budget> {
-        Arc::clone(&self.budget)
+    pub fn new(config: CollectorConfig) -> Self {
+        let budget = Budget::new(config.budget_bytes);
+        let history = History::new(config.history_bytes);
+        // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
+        let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
+        let shared = Shared {
+            config,
+            budget,
+            ledger: Arc::default(),
+            history,
+            table: DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS),
+            machines: AtomicUsize::new(0),
+            publisher: Mutex::default(),
+            roster: Mutex::default(),
+            subscriptions: AtomicUsize::new(0),
+            fleet: Notify::new(),
+            shutting_down: AtomicBool::new(false),
+            epoch,
+            started: Instant::now(),
+            swept: Mutex::new(Instant::now()),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The byte budget that bodies and batches are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+        &self.shared.budget
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shared.shutting_down.load(Relaxed)
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Subscribes to a machine: gets its queue, or creates it. Who subscribes twice gets the same queue, and each line goes
+    /// to one of its readers.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`]: too many, a bad id, or shutting down.
+    pub fn subscribe(&self, machine_id: &str) -> Result<LogQueue, SubscribeError> {
+        self.subscribe_with(machine_id, SubscribeOptions::default()).map(|(queue, _)| queue)
+    }
+
+    /// As [`LogCollector::subscribe`], with terms; the second is whether the queue was created.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::Conflict`] where the queue exists with other terms, and those of [`LogCollector::subscribe`].
+    pub fn subscribe_with(
+        &self,
+        machine_id: &str,
+        options: SubscribeOptions,
+    ) -> Result<(LogQueue, bool), SubscribeError> {
+        let bytes = machine_id.len();
+        if bytes == 0 || bytes > MACHINE_ID_BYTES_MAX {
+            return Err(SubscribeError::BadId { bytes });
+        }
+        let (machine, mut publisher) = self.machine_for_good(machine_id);
+        if self.is_shutting_down() {
+            return Err(SubscribeError::ShuttingDown);
+        }
+        if let Some(queue) = machine.state.lock().live_queue() {
+            let Terms { streams, full } = queue.terms;
+            if options.streams.is_some_and(|asked| asked != streams) || options.full.is_some_and(|asked| asked != full)
+            {
+                return Err(SubscribeError::Conflict { streams, full });
+            }
+            return Ok((LogQueue::new(self, &machine, queue), false));
+        }
+        let queue = self.create_queue(&mut publisher, &machine, options)?;
+        Ok((LogQueue::new(self, &machine, &queue), true))
+    }
+
+    /// The machine of that name, new if need be, under the publish lock and so not forgotten meanwhile.
+    fn machine_for_good(&self, machine_id: &str) -> (Arc<Machine>, MutexGuard<'_, Publisher>) {
+        loop {
+            let machine = self.machine(machine_id);
+            let publisher = self.shared.publisher.lock();
+            if !machine.state.lock().forgotten {
+                return (machine, publisher);
+            }
+        }
+    }
+
+    fn create_queue(
+        &self,
+        publisher: &mut Publisher,
+        machine: &Arc<Machine>,
+        options: SubscribeOptions,
+    ) -> Result<Arc<Queue>, SubscribeError> {
+        let defaults = &self.shared.config.queue;
+        let bound = defaults.subscriptions_max;
+        if self.shared.subscriptions.load(Relaxed) >= bound {
+            return Err(SubscribeError::TooMany { bound });
+        }
+        let now = Instant::now();
+        let terms =
+            Terms { streams: options.streams.unwrap_or(defaults.streams), full: options.full.unwrap_or(defaults.full) };
+        let bounds = Bounds {
+            lines: defaults.lines as u64,
+            bytes: defaults.bytes,
+            stalled_after: defaults.stalled_after,
+            abandoned_after: defaults.abandoned_after,
+        };
+        let (budget, ledger) = (Arc::clone(&self.shared.budget), Arc::clone(&self.shared.ledger));
+        let queue = Arc::new(Queue::new(terms, bounds, budget, ledger, now));
+        let mut state = machine.state.lock();
+        if options.backlog {
+            let from = state.trail.oldest_seq(&self.shared.history);
+            let place = queue.start_at(&self.shared.history, state.trail, from);
+            publisher.moved(machine, &queue, None, place);
+        }
+        if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
+            state.dropped_before += old.facts().dropped;
+        }
+        (state.finished, state.finish_at, state.touched) = (None, None, now);
+        machine.blocks.store(terms.full == Full::Block, Relaxed);
+        self.shared.subscriptions.fetch_add(1, Relaxed);
+        self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
+        Ok(queue)
+    }
+
+    /// The queue of a machine whether it is finished or not, for who reads it to its end.
+    pub(crate) fn queue_to_read(&self, machine_id: &str) -> Option<LogQueue> {
+        let machine = self.known(machine_id)?;
+        let state = machine.state.lock();
+        let queue = state.queue.clone()?;
+        drop(state);
+        Some(LogQueue::new(self, &machine, &queue))
+    }
+
+    /// Ends a machine's log behind what is queued; `false` if it was never seen. Reading goes on until the end.
+    pub fn finish(&self, machine_id: &str) -> bool {
+        let publisher = self.shared.publisher.lock();
+        let Some(machine) = self.known(machine_id) else { return false };
+        if !machine.state.lock().is_seen() {
+            return false;
+        }
+        self.finish_machine(&publisher, &machine, Ended::Finished);
+        true
+    }
+
+    /// As [`LogCollector::finish`], once `linger` has passed: lines that come until then are the machine's still.
+    ///
+    /// # Panics
+    ///
+    /// If `linger` is not zero and no Tokio runtime is running.
+    pub fn finish_after(&self, machine_id: &str, linger: Duration) -> bool {
+        if linger.is_zero() {
+            return self.finish(machine_id);
+        }
+        let Some(machine) = self.known(machine_id) else { return false };
+        let at = Instant::now() + linger;
+        {
+            let mut state = machine.state.lock();
+            if !state.is_seen() {
+                return false;
+            }
+            let pending = state.finish_at.is_some_and(|pending| pending <= at);
+            state.finish_at = Some(at);
+            if pending || state.finished.is_some() {
+                return true;
+            }
+        }
+        tokio::spawn(linger_and_finish(Arc::downgrade(&self.shared), Arc::downgrade(&machine)));
+        true
+    }
+
+    fn finish_machine(&self, _serial: &MutexGuard<'_, Publisher>, machine: &Arc<Machine>, ended: Ended) {
+        let mut state = machine.state.lock();
+        state.finish_at = None;
+        if state.finished.is_some() {
+            return;
+        }
+        state.finished = Some((Instant::now(), ended));
+        machine.blocks.store(false, Relaxed);
+        if let Some(queue) = &state.queue {
+            queue.end(ended);
+            self.shared.subscriptions.fetch_sub(1, Relaxed);
+        }
+        drop(state);
+        machine.wake_watchers();
+        self.shared.budget.announce_room();
+    }
+
+    /// Ends every machine's log that is subscribed, behind what is queued.
+    pub fn finish_all(&self) {
+        let publisher = self.shared.publisher.lock();
+        let machines: Vec<_> = self.shared.roster.lock().values().map(|(machine, _)| Arc::clone(machine)).collect();
+        for machine in machines {
+            self.finish_machine(&publisher, &machine, Ended::Finished);
+        }
+    }
+
+    /// Refuses what is still to come and ends every reader, behind what is queued.
+    pub(crate) fn shut_down(&self) {
+        let publisher = self.shared.publisher.lock();
+        self.shared.shutting_down.store(true, Relaxed);
+        let machines: Vec<_> = self.shared.table.iter().map(|entry| Arc::clone(entry.value())).collect();
+        for machine in machines {
+            self.finish_machine(&publisher, &machine, Ended::Shutdown);
+        }
+        drop(publisher);
+        self.shared.fleet.notify_waiters();
+        self.shared.budget.announce_room();
+    }
+
+    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines that was.
+    pub(crate) fn drop_what_is_left(&self) -> u64 {
+        let mut publisher = self.shared.publisher.lock();
+        publisher.behind.clear();
+        let roster = self.shared.roster.lock();
+        roster.values().map(|(_, queue)| queue.give_up(Reason::Shutdown)).sum()
+    }
+
+    /// The ids of all machines that are subscribed and not finished, in no order.
+    #[must_use]
+    pub fn machine_ids(&self) -> Vec<String> {
+        let roster = self.shared.roster.lock();
+        let live = roster
+            .values()
+            .filter(|(machine, queue)| machine.state.lock().live_queue().is_some_and(|live| Arc::ptr_eq(live, queue)));
+        live.map(|(machine, _)| machine.id.to_string()).collect()
+    }
+
+    /// A handle that finishes its machine when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogCollector::subscribe`], which it does first.
+    pub fn attach(&self, machine_id: &str) -> Result<Attached, SubscribeError> {
+        let queue = self.subscribe(machine_id)?;
+        Ok(Attached { collector: self.clone(), queue })
+    }
+
+    /// Every counter of the balances, and what is held now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let (ledger, shared) = (&self.shared.ledger, &self.shared);
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let now = Instant::now();
+        let (history_bytes, history_lines, oldest) = shared.history.held();
+        let queues = self.queue_totals();
+        let by = |names: &[&'static str], counts: &[AtomicU64]| {
+            names.iter().copied().zip(counts.iter().map(load)).collect::<BTreeMap<_, _>>()
+        };
+        let rejected = by(&RejectReason::ALL.map(RejectReason::as_str), &ledger.rejected);
+        let dropped = by(&Reason::ALL.map(Reason::as_str), &ledger.queue_dropped);
+        let age = |since: Option<Instant>| since.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        Stats {
+            lines_received: load(&ledger.received),
+            lines_accepted: load(&ledger.accepted),
+            lines_filtered: load(&ledger.filtered),
+            lines_unrouted: load(&ledger.unrouted),
+            lines_rejected: rejected.values().sum(),
+            lines_rejected_by_reason: rejected,
+            lines_repaired: load(&ledger.repaired),
+            queue_lines_in: load(&ledger.queue_in),
+            queue_lines_delivered: load(&ledger.queue_delivered),
+            queue_lines_dropped: dropped.values().sum(),
+            queue_lines_dropped_by_reason: dropped,
+            queue_lines: queues.lines,
+            queue_bytes: queues.bytes,
+            viewer_skipped_lines: load(&ledger.viewer_skipped),
+            viewers: load(&ledger.viewers),
+            machines: shared.machines.load(Relaxed) as u64,
+            subscriptions: shared.subscriptions.load(Relaxed) as u64,
+            history_lines,
+            history_bytes: history_bytes as u64,
+            history_seconds: age(oldest),
+            memory_used_bytes: shared.budget.used() as u64,
+            memory_budget_bytes: shared.budget.limit() as u64,
+            oldest_entry_age_seconds: age(queues.oldest),
+        }
+    }
+
+    fn queue_totals(&self) -> QueueFacts {
+        // Not under the roster's lock: facts take each queue's own.
+        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
+        queues.iter().map(|queue| queue.facts()).fold(QueueFacts::default(), |sum, queue| QueueFacts {
+            lines: sum.lines + queue.lines,
+            bytes: sum.bytes + queue.bytes,
+            oldest: [sum.oldest, queue.oldest].into_iter().flatten().min(),
+            ..sum
+        })
+    }
+
+    /// Facts of one machine, or `None` if it was never seen.
+    #[must_use]
+    pub fn machine_facts(&self, machine_id: &str) -> Option<MachineFacts> {
+        let machine = self.known(machine_id)?;
+        self.facts_of(&machine, Instant::now())
+    }
+
+    /// Facts of every machine seen, in no order.
+    #[must_use]
+    pub fn all_machine_facts(&self) -> Vec<MachineFacts> {
+        let now = Instant::now();
+        self.all_machines().iter().filter_map(|machine| self.facts_of(machine, now)).collect()
+    }
+
+    fn all_machines(&self) -> Vec<Arc<Machine>> {
+        self.shared.table.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    fn facts_of(&self, machine: &Machine, now: Instant) -> Option<MachineFacts> {
+        let state = machine.state.lock();
+        if !state.is_seen() {
+            return None;
+        }
+        let elapsed = now.duration_since(self.shared.started);
+        let queue = state.queue.as_ref().map(|queue| queue.facts()).unwrap_or_default();
+        let terms = state.live_queue().map(|queue| queue.terms);
+        let per_second = |window: Window| window.total(elapsed, RATE_WINDOW) / RATE_WINDOW.as_secs_f64();
+        Some(MachineFacts {
+            machine_id: machine.id.to_string(),
+            state: if state.finished.is_some() { "finished" } else { "live" },
+            app_name: state.app.to_string(),
+            region: state.region.to_string(),
+            lines: state.lines,
+            bytes: state.bytes,
+            dropped: state.dropped_before + queue.dropped,
+            lines_per_second: per_second(state.rate),
+            bytes_per_second: per_second(state.rate_bytes),
+            lines_recent: state.recent.total(elapsed, RANK_WINDOW) as u64,
+            subscribed: terms.is_some(),
+            streams: terms.map(|terms| terms.streams.to_string()),
+            full: terms.map(|terms| terms.full.as_str()),
+            queue_lines: queue.lines,
+            queue_bytes: queue.bytes,
+            queue_behind: queue.behind,
+            readers: queue.readers,
+            lag_seconds: queue.oldest.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64()),
+            latency_p50_seconds: queue.latency_p50_seconds,
+            latency_p99_seconds: queue.latency_p99_seconds,
+            last_seen: state.seen_at.map(|at| at.to_string()),
+        })
+    }
+
+    /// A machine that users may know of; `None` also for one that only waits to be seen.
+    pub(crate) fn known(&self, machine_id: &str) -> Option<Arc<Machine>> {
+        self.shared.table.get(machine_id).map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// The machine of that name, new if need be.
+    pub(crate) fn machine(&self, machine_id: &str) -> Arc<Machine> {
+        if let Some(machine) = self.known(machine_id) {
+            return machine;
+        }
+        let machine = match self.shared.table.entry(Arc::from(machine_id)) {
+            Entry::Occupied(entry) => return Arc::clone(entry.get()),
+            Entry::Vacant(entry) => {
+                let machine = Arc::new(Machine::new(Arc::clone(entry.key()), Instant::now()));
+                entry.insert(Arc::clone(&machine));
+                machine
+            }
+        };
+        if self.shared.machines.fetch_add(1, Relaxed) >= self.shared.config.machines.max {
+            self.evict_least_recent(&machine);
+        }
+        machine
+    }
+
+    /// The machine of that name, which is then not forgotten until [`Machine::remove_watcher`].
+    pub(crate) fn watch_machine(&self, machine_id: &str) -> Arc<Machine> {
+        let (machine, publisher) = self.machine_for_good(machine_id);
+        machine.watchers.fetch_add(1, Relaxed);
+        drop(publisher);
+        machine
+    }
+
+    /// Makes room in a full table: forgets the least recent of the machines that nobody is subscribed to or looks at.
+    fn evict_least_recent(&self, newest: &Arc<Machine>) {
+        let mut idle: Vec<(Instant, Arc<Machine>)> = Vec::new();
+        for machine in self.all_machines() {
+            let state = machine.state.lock();
+            if !Arc::ptr_eq(&machine, newest) && state.live_queue().is_none() && machine.watchers.load(Relaxed) == 0 {
+                let touched = state.touched;
+                drop(state);
+                idle.push((touched, machine));
+            }
+        }
+        let over = self.shared.table.len().saturating_sub(self.shared.config.machines.max);
+        let count = (over + self.shared.config.machines.max / EVICTED_SHARE).clamp(1, idle.len().max(1));
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count - 1, |(touched, _)| *touched);
+        }
+        for (_, machine) in idle.into_iter().take(count) {
+            self.forget(&machine);
+        }
+    }
+
+    fn forget(&self, machine: &Arc<Machine>) {
+        let mut publisher = self.shared.publisher.lock();
+        let mut state = machine.state.lock();
+        if state.forgotten || machine.watchers.load(Relaxed) > 0 {
+            return;
+        }
+        state.forgotten = true;
+        let queue = state.queue.take();
+        drop(state);
+        self.shared.table.remove_if(&machine.id, |_, held| Arc::ptr_eq(held, machine));
+        self.shared.machines.fetch_sub(1, Relaxed);
+        if let Some(queue) = queue {
+            let place = queue.place();
+            publisher.moved(machine, &queue, place, None);
+            queue.give_up(Reason::Abandoned);
+            self.shared.roster.lock().remove(&key(&queue));
+        }
+    }
+
+    /// A body is on its way in for a machine that was forgotten since it was looked up: remembers it again.
+    fn revive(&self, machine: &mut Arc<Machine>) {
+        match self.shared.table.entry(Arc::clone(&machine.id)) {
+            Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
+            Entry::Vacant(entry) => {
+                machine.state.lock().forgotten = false;
+                entry.insert(Arc::clone(machine));
+                self.shared.machines.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// What time brings: drops what was abandoned, forgets machines that are over their time. Call it about every second
+    /// (it does nothing until something can be due); [`crate::LogDrainServer`] does.
+    pub fn maintain(&self) {
+        let (keep, queue) = (&self.shared.config.machines, &self.shared.config.queue);
+        let shortest = keep.finished_keep.min(keep.idle_expire).min(queue.abandoned_after);
+        let now = Instant::now();
+        {
+            let mut swept = self.shared.swept.lock();
+            if now.duration_since(*swept) < (shortest / SWEEPS).min(SWEEP_MAX) {
+                return;
+            }
+            *swept = now;
+        }
+        self.abandon_and_tidy(now);
+        let expired =
+            |machine: &Arc<Machine>| machine.watchers.load(Relaxed) == 0 && machine.state.lock().expired(now, keep);
+        let expired: Vec<_> = self
+            .shared
+            .table
+            .iter()
+            .filter(|entry| expired(entry.value()))
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        for machine in &expired {
+            self.forget(machine);
+        }
+    }
+
+    fn abandon_and_tidy(&self, now: Instant) {
+        let queues: Vec<_> = self.shared.roster.lock().iter().map(|(key, pair)| (*key, pair.clone())).collect();
+        for (key, (machine, queue)) in queues {
+            let facts = queue.facts();
+            if facts.readers == 0 && facts.lines > 0 {
+                let mut publisher = self.shared.publisher.lock();
+                let from = queue.place();
+                let (to, _) = queue.abandon(now, &self.shared.history, machine.trail());
+                publisher.moved(&machine, &queue, from, to);
+            }
+            if facts.ended && queue.is_drained() {
+                self.shared.roster.lock().remove(&key);
+            }
+        }
+    }
+}
+
+async fn linger_and_finish(shared: Weak<Shared>, machine: Weak<Machine>) {
+    loop {
+        let Some(at) = machine.upgrade().and_then(|machine| machine.state.lock().finish_at) else { return };
+        if at > Instant::now() {
+            tokio::time::sleep_until(at).await;
+            continue;
+        }
+        let (Some(shared), Some(machine)) = (shared.upgrade(), machine.upgrade()) else { return };
+        let collector = LogCollector { shared };
+        let publisher = collector.shared.publisher.lock();
+        collector.finish_machine(&publisher, &machine, Ended::Finished);
+        return;
+    }
+}
+
+/// The publish section.
+impl LogCollector {
+    /// The machines of a batch's groups, in their order; new ones are created.
+    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Arc<Machine>> {
+        batch.groups.iter().map(|group| self.machine(batch.machine_id(group))).collect()
+    }
+
+    /// Keeps room in the `block` queues among `machines`, or says that one of them has none.
+    pub(crate) fn reserve_queues(&self, batch: &Batch, machines: &[Arc<Machine>]) -> Result<Vec<(u32, QueueRoom)>, ()> {
+        let mut rooms = Vec::new();
+        for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| machine.blocks.load(Relaxed)) {
+            let queue = machine.state.lock().live_queue().cloned();
+            let Some(queue) = queue else { continue };
+            let room = queue.reserve(batch, &batch.groups[index], Instant::now())?;
+            rooms.extend(room.map(|room| (index as u32, room)));
+        }
+        Ok(rooms)
+    }
+
+    /// Numbers a batch, appends it to the history and offers it to its machines' queues. Cannot fail.
+    ///
+    /// Returns the fate of its lines: accepted, filtered, unrouted.
+    pub(crate) fn publish(
+        &self,
+        mut batch: Batch,
+        mut machines: Vec<Arc<Machine>>,
+        rooms: Vec<(u32, QueueRoom)>,
+    ) -> (u64, u64, u64) {
+        let shared = &*self.shared;
+        let mut publisher = shared.publisher.lock();
+        let (seq, first_line) = shared.history.end();
+        (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
+            let trail = self.trail_to_extend(machine);
+            (group.first_seq, group.prev) = (trail.next_seq, trail.last);
+        }
+        let batch = Arc::new(batch);
+        let evicted = shared.history.append(Arc::clone(&batch));
+        for batch in &evicted {
+            self.count_evicted(&mut publisher, batch);
+        }
+        let mut rooms = rooms.into_iter().peekable();
+        let mut fates = (0, 0, 0);
+        for (index, machine) in machines.iter().enumerate() {
+            let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
+            let lines = batch.groups[index].lines();
+            match self.offer(&mut publisher, machine, &batch, index as u32, room) {
+                Some(offered) => {
+                    fates.0 += offered.accepted;
+                    fates.1 += offered.filtered;
+                }
+                None => fates.2 += lines,
+            }
+        }
+        drop(publisher);
+        shared.fleet.notify_waiters();
+        // Batches that nobody holds any more are freed here, out of everybody's way.
+        drop(evicted);
+        fates
+    }
+
+    fn trail_to_extend(&self, machine: &mut Arc<Machine>) -> Trail {
+        let state = machine.state.lock();
+        if !state.forgotten {
+            return state.trail;
+        }
+        drop(state);
+        self.revive(machine);
+        machine.trail()
+    }
+
+    fn offer(
+        &self,
+        publisher: &mut Publisher,
+        machine: &Arc<Machine>,
+        batch: &Arc<Batch>,
+        index: u32,
+        room: Option<QueueRoom>,
+    ) -> Option<Offered> {
+        let at = crate::batch::GroupRef { batch: batch.seq, group: index };
+        let group = &batch.groups[index as usize];
+        let mut state = machine.state.lock();
+        state.trail = Trail { last: Some(at), next_seq: group.end_seq() };
+        self.note(&mut state, batch, group);
+        let offered = state.live_queue().map(|queue| {
+            // Room in a queue that was replaced meanwhile is of no use to the new one.
+            let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
+            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, state.trail);
+            publisher.moved(machine, queue, None, went_behind);
+            offered
+        });
+        drop(state);
+        if machine.watchers.load(Relaxed) > 0 {
+            machine.wake_watchers();
+        }
+        offered
+    }
+
+    fn note(&self, state: &mut MachineState, batch: &Batch, group: &crate::batch::Group) {
+        state.lines += group.lines();
+        state.bytes += group.bytes;
+        state.seen_at = Some(batch.received_at);
+        state.touched = batch.received;
+        let elapsed = batch.received.saturating_duration_since(self.shared.started).as_secs();
+        let rate_index = (elapsed / RATE_WINDOW.as_secs()) as u32;
+        state.recent.add((elapsed / RANK_WINDOW.as_secs()) as u32, group.lines());
+        state.rate.add(rate_index, group.lines());
+        state.rate_bytes.add(rate_index, group.bytes);
+        let last = batch.view(group, group.rows.end - 1);
+        rename(&mut state.app, last.app_name());
+        rename(&mut state.region, last.region());
+    }
+
+    fn count_evicted(&self, publisher: &mut Publisher, batch: &Batch) {
+        let affected: Vec<_> = publisher
+            .behind
+            .range((batch.seq, 0)..(batch.seq + 1, 0))
+            .map(|(_, (machine, queue))| (Arc::clone(machine), Arc::clone(queue)))
+            .collect();
+        for (machine, queue) in affected {
+            let from = queue.place();
+            let to = queue.evicted(batch, &self.shared.history, machine.trail());
+            publisher.moved(&machine, &queue, from, to);
+        }
+    }
+
+    /// Takes the next lines of a queue that is behind, for one of its readers; `None` if it must look again.
+    pub(crate) fn claim(&self, machine: &Arc<Machine>, queue: &Arc<Queue>) -> Option<Taken> {
+        let mut publisher = self.shared.publisher.lock();
+        let from = queue.place();
+        let (to, taken) = queue.claim(&self.shared.history, machine.trail());
+        publisher.moved(machine, queue, from, to);
+        taken
+    }
+
+    /// The batch of that number, if the history holds it.
+    pub(crate) fn batch(&self, seq: u64) -> Option<Arc<Batch>> {
+        match self.shared.history.batch(seq) {
+            Held::Batch(batch) => Some(batch),
+            Held::Evicted | Held::NotYet => None,
+        }
+    }
+}
+
+/// Keeps a name up to date without allocating when it has not changed.
+fn rename(held: &mut Box<str>, name: &str) {
+    let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
+    if !name.is_empty() && **held != *name {
+        *held = name.into();
+    }
+}
+
+/// A subscription that finishes its machine when it is dropped; see [`LogCollector::attach`].
+#[derive(Debug)]
+pub struct Attached {
+    collector: LogCollector,
+    queue: LogQueue,
+}
+
+impl Attached {
+    /// The machine's queue.
+    #[must_use]
+    pub fn queue(&self) -> &LogQueue {
+        &self.queue
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.collector.finish(self.queue.machine_id());
     }
 }

@@ -181,6 +181,18 @@ pub enum Full {
     DropOldest,
 }
 
+impl Full {
+    /// The name in configuration and parameters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CatchUp => "catch_up",
+            Self::Block => "block",
+            Self::DropOldest => "drop_oldest",
+        }
+    }
+}
+
 /// `[machines]`: the machine table.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -369,8 +369,9 @@ impl Ingest {
                 }
                 Err(refused) => refused,
             };
-            if cause == Cause::ShuttingDown {
-                return Err(shutting_down());
+            // Waiting makes neither better.
+            if matches!(cause, Cause::ShuttingDown | Cause::TooLarge) {
+                return Err(not_admitted(cause, retry_after));
             }
             if let Some(registered) = room.take() {
                 hold.wait(registered).await.map_err(|expired| match expired {
@@ -490,6 +491,7 @@ fn no_memory(budget: &Budget, bytes: usize) -> Problem {
 
 fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     let refusal = match cause {
+        Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
         Cause::ShuttingDown => shutting_down(),

@@ -1,0 +1,905 @@
+//! One machine's bounded queue: live or behind, its full policies, what readers hold and give back.
+//!
+//! A live queue is a flume channel of groups. It goes *behind* when it is full: newer lines then stay in the history, and its
+//! reader continues there with the one cursor until it has passed the machine's last group. Channel slots are never the
+//! limit: the bound, in lines and bytes, is kept here under the queue's lock. The end of a queue is a position, not an item.
+//!
+//! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
+//! delivering them and giving them back, which are the reader's and need this lock alone.
+
+use std::{cmp::Ordering, collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use crate::{
+    batch::{Batch, Group, GroupRef, Row, Streams},
+    budget::{Budget, Permit},
+    collector::Ledger,
+    config::Full,
+    history::{History, MachineCursor, Trail},
+};
+
+/// What an item costs beside its lines: the batch, its one group, the channel's slot.
+const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Token>() + 64;
+/// A `block` queue without a reader for so long refuses nobody any more.
+const READERLESS_AFTER: Duration = Duration::from_secs(1);
+/// Places of skipped lines remembered apart; beyond, neighbours are told as one.
+const SKIPS_MAX: usize = 256;
+/// The most latencies counted before older ones weigh half.
+const LATENCIES_MAX: u32 = 1 << 16;
+
+/// The bounds of every queue of a collector.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) lines: u64,
+    pub(crate) bytes: usize,
+    pub(crate) stalled_after: Duration,
+    pub(crate) abandoned_after: Duration,
+}
+
+/// What a queue takes and what it does when it is full; for its whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) streams: Streams,
+    pub(crate) full: Full,
+}
+
+/// Some wanted lines of one group, on their way to a reader.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) batch: Arc<Batch>,
+    /// Index into the batch's groups.
+    pub(crate) group: u32,
+    /// Rows left; those of streams that the queue does not want are passed over.
+    pub(crate) rows: Range<u32>,
+    /// Wanted lines left.
+    pub(crate) lines: u64,
+    /// What they cost of the queue's bound.
+    pub(crate) bytes: usize,
+    /// The group in the batch as published, of which this may be a compact copy.
+    origin: GroupRef,
+    copied: bool,
+}
+
+impl Item {
+    fn whole(batch: Arc<Batch>, at: GroupRef, rows: Range<u32>, streams: Streams) -> Self {
+        let (lines, bytes) = cost(&batch.rows[rows.start as usize..rows.end as usize], streams);
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.batch.groups[self.group as usize]
+    }
+
+    /// The `machine_seq` of the first row left.
+    fn first_seq(&self) -> u64 {
+        let rank = self.batch.rows.get(self.rows.start as usize).map_or(0, |row| row.rank);
+        self.group().first_seq + u64::from(rank)
+    }
+
+    /// Takes the next wanted row off the front.
+    pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
+        let index = self.rows.find(|&index| streams.wants(self.batch.rows[index as usize].kind))?;
+        self.lines -= 1;
+        let cost = line_cost(&self.batch.rows[index as usize]);
+        self.bytes = self.bytes.saturating_sub(cost);
+        Some(index)
+    }
+
+    /// The same lines in a batch of their own, if the reserve for copies has room.
+    fn compacted(&self, budget: &Arc<Budget>, streams: Streams) -> Option<Self> {
+        let permit = budget.try_copy(self.bytes + self.arena_bytes())?;
+        Some(self.copied_into(permit, streams))
+    }
+
+    /// An upper bound of the side-arena text that a copy takes along.
+    fn arena_bytes(&self) -> usize {
+        self.batch.arena.len().min(self.bytes)
+    }
+
+    fn copied_into(&self, permit: Permit, streams: Streams) -> Self {
+        let mut batch = self.batch.compact(self.group(), self.rows.clone(), streams);
+        let mut permit = permit;
+        let held = ITEM_BYTES + batch.bytes.len() + size_of_val(&*batch.rows);
+        // A copy is charged for what it holds; growing past the estimate can fail only when the reserve is all but full.
+        let _ = permit.try_resize(held);
+        batch.permit = Some(permit);
+        let rows = 0..batch.rows.len() as u32;
+        Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
+    }
+}
+
+fn line_cost(row: &Row) -> usize {
+    row.raw.len() + size_of::<Row>()
+}
+
+/// Lines wanted among `rows`, and what they cost of a queue's bound.
+fn cost(rows: &[Row], streams: Streams) -> (u64, usize) {
+    let wanted = rows.iter().filter(|row| streams.wants(row.kind));
+    wanted.fold((0, ITEM_BYTES), |(lines, bytes), row| (lines + 1, bytes + line_cost(row)))
+}
+
+/// What travels through the channel.
+#[derive(Debug)]
+enum Token {
+    Item(Item),
+    /// Something but a new item needs a waiting reader's attention.
+    Wake,
+}
+
+/// Lines that were dropped, and before which `machine_seq` the reader is told.
+#[derive(Clone, Copy, Debug)]
+struct Skip {
+    from: u64,
+    to: u64,
+    lines: u64,
+}
+
+/// Where a queue that is behind continues.
+#[derive(Debug)]
+struct Behind {
+    /// The group to read next, always still in the history, and its rows left.
+    at: GroupRef,
+    rows: Range<u32>,
+    cursor: MachineCursor,
+    /// Wanted lines from there on.
+    lines: u64,
+}
+
+/// Why a queue ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Finished,
+    Shutdown,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Older than everything in the channel: what readers gave back, in order.
+    front: VecDeque<Item>,
+    /// Lines and bytes in `front`, in the channel and in readers' hands.
+    lines: u64,
+    bytes: usize,
+    /// Of these, in readers' hands.
+    held_lines: u64,
+    held_bytes: usize,
+    /// Lines and bytes promised to bodies that are being admitted (`block`).
+    reserved_lines: u64,
+    reserved_bytes: usize,
+    behind: Option<Behind>,
+    skips: VecDeque<Skip>,
+    readers: u32,
+    waiting: u32,
+    /// Since when nobody reads; `None` while somebody does.
+    readerless_since: Option<Instant>,
+    /// Since when nothing fitted (`block`).
+    stalled_since: Option<Instant>,
+    ended: Option<Ended>,
+    dropped: u64,
+    latencies: Option<Box<Latencies>>,
+}
+
+/// Latencies by powers of two of a microsecond.
+#[derive(Debug, Default)]
+struct Latencies {
+    counts: [u32; 32],
+    total: u32,
+}
+
+impl Latencies {
+    fn record(&mut self, latency: Duration) {
+        let micros = latency.as_micros().max(1);
+        let bucket = (micros.ilog2() as usize).min(self.counts.len() - 1);
+        self.counts[bucket] += 1;
+        self.total += 1;
+        if self.total >= LATENCIES_MAX {
+            self.counts.iter_mut().for_each(|count| *count /= 2);
+            self.total = self.counts.iter().sum();
+        }
+    }
+
+    /// The latency that a share of `quantile` stayed under, interpolated within its bucket.
+    fn quantile(&self, quantile: f64) -> Option<f64> {
+        let rank = quantile * f64::from(self.total);
+        let mut below = 0.0;
+        for (bucket, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let count = f64::from(count);
+            if below + count >= rank {
+                let floor = (1u64 << bucket) as f64;
+                return Some(floor * (1.0 + ((rank - below) / count).clamp(0.0, 1.0)) / 1e6);
+            }
+            below += count;
+        }
+        None
+    }
+}
+
+/// What a reader finds when it asks for the next lines.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// The reader holds these now, and must deliver them or give them back.
+    Item(Item),
+    /// So many lines were dropped here.
+    Skipped(u64),
+    /// The channel is drained, and the history has more: claim it through the collector.
+    Behind,
+    /// Nothing now; the reader counts as waiting until [`Queue::wait`] returns or is dropped.
+    Empty,
+    Ended(Ended),
+}
+
+/// What became of a group that was offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offered {
+    pub(crate) accepted: u64,
+    pub(crate) filtered: u64,
+}
+
+/// What the collector must do after an offer, claim or eviction: where a queue that is behind stands now.
+pub(crate) type Place = Option<GroupRef>;
+
+/// Numbers of one queue, for stats and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct QueueFacts {
+    pub(crate) lines: u64,
+    pub(crate) bytes: u64,
+    pub(crate) dropped: u64,
+    pub(crate) readers: u32,
+    pub(crate) behind: bool,
+    pub(crate) ended: bool,
+    pub(crate) oldest: Option<Instant>,
+    pub(crate) latency_p50_seconds: Option<f64>,
+    pub(crate) latency_p99_seconds: Option<f64>,
+}
+
+/// One machine's bounded queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) terms: Terms,
+    bounds: Bounds,
+    budget: Arc<Budget>,
+    ledger: Arc<Ledger>,
+    sender: flume::Sender<Token>,
+    receiver: flume::Receiver<Token>,
+    state: Mutex<State>,
+}
+
+/// Room that a `block` queue keeps for a body that is being admitted; dropping it gives the room back.
+#[derive(Debug)]
+pub(crate) struct QueueRoom {
+    queue: Arc<Queue>,
+    lines: u64,
+    bytes: usize,
+    copy: Option<Permit>,
+}
+
+impl Drop for QueueRoom {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        state.reserved_lines -= self.lines;
+        state.reserved_bytes -= self.bytes;
+    }
+}
+
+impl QueueRoom {
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+}
+
+/// The publisher's side.
+impl Queue {
+    pub(crate) fn new(terms: Terms, bounds: Bounds, budget: Arc<Budget>, ledger: Arc<Ledger>, now: Instant) -> Self {
+        let (sender, receiver) = flume::unbounded();
+        let state = Mutex::new(State { readerless_since: Some(now), ..State::default() });
+        Self { terms, bounds, budget, ledger, sender, receiver, state }
+    }
+
+    /// Starts a new queue behind, so that its reader gets what the history holds first. Returns where it stands.
+    pub(crate) fn start_at(&self, history: &History, trail: Trail, from: u64) -> Place {
+        let mut state = self.state.lock();
+        let mut wanted = 0;
+        trail.walk_back(history, |_, group, _| {
+            wanted += self.terms.streams.count(&group.counts);
+            group.first_seq > from
+        });
+        self.ledger.queue_in(wanted);
+        self.continue_at(&mut state, MachineCursor::new(from), wanted, history, trail)
+    }
+
+    /// Keeps room for `group` if this is a live `block` queue; `Err` when it has none.
+    ///
+    /// A queue that is behind, has had no reader for a second, or has stalled, promises nothing and blocks nobody.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        batch: &Batch,
+        group: &Group,
+        now: Instant,
+    ) -> Result<Option<QueueRoom>, ()> {
+        let (lines, bytes) = group_cost(batch, group, self.terms.streams);
+        let mut state = self.state.lock();
+        if lines == 0 || self.terms.full != Full::Block || state.behind.is_some() || state.ended.is_some() {
+            return Ok(None);
+        }
+        let fits = self.fits(&state, lines, bytes);
+        let copy = fits.then(|| self.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
+        if copy.is_none() && !(fits && state.waiting > 0) {
+            let since = *state.stalled_since.get_or_insert(now);
+            let stalled = now.duration_since(since) >= self.bounds.stalled_after;
+            let readerless = state.readerless_since.is_some_and(|since| now.duration_since(since) >= READERLESS_AFTER);
+            return if stalled || readerless { Ok(None) } else { Err(()) };
+        }
+        state.stalled_since = None;
+        state.reserved_lines += lines;
+        state.reserved_bytes += bytes;
+        Ok(Some(QueueRoom { queue: Arc::clone(self), lines, bytes, copy }))
+    }
+
+    /// Offers a group that was just published. Never fails: what does not fit is left to the history or dropped.
+    ///
+    /// `room` is what [`Queue::reserve`] gave. Returns its fate, and where the queue stands if it went behind just now.
+    pub(crate) fn offer(
+        &self,
+        batch: &Arc<Batch>,
+        at: GroupRef,
+        room: Option<QueueRoom>,
+        history: &History,
+        trail: Trail,
+    ) -> (Offered, Place) {
+        let group = &batch.groups[at.group as usize];
+        let wanted = self.terms.streams.count(&group.counts);
+        let offered = Offered { accepted: wanted, filtered: group.lines() - wanted };
+        let copy = room.and_then(|mut room| room.copy.take());
+        let mut state = self.state.lock();
+        if wanted == 0 {
+            return (offered, None);
+        }
+        self.ledger.queue_in(wanted);
+        if let Some(behind) = &mut state.behind {
+            behind.lines += wanted;
+            return (offered, None);
+        }
+        let item = Item::whole(Arc::clone(batch), at, group.rows.clone(), self.terms.streams);
+        let place = self.take_in(&mut state, item, copy, history, trail);
+        (offered, place)
+    }
+
+    fn take_in(&self, state: &mut State, item: Item, copy: Option<Permit>, history: &History, trail: Trail) -> Place {
+        if self.terms.full == Full::DropOldest {
+            self.drop_until_fits(state, item.lines, item.bytes);
+        } else if copy.is_none() && !self.fits(state, item.lines, item.bytes) {
+            return self.go_behind(state, &item, history, trail);
+        }
+        let Some(item) = self.ready(state, item.clone(), copy) else {
+            return self.without_a_copy(state, item, history, trail);
+        };
+        state.stalled_since = None;
+        state.lines += item.lines;
+        state.bytes += item.bytes;
+        self.send(Token::Item(item));
+        None
+    }
+
+    /// The item as it may wait: itself for a reader who waits for it, else a compact copy if the reserve has room.
+    fn ready(&self, state: &State, item: Item, copy: Option<Permit>) -> Option<Item> {
+        if state.waiting > 0 && self.receiver.is_empty() && state.front.is_empty() {
+            return Some(item);
+        }
+        match copy {
+            Some(permit) => Some(item.copied_into(permit, self.terms.streams)),
+            None => item.compacted(&self.budget, self.terms.streams),
+        }
+    }
+
+    /// The reserve for copies is used up.
+    fn without_a_copy(&self, state: &mut State, item: Item, history: &History, trail: Trail) -> Place {
+        if self.terms.full != Full::DropOldest {
+            let returned = self.return_copies(state, history);
+            let from = returned.first().map_or(item.first_seq(), Item::first_seq);
+            let lines = returned.iter().map(|item| item.lines).sum::<u64>() + item.lines;
+            return self.continue_at(state, MachineCursor::new(from), lines, history, trail);
+        }
+        // Its own oldest copies make room, until there are none left.
+        while self.drop_oldest(state, u64::MAX) {
+            if let Some(copy) = item.compacted(&self.budget, self.terms.streams) {
+                state.lines += copy.lines;
+                state.bytes += copy.bytes;
+                self.send(Token::Item(copy));
+                return None;
+            }
+        }
+        self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::QueueFull);
+        None
+    }
+
+    /// An empty queue takes any one body; else both bounds hold, with what is promised.
+    fn fits(&self, state: &State, lines: u64, bytes: usize) -> bool {
+        let (lines_now, bytes_now) = (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes);
+        lines_now == 0 || lines_now + lines <= self.bounds.lines && bytes_now + bytes <= self.bounds.bytes
+    }
+
+    fn drop_until_fits(&self, state: &mut State, lines: u64, bytes: usize) {
+        while !self.fits(state, lines, bytes) {
+            let over_lines = (state.lines + lines).saturating_sub(self.bounds.lines);
+            // Bytes are only known line by line; lines alone say how many must go at least.
+            if !self.drop_oldest(state, over_lines.max(1)) {
+                return;
+            }
+        }
+    }
+
+    /// Drops up to `lines` of the oldest item that waits; `false` if none does.
+    fn drop_oldest(&self, state: &mut State, lines: u64) -> bool {
+        let Some(mut item) = self.pop(state) else { return false };
+        let from = item.first_seq();
+        let before = (item.lines, item.bytes);
+        for _ in 0..lines.min(item.lines) {
+            item.next_row(self.terms.streams);
+        }
+        if item.lines == 0 {
+            item.bytes = 0;
+            item.rows.start = item.rows.end;
+        }
+        let dropped = before.0 - item.lines;
+        state.lines -= dropped;
+        state.bytes -= before.1 - item.bytes;
+        let to = if item.lines == 0 { from + dropped } else { item.first_seq() };
+        self.skip(state, from, to, dropped, Reason::QueueFull);
+        if item.lines > 0 {
+            state.front.push_front(item);
+        }
+        true
+    }
+
+    /// Notes dropped lines for the reader, and counts them.
+    fn skip(&self, state: &mut State, from: u64, to: u64, lines: u64, reason: Reason) {
+        if lines == 0 {
+            return;
+        }
+        self.ledger.queue_dropped(reason, lines);
+        state.dropped += lines;
+        let many = state.skips.len() >= SKIPS_MAX;
+        match state.skips.back_mut() {
+            Some(last) if last.to == from || many => {
+                last.lines += lines;
+                last.to = to.max(last.to);
+            }
+            _ => {
+                let at = state.skips.partition_point(|skip| skip.from <= from);
+                state.skips.insert(at, Skip { from, to, lines });
+            }
+        }
+    }
+
+    /// Leaves `item`, which was just published, and everything after it to the history.
+    fn go_behind(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
+        self.continue_at(state, MachineCursor::new(item.first_seq()), item.lines, history, trail)
+    }
+
+    /// Takes back the copies that the history still holds, so that a queue whose reader sleeps costs the reserve nothing.
+    fn return_copies(&self, state: &mut State, history: &History) -> Vec<Item> {
+        for token in self.receiver.try_iter() {
+            if let Token::Item(item) = token {
+                state.front.push_back(item);
+            }
+        }
+        let first_held = history.first_seq();
+        let kept = state.front.partition_point(|item| item.origin.batch < first_held);
+        let returned: Vec<Item> = state.front.drain(kept..).collect();
+        state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
+        state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
+        returned
+    }
+
+    fn continue_at(
+        &self,
+        state: &mut State,
+        mut cursor: MachineCursor,
+        lines: u64,
+        history: &History,
+        trail: Trail,
+    ) -> Place {
+        debug_assert!(state.behind.is_none());
+        state.stalled_since = None;
+        match cursor.step(history, trail) {
+            Some(Ok(step)) => {
+                let (at, rows) = (step.at, step.rows);
+                state.behind = Some(Behind { at, rows, cursor, lines });
+                self.wake_all(state);
+                Some(at)
+            }
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// The history has evicted `batch`, which holds what this queue would have read next.
+    ///
+    /// Returns where the queue stands now: further on, or nowhere if it has caught up.
+    pub(crate) fn evicted(&self, batch: &Batch, history: &History, trail: Trail) -> Place {
+        let mut state = self.state.lock();
+        let Some(behind) = &mut state.behind else { return None };
+        if behind.at.batch != batch.seq {
+            return Some(behind.at);
+        }
+        self.drop_group(&mut state, batch, Reason::HistoryEvicted, history, trail)
+    }
+
+    /// Drops what is left of the group that a queue stands at, and goes on to the next.
+    fn drop_group(&self, state: &mut State, batch: &Batch, reason: Reason, history: &History, trail: Trail) -> Place {
+        let behind = state.behind.as_mut().expect("only a queue that is behind stands at a group");
+        let rows = behind.rows.clone();
+        let group = &batch.groups[behind.at.group as usize];
+        let from = group.first_seq + u64::from(rows.start - group.rows.start);
+        let (lines, _) = cost(&batch.rows[rows.start as usize..rows.end as usize], self.terms.streams);
+        behind.lines -= lines;
+        let to = group.end_seq();
+        self.skip(state, from, to, lines, reason);
+        self.wake_all(state);
+        self.advance(state, history, trail)
+    }
+
+    /// Moves a queue that is behind to its next group; live again when there is none.
+    fn advance(&self, state: &mut State, history: &History, trail: Trail) -> Place {
+        let behind = state.behind.as_mut()?;
+        match behind.cursor.step(history, trail) {
+            Some(Ok(step)) => {
+                debug_assert_eq!(step.missed, 0, "evictions are counted when they happen");
+                (behind.at, behind.rows) = (step.at, step.rows);
+                Some(behind.at)
+            }
+            Some(Err(_)) | None => {
+                debug_assert_eq!(behind.lines, 0, "who has caught up has nothing left to read");
+                state.behind = None;
+                None
+            }
+        }
+    }
+
+    /// Takes the next lines for a reader of a queue that is behind. Returns where it stands then.
+    ///
+    /// The second is `None` when the queue has changed meanwhile, and the reader must look again.
+    pub(crate) fn claim(&self, history: &History, trail: Trail) -> (Place, Option<Taken>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if !state.front.is_empty() || !self.receiver.is_empty() {
+            return (state.behind.as_ref().map(|behind| behind.at), None);
+        }
+        let Some(behind) = &mut state.behind else { return (None, None) };
+        let crate::history::Held::Batch(batch) = history.batch(behind.at.batch) else {
+            unreachable!("a queue that is behind stands at a group that the history holds");
+        };
+        let group = &batch.groups[behind.at.group as usize];
+        let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
+        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
+            return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+        }
+        let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
+        let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
+        behind.lines -= item.lines;
+        state.lines += item.lines;
+        state.bytes += item.bytes;
+        state.held_lines += item.lines;
+        state.held_bytes += item.bytes;
+        let place = if rows.end < behind.rows.end {
+            behind.rows.start = rows.end;
+            Some(behind.at)
+        } else {
+            self.advance(state, history, trail)
+        };
+        (place, Some(Taken::Item(item)))
+    }
+
+    /// As many of `rows` as a queue may hold, and at least one.
+    fn at_most_a_queueful(&self, batch: &Batch, rows: Range<u32>) -> Range<u32> {
+        let (mut lines, mut bytes) = (0, ITEM_BYTES);
+        let over = rows.clone().position(|index| {
+            let row = &batch.rows[index as usize];
+            if self.terms.streams.wants(row.kind) {
+                lines += 1;
+                bytes += line_cost(row);
+            }
+            lines > self.bounds.lines || bytes > self.bounds.bytes
+        });
+        let rows_taken = over.map_or(rows.end - rows.start, |over| (over as u32).max(1));
+        rows.start..rows.start + rows_taken
+    }
+
+    /// Drops what has waited without a reader for too long. Returns where the queue stands then, and whether it moved.
+    pub(crate) fn abandon(&self, now: Instant, history: &History, trail: Trail) -> (Place, bool) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
+        let before = place(state);
+        let after = self.bounds.abandoned_after;
+        if !state.readerless_since.is_some_and(|since| now.duration_since(since) >= after) {
+            return (before, false);
+        }
+        let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
+        while let Some(item) = self.pop(state) {
+            if !too_old(&item.batch) {
+                state.front.push_front(item);
+                return (before, false);
+            }
+            state.lines -= item.lines;
+            state.bytes -= item.bytes;
+            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::Abandoned);
+        }
+        let mut moved = false;
+        while let Some(at) = place(state) {
+            let crate::history::Held::Batch(batch) = history.batch(at.batch) else { break };
+            if !too_old(&batch) {
+                break;
+            }
+            self.drop_group(state, &batch, Reason::Abandoned, history, trail);
+            moved = true;
+        }
+        (place(state), moved)
+    }
+
+    /// Sets the end behind what is queued.
+    pub(crate) fn end(&self, ended: Ended) {
+        let mut state = self.state.lock();
+        state.ended.get_or_insert(ended);
+        self.wake_all(&mut state);
+    }
+
+    /// Drops everything that no reader holds; the end then stands alone. Returns how many lines that was.
+    pub(crate) fn give_up(&self, reason: Reason) -> u64 {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let mut dropped = 0;
+        while let Some(item) = self.pop(state) {
+            state.lines -= item.lines;
+            state.bytes -= item.bytes;
+            dropped += item.lines;
+            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, reason);
+        }
+        if let Some(behind) = state.behind.take() {
+            dropped += behind.lines;
+            let from = behind.cursor.next_seq();
+            self.skip(state, from, from, behind.lines, reason);
+        }
+        self.wake_all(state);
+        dropped
+    }
+
+    pub(crate) fn facts(&self) -> QueueFacts {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let oldest = self.pop(state).map(|item| {
+            let received = item.batch.received;
+            state.front.push_front(item);
+            received
+        });
+        let latency = |quantile| state.latencies.as_ref().and_then(|latencies| latencies.quantile(quantile));
+        QueueFacts {
+            lines: state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines),
+            bytes: state.bytes as u64,
+            dropped: state.dropped,
+            readers: state.readers,
+            behind: state.behind.is_some(),
+            ended: state.ended.is_some(),
+            oldest,
+            latency_p50_seconds: latency(0.5),
+            latency_p99_seconds: latency(0.99),
+        }
+    }
+
+    /// Where a queue that is behind stands.
+    pub(crate) fn place(&self) -> Place {
+        self.state.lock().behind.as_ref().map(|behind| behind.at)
+    }
+
+    /// Whether nothing is queued, held or to be caught up.
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.state.lock();
+        state.lines == 0 && state.behind.is_none() && state.skips.is_empty()
+    }
+
+    fn send(&self, token: Token) {
+        self.sender.send(token).expect("the queue holds a receiver of its own channel");
+    }
+
+    fn wake_all(&self, state: &mut State) {
+        // Each waiting reader takes one; one that finds nothing waits again.
+        for _ in self.receiver.len()..state.waiting as usize {
+            self.send(Token::Wake);
+        }
+    }
+
+    /// The oldest item that waits.
+    fn pop(&self, state: &mut State) -> Option<Item> {
+        state.front.pop_front().or_else(|| {
+            self.receiver.try_iter().find_map(|token| match token {
+                Token::Item(item) => Some(item),
+                Token::Wake => None,
+            })
+        })
+    }
+}
+
+fn group_cost(batch: &Batch, group: &Group, streams: Streams) -> (u64, usize) {
+    cost(&batch.rows[group.rows.start as usize..group.rows.end as usize], streams)
+}
+
+/// Why queued lines were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    QueueFull = 0,
+    HistoryEvicted = 1,
+    Abandoned = 2,
+    Limited = 3,
+    Shutdown = 4,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::QueueFull, Self::HistoryEvicted, Self::Abandoned, Self::Limited, Self::Shutdown];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::HistoryEvicted => "history_evicted",
+            Self::Abandoned => "abandoned",
+            Self::Limited => "limited",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// The reader's side.
+impl Queue {
+    pub(crate) fn attach(&self) {
+        let mut state = self.state.lock();
+        state.readers += 1;
+        state.readerless_since = None;
+    }
+
+    pub(crate) fn detach(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.readers -= 1;
+        if state.readers == 0 {
+            state.readerless_since = Some(now);
+        }
+    }
+
+    /// What comes next. A reader that gets [`Taken::Empty`] must call [`Queue::wait`].
+    pub(crate) fn take(&self) -> Taken {
+        let mut state = self.state.lock();
+        self.take_locked(&mut state)
+    }
+
+    fn take_locked(&self, state: &mut State) -> Taken {
+        let Some(item) = self.pop(state) else {
+            return self.nothing_queued(state);
+        };
+        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= item.first_seq()) {
+            state.front.push_front(item);
+            return Taken::Skipped(skip.lines);
+        }
+        state.held_lines += item.lines;
+        state.held_bytes += item.bytes;
+        Taken::Item(item)
+    }
+
+    fn nothing_queued(&self, state: &mut State) -> Taken {
+        if state.behind.is_some() {
+            return Taken::Behind;
+        }
+        match (state.skips.pop_front(), state.ended) {
+            (Some(skip), _) => Taken::Skipped(skip.lines),
+            (None, Some(ended)) => Taken::Ended(ended),
+            (None, None) => Taken::Empty,
+        }
+    }
+
+    /// Waits until there may be something to take, and takes it.
+    ///
+    /// Cancel safe: what arrives while it is dropped stays queued.
+    pub(crate) async fn wait(&self) -> Taken {
+        let waiting = {
+            let mut state = self.state.lock();
+            match self.take_locked(&mut state) {
+                Taken::Empty => Waiting::new(self, &mut state),
+                taken => return taken,
+            }
+        };
+        // A fresh future each turn: a reused one grows without bound (flume #182).
+        let token = self.receiver.recv_async().await.expect("the queue holds a sender of its own channel");
+        let mut state = self.state.lock();
+        waiting.over(&mut state);
+        if let Token::Item(item) = token {
+            self.put_front(&mut state, item);
+        }
+        self.take_locked(&mut state)
+    }
+
+    /// Puts an item back where it belongs among what was given back before.
+    fn put_front(&self, state: &mut State, item: Item) {
+        let at = state.front.partition_point(|other| other.first_seq().cmp(&item.first_seq()) == Ordering::Less);
+        state.front.insert(at, item);
+    }
+
+    /// A reader hands on `lines` of what it holds: they are delivered, and their room is free again.
+    pub(crate) fn deliver(&self, lines: u64, bytes: usize) {
+        let mut state = self.state.lock();
+        state.lines -= lines;
+        state.bytes -= bytes;
+        state.held_lines -= lines;
+        state.held_bytes -= bytes;
+        self.ledger.queue_delivered(lines);
+        drop(state);
+        if self.terms.full == Full::Block {
+            self.budget.announce_room();
+        }
+    }
+
+    /// Notes how long a group took from its receipt to its reader.
+    pub(crate) fn note_latency(&self, received: Instant, now: Instant) {
+        let latency = now.saturating_duration_since(received);
+        self.ledger.delivery_latency(latency);
+        self.state.lock().latencies.get_or_insert_default().record(latency);
+    }
+
+    /// What a reader held and did not deliver; the next reader gets it first.
+    pub(crate) fn give_back(&self, item: Item) {
+        let mut state = self.state.lock();
+        state.held_lines -= item.lines;
+        state.held_bytes -= item.bytes;
+        if item.lines == 0 {
+            state.bytes -= item.bytes;
+            return;
+        }
+        let item = self.own_copy(item);
+        self.put_front(&mut state, item);
+        self.wake_all(&mut state);
+    }
+
+    /// A reader that will hold an item for a while lets go of other machines' bytes.
+    pub(crate) fn own_copy(&self, item: Item) -> Item {
+        if item.copied {
+            return item;
+        }
+        // Without room for a copy the batch stays pinned, within the budget: losing the lines would be worse.
+        item.compacted(&self.budget, self.terms.streams).unwrap_or(item)
+    }
+}
+
+/// Counts a reader as waiting.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    over: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(queue: &'a Queue, state: &mut MutexGuard<'_, State>) -> Self {
+        state.waiting += 1;
+        Self { queue, over: false }
+    }
+
+    fn over(mut self, state: &mut MutexGuard<'_, State>) {
+        self.over = true;
+        state.waiting -= 1;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let queue = self.queue;
+        let mut state = queue.state.lock();
+        state.waiting -= 1;
+        // What was handed over zero-copy to a reader that then left must not pin its batch while it waits for the next.
+        let arrived: Vec<Token> = queue.receiver.try_iter().collect();
+        for token in arrived {
+            if let Token::Item(item) = token {
+                let item = queue.own_copy(item);
+                state.front.push_back(item);
+            }
+        }
+        queue.wake_all(&mut state);
+    }
+}

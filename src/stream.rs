@@ -1,0 +1,559 @@
+//! Reading one machine's queue: [`LogQueue`], [`LogStream`] with its time-outs, and the Python module's helpers on them.
+
+pub(crate) mod view;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+pub use self::view::{FleetBatch, FleetStream};
+use crate::{
+    batch::{EntryView, LogEntry, Streams},
+    collector::{LogCollector, Machine},
+    queue::{Ended, Item, Queue, Taken},
+};
+
+/// A machine's queue, as a live handle: while one exists the queue counts as read. Clones share the same queue.
+pub struct LogQueue {
+    collector: LogCollector,
+    machine: Arc<Machine>,
+    queue: Arc<Queue>,
+}
+
+impl LogQueue {
+    pub(crate) fn new(collector: &LogCollector, machine: &Arc<Machine>, queue: &Arc<Queue>) -> Self {
+        queue.attach();
+        Self { collector: collector.clone(), machine: Arc::clone(machine), queue: Arc::clone(queue) }
+    }
+
+    /// The machine whose queue this is.
+    #[must_use]
+    pub fn machine_id(&self) -> &str {
+        &self.machine.id
+    }
+
+    /// Wanted lines that no reader has taken yet, those still to be caught up too.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.queue.facts().lines
+    }
+
+    /// Whether two handles are the same queue.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.queue, &other.queue)
+    }
+
+    /// What there is to read at once; [`Taken::Empty`] if nothing.
+    pub(crate) fn take(&self) -> Taken {
+        loop {
+            match self.queue.take() {
+                Taken::Behind => {
+                    if let Some(taken) = self.collector.claim(&self.machine, &self.queue) {
+                        return taken;
+                    }
+                }
+                taken => return taken,
+            }
+        }
+    }
+}
+
+impl Clone for LogQueue {
+    fn clone(&self) -> Self {
+        Self::new(&self.collector, &self.machine, &self.queue)
+    }
+}
+
+impl Drop for LogQueue {
+    fn drop(&mut self) {
+        self.queue.detach(Instant::now());
+    }
+}
+
+impl fmt::Debug for LogQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogQueue").field("machine_id", &self.machine.id).finish_non_exhaustive()
+    }
+}
+
+/// What a reader holds of a queue: delivered line by line, and given back when it is dropped.
+struct Held {
+    queue: LogQueue,
+    item: Option<Item>,
+}
+
+impl Held {
+    fn new(queue: LogQueue, item: Item) -> Self {
+        queue.queue.note_latency(item.batch.received, Instant::now());
+        Self { queue, item: Some(item) }
+    }
+
+    /// The next line, which is delivered with this call.
+    fn next(&mut self) -> Option<EntryView<'_>> {
+        let item = self.item.as_mut()?;
+        let before = item.bytes;
+        let streams = self.queue.queue.terms.streams;
+        let index = item.next_row(streams)?;
+        if item.lines == 0 {
+            item.bytes = 0;
+        }
+        self.queue.queue.deliver(1, before - item.bytes);
+        let item = self.item.as_ref()?;
+        Some(item.batch.view(item.group(), index))
+    }
+
+    /// The lines left, no longer given back by dropping.
+    fn let_go(mut self) -> Option<Item> {
+        let item = self.item.take()?;
+        if item.lines > 0 {
+            return Some(item);
+        }
+        self.queue.queue.give_back(item);
+        None
+    }
+
+    /// Lines left.
+    fn lines(&self) -> u64 {
+        self.item.as_ref().map_or(0, |item| item.lines)
+    }
+
+    /// Lets go of other machines' bytes before a wait.
+    fn keep_a_copy(&mut self) {
+        self.item = self.item.take().map(|item| self.queue.queue.own_copy(item));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            self.queue.queue.give_back(item);
+        }
+    }
+}
+
+/// What a [`LogStream`] comes upon; see [`LogStream::next_event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamEvent {
+    /// A line.
+    Entry(LogEntry),
+    /// So many lines were dropped here: the queue was full, or its reader too far behind.
+    Skipped(u64),
+}
+
+/// Reads a machine's queue to its end: an async iterator of owned entries, with time-outs.
+///
+/// The counterpart of the Python module's `LogStream`: `item_timeout` starts anew for each line, `total_timeout` runs from
+/// the first read, the nearer of both counts, and a time-out ends the stream quietly. Reading on after the end yields
+/// nothing, again and again. Several streams on one queue share its lines. Dropping a stream puts back what it had not
+/// yielded, and the next reader gets that first.
+pub struct LogStream {
+    queue: LogQueue,
+    held: Option<Held>,
+    /// Dropped lines that were come upon and are still to be told.
+    skipped: u64,
+    item_timeout: Option<Duration>,
+    total_timeout: Option<Duration>,
+    /// When the total time-out is over; set by the first read.
+    total: Option<Instant>,
+    waiting: Option<Waiting>,
+    lines_yielded: u64,
+    lines_skipped: u64,
+    state: Reading,
+}
+
+/// A wait under way, and the time-out that bounds it.
+struct Waiting {
+    taken: Pin<Box<dyn Future<Output = Taken> + Send>>,
+    timeout: Option<(Pin<Box<Sleep>>, Timeout)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    On,
+    Ended(Ended),
+    TimedOut(Timeout),
+}
+
+/// Which time-out ended a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    Item,
+    Total,
+}
+
+impl LogStream {
+    /// Reads `queue` without time-outs.
+    #[must_use]
+    pub fn new(queue: LogQueue) -> Self {
+        Self {
+            queue,
+            held: None,
+            skipped: 0,
+            item_timeout: None,
+            total_timeout: None,
+            total: None,
+            waiting: None,
+            lines_yielded: 0,
+            lines_skipped: 0,
+            state: Reading::On,
+        }
+    }
+
+    /// Ends the stream when a line takes longer than this.
+    #[must_use]
+    pub fn with_item_timeout(mut self, timeout: Duration) -> Self {
+        self.item_timeout = Some(timeout);
+        self
+    }
+
+    /// Ends the stream this long after the first read.
+    #[must_use]
+    pub fn with_total_timeout(mut self, timeout: Duration) -> Self {
+        self.total_timeout = Some(timeout);
+        self
+    }
+
+    /// The machine that is read.
+    #[must_use]
+    pub fn machine_id(&self) -> &str {
+        self.queue.machine_id()
+    }
+
+    /// Whether the stream is over, by its end or a time-out.
+    #[must_use]
+    pub fn done(&self) -> bool {
+        self.state != Reading::On
+    }
+
+    /// Whether a time-out ended it.
+    #[must_use]
+    pub fn timed_out(&self) -> bool {
+        matches!(self.state, Reading::TimedOut(_))
+    }
+
+    /// Lines yielded so far.
+    #[must_use]
+    pub fn lines_yielded(&self) -> u64 {
+        self.lines_yielded
+    }
+
+    /// Lines dropped from the queue before this stream came to them.
+    #[must_use]
+    pub fn lines_skipped(&self) -> u64 {
+        self.lines_skipped
+    }
+
+    /// Which end or time-out is behind [`LogStream::done`].
+    pub(crate) fn outcome(&self) -> Option<Result<Ended, Timeout>> {
+        match self.state {
+            Reading::On => None,
+            Reading::Ended(ended) => Some(Ok(ended)),
+            Reading::TimedOut(timeout) => Some(Err(timeout)),
+        }
+    }
+
+    /// The next line, or `None` at the end or a time-out, again and again.
+    ///
+    /// Cancel safe: a line is yielded by the call that returns it, or stays queued.
+    pub async fn next(&mut self) -> Option<LogEntry> {
+        loop {
+            match self.next_event().await? {
+                StreamEvent::Entry(entry) => return Some(entry),
+                StreamEvent::Skipped(_) => {}
+            }
+        }
+    }
+
+    /// As [`LogStream::next`], and says where lines were dropped. Cancel safe.
+    pub async fn next_event(&mut self) -> Option<StreamEvent> {
+        let reader = CancelSafe(self);
+        poll_fn(|cx| reader.0.poll_event(cx)).await
+    }
+
+    /// The next lines as they lie in their batch: zero-copy, and within the byte budget for as long as they are held.
+    ///
+    /// All of them are delivered with this call. `None` at the end or a time-out. Cancel safe.
+    pub async fn next_batch(&mut self) -> Option<EntryBatch> {
+        let reader = CancelSafe(self);
+        poll_fn(|cx| reader.0.poll_batch(cx)).await
+    }
+
+    /// Reads the rest, until the end or a time-out.
+    pub async fn collect(&mut self) -> Vec<LogEntry> {
+        let mut entries = Vec::new();
+        while let Some(entry) = self.next().await {
+            entries.push(entry);
+        }
+        entries
+    }
+
+    /// A stream of the messages alone.
+    pub fn messages(self) -> impl Stream<Item = String> + Unpin {
+        Messages(self)
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamEvent>> {
+        loop {
+            if let Some(event) = self.ready_event() {
+                return Poll::Ready(Some(event));
+            }
+            if !ready!(self.poll_more(cx)) {
+                return Poll::Ready(None);
+            }
+            // The caller may sleep between two lines: nobody else's bytes may wait for it.
+            self.held.iter_mut().filter(|held| held.lines() > 1).for_each(Held::keep_a_copy);
+        }
+    }
+
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<EntryBatch>> {
+        loop {
+            self.skipped = 0;
+            if !self.total_is_over()
+                && let Some(item) = self.held.take().and_then(Held::let_go)
+            {
+                return Poll::Ready(Some(self.deliver_all(item)));
+            }
+            if !ready!(self.poll_more(cx)) {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// What was read already and is still to be yielded.
+    pub(crate) fn ready_event(&mut self) -> Option<StreamEvent> {
+        if self.done() || self.total_is_over() {
+            return None;
+        }
+        if self.skipped > 0 {
+            return Some(StreamEvent::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        let entry = self.held.as_mut()?.next().map(|view| view.to_entry());
+        if entry.is_none() {
+            self.held = None;
+        }
+        self.lines_yielded += u64::from(entry.is_some());
+        entry.map(StreamEvent::Entry)
+    }
+
+    /// Whether there is more to yield; `false` at the end or a time-out.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.done() {
+            return Poll::Ready(false);
+        }
+        if self.total_is_over() {
+            self.waiting = None;
+            self.state = Reading::TimedOut(Timeout::Total);
+            return Poll::Ready(false);
+        }
+        loop {
+            let taken = match self.queue.take() {
+                Taken::Empty => ready!(self.poll_wait(cx)),
+                taken => Some(taken),
+            };
+            self.waiting = None;
+            match taken {
+                None => return Poll::Ready(false),
+                Some(Taken::Empty | Taken::Behind) => {}
+                Some(taken) => return Poll::Ready(self.keep(taken)),
+            }
+        }
+    }
+
+    /// Keeps what was taken until it is yielded; `false` at the end.
+    fn keep(&mut self, taken: Taken) -> bool {
+        match taken {
+            Taken::Item(item) => self.held = Some(Held::new(self.queue.clone(), item)),
+            Taken::Skipped(lines) => {
+                self.skipped += lines;
+                self.lines_skipped += lines;
+            }
+            Taken::Ended(ended) => {
+                self.state = Reading::Ended(ended);
+                return false;
+            }
+            Taken::Behind | Taken::Empty => {}
+        }
+        true
+    }
+
+    /// Waits for something to take; `None` when a time-out came first.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+        let nearer = self.nearer_timeout();
+        let queue = &self.queue.queue;
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            taken: Box::pin({
+                let queue = Arc::clone(queue);
+                async move { queue.wait().await }
+            }),
+            timeout: nearer.map(|(at, which)| (Box::pin(sleep_until(at)), which)),
+        });
+        if let Poll::Ready(taken) = waiting.taken.as_mut().poll(cx) {
+            return Poll::Ready(Some(taken));
+        }
+        if let Some((sleep, which)) = &mut waiting.timeout {
+            ready!(sleep.as_mut().poll(cx));
+            self.state = Reading::TimedOut(*which);
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+
+    fn nearer_timeout(&self) -> Option<(Instant, Timeout)> {
+        let item = self.item_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        match (item, self.total) {
+            (Some(item), Some(total)) if item < total => Some((item, Timeout::Item)),
+            (_, Some(total)) => Some((total, Timeout::Total)),
+            (Some(item), None) => Some((item, Timeout::Item)),
+            (None, None) => None,
+        }
+    }
+
+    fn total_is_over(&mut self) -> bool {
+        let Some(timeout) = self.total_timeout else { return false };
+        let now = Instant::now();
+        if self.total.is_none() {
+            self.total = now.checked_add(timeout);
+        }
+        self.total.is_some_and(|total| now >= total)
+    }
+
+    fn deliver_all(&mut self, item: Item) -> EntryBatch {
+        self.queue.queue.deliver(item.lines, item.bytes);
+        self.lines_yielded += item.lines;
+        EntryBatch { streams: self.queue.queue.terms.streams, item }
+    }
+
+    /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
+    pub(crate) fn has_more(&mut self) -> bool {
+        if self.skipped > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
+            return true;
+        }
+        match self.queue.take() {
+            Taken::Empty | Taken::Behind => false,
+            taken => self.keep(taken),
+        }
+    }
+}
+
+impl Stream for LogStream {
+    type Item = LogEntry;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LogEntry>> {
+        loop {
+            match ready!(self.poll_event(cx)) {
+                Some(StreamEvent::Entry(entry)) => return Poll::Ready(Some(entry)),
+                Some(StreamEvent::Skipped(_)) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LogStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogStream")
+            .field("machine_id", &self.machine_id())
+            .field("state", &self.state)
+            .field("lines_yielded", &self.lines_yielded)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A read that is cancelled no longer counts as waiting, so that nothing is handed to a reader who is not there.
+struct CancelSafe<'a>(&'a mut LogStream);
+
+impl Drop for CancelSafe<'_> {
+    fn drop(&mut self) {
+        self.0.waiting = None;
+    }
+}
+
+struct Messages(LogStream);
+
+impl Stream for Messages {
+    type Item = String;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<String>> {
+        let entry = ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(entry.map(|entry| entry.message().to_owned()))
+    }
+}
+
+/// Lines of one machine as they lie in their batch: zero-copy, and within the byte budget for as long as this is held.
+pub struct EntryBatch {
+    item: Item,
+    streams: Streams,
+}
+
+impl EntryBatch {
+    /// How many lines.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.item.lines as usize
+    }
+
+    /// Whether there are none, which does not happen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.item.lines == 0
+    }
+
+    /// The lines, in order.
+    pub fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+        let batch = &*self.item.batch;
+        let wanted = |index: &u32| self.streams.wants(batch.rows[*index as usize].kind);
+        self.item.rows.clone().filter(wanted).map(|index| batch.view(self.item.group(), index))
+    }
+}
+
+impl fmt::Debug for EntryBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryBatch").field("lines", &self.item.lines).finish_non_exhaustive()
+    }
+}
+
+/// A queue that was not read to its end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue did not end within {timeout:?}; {} lines were read", entries.len())]
+#[non_exhaustive]
+pub struct DrainTimeout {
+    /// What was read until then.
+    pub entries: Vec<LogEntry>,
+    /// The bound.
+    pub timeout: Duration,
+}
+
+/// Reads a queue to its end.
+///
+/// The counterpart of the Python module's `drain_queue`, whose time-out lost what was read.
+///
+/// # Errors
+///
+/// [`DrainTimeout`] when `timeout` is over first; it carries what was read.
+pub async fn drain_queue(queue: &LogQueue, timeout: Option<Duration>) -> Result<Vec<LogEntry>, DrainTimeout> {
+    let mut stream = LogStream::new(queue.clone());
+    stream.total_timeout = timeout;
+    let entries = stream.collect().await;
+    match timeout.filter(|_| stream.timed_out()) {
+        Some(timeout) => Err(DrainTimeout { entries, timeout }),
+        None => Ok(entries),
+    }
+}
+
+/// A queue as a stream of its lines, until the end.
+///
+/// The counterpart of the Python module's `async_iter_queue`.
+#[must_use]
+pub fn async_iter_queue(queue: &LogQueue) -> LogStream {
+    LogStream::new(queue.clone())
+}

@@ -1,0 +1,409 @@
+//! Looking without disturbing: all machines ([`FleetStream`]), or one ([`MachineView`], behind `logs`).
+//!
+//! Both are a cursor over the history and a wake: nothing is queued for them, none of them costs ingest more than the wake,
+//! and what is evicted before they come to it is told, counted before any filter.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    batch::{Batch, EntryId, EntryView, Group, Row},
+    collector::{LogCollector, Machine},
+    history::{FleetCursor, MachineCursor},
+    queue::Ended,
+};
+
+/// Where a view begins. Of several the latest place counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewStart {
+    /// What the history holds first; else only what is still to come.
+    pub backlog: bool,
+    /// Only what was received at this time or later; implies `backlog`.
+    pub since: Option<Timestamp>,
+    /// Only so many of the newest lines that match; implies `backlog`.
+    pub last: Option<u64>,
+    /// Behind the line with this id; implies `backlog`.
+    pub after: Option<EntryId>,
+}
+
+impl ViewStart {
+    fn looks_back(&self) -> bool {
+        self.backlog || self.since.is_some() || self.last.is_some() || self.after.is_some()
+    }
+}
+
+/// Counts a viewer for as long as it lives.
+#[derive(Debug)]
+struct Viewer(LogCollector);
+
+impl Viewer {
+    fn new(collector: &LogCollector) -> Self {
+        collector.shared.ledger.viewers.fetch_add(1, Relaxed);
+        Self(collector.clone())
+    }
+
+    fn skipped(&self, lines: u64) {
+        self.0.shared.ledger.viewer_skipped.fetch_add(lines, Relaxed);
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.shared.ledger.viewers.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a view comes upon.
+#[derive(Debug)]
+pub(crate) enum Seen<T> {
+    Lines(T),
+    /// Lines evicted before the view came to them; `None` where it cannot be known.
+    Skipped(Option<u64>),
+}
+
+/// Lines of one machine, as they lie in their batch.
+#[derive(Debug)]
+pub(crate) struct MachineLines {
+    pub(crate) batch: Arc<Batch>,
+    pub(crate) group: u32,
+    pub(crate) rows: Range<u32>,
+}
+
+impl MachineLines {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+        let group = &self.batch.groups[self.group as usize];
+        self.rows.clone().map(|index| self.batch.view(group, index))
+    }
+}
+
+/// Looks at one machine, and ends with it.
+#[derive(Debug)]
+pub(crate) struct MachineView {
+    viewer: Viewer,
+    machine: Arc<Machine>,
+    cursor: MachineCursor,
+    /// Lines lost where it cannot be known how many, still to be told.
+    unknown_skipped: bool,
+    ended: Option<Ended>,
+}
+
+impl MachineView {
+    /// Looks at a machine, seen or not yet seen. `wanted` is the filter that `last` counts by.
+    pub(crate) fn new(
+        collector: &LogCollector,
+        machine_id: &str,
+        start: &ViewStart,
+        wanted: impl Fn(&EntryView<'_>) -> bool,
+    ) -> Self {
+        let machine = collector.watch_machine(machine_id);
+        let viewer = Viewer::new(collector);
+        let (next, unknown_skipped) = machine_start(collector, &machine, start, wanted);
+        Self { viewer, machine, cursor: MachineCursor::new(next), unknown_skipped, ended: None }
+    }
+
+    /// The next lines, or `None` when caught up or at the end; see [`MachineView::ended`].
+    pub(crate) fn step(&mut self) -> Option<Seen<MachineLines>> {
+        if std::mem::take(&mut self.unknown_skipped) {
+            return Some(Seen::Skipped(None));
+        }
+        // The end is read with the place, so that no line can come between the two.
+        let (trail, ended) = self.machine.trail_and_end();
+        let wanted = self.cursor.next_seq();
+        match self.cursor.step(&self.viewer.0.shared.history, trail) {
+            Some(Ok(step)) if step.missed == 0 => {
+                Some(Seen::Lines(MachineLines { batch: step.batch, group: step.at.group, rows: step.rows }))
+            }
+            Some(Ok(step)) => {
+                // Told first; the lines behind it are looked up again, so that no batch is held across a slow socket.
+                self.cursor = MachineCursor::new(wanted + step.missed);
+                Some(self.skipped(step.missed))
+            }
+            Some(Err(missed)) => Some(self.skipped(missed)),
+            None => {
+                self.ended = ended;
+                None
+            }
+        }
+    }
+
+    fn skipped<T>(&self, missed: u64) -> Seen<T> {
+        self.viewer.skipped(missed);
+        Seen::Skipped(Some(missed))
+    }
+
+    /// Why there will be nothing more; set once [`MachineView::step`] has shown everything.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// Whether the view has shown everything that was sent up to now.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.cursor.next_seq() >= self.machine.trail().next_seq
+    }
+
+    /// Waits until [`MachineView::step`] may have something new. Cancel safe.
+    pub(crate) async fn changed(&self) {
+        let notified = self.machine.watch().notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        let (trail, ended) = self.machine.trail_and_end();
+        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq {
+            notified.await;
+        }
+    }
+}
+
+impl Drop for MachineView {
+    fn drop(&mut self) {
+        self.machine.remove_watcher();
+    }
+}
+
+/// The `machine_seq` to begin with, and whether it is unknown what was missed before it.
+fn machine_start(
+    collector: &LogCollector,
+    machine: &Machine,
+    start: &ViewStart,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> (u64, bool) {
+    let history = &collector.shared.history;
+    let trail = machine.trail();
+    if !start.looks_back() {
+        return (trail.next_seq, false);
+    }
+    let oldest = trail.oldest_seq(history);
+    let mut next = oldest;
+    let mut unknown = false;
+    if let Some(id) = start.after {
+        match after_in_machine(collector, machine, id) {
+            Some(after) => next = after,
+            None => unknown = true,
+        }
+    }
+    if let Some(since) = start.since {
+        let mut first = trail.next_seq;
+        trail.walk_back(history, |_, group, batch| {
+            let young = batch.received_at >= since;
+            if young {
+                first = group.first_seq;
+            }
+            young
+        });
+        next = next.max(first);
+    }
+    if let Some(last) = start.last {
+        let mut first = trail.next_seq;
+        let mut left = last;
+        trail.walk_back(history, |_, group, batch| {
+            for index in group.rows.clone().rev() {
+                if left == 0 {
+                    break;
+                }
+                let entry = batch.view(group, index);
+                if wanted(&entry) {
+                    left -= 1;
+                    first = entry.machine_seq().unwrap_or(first);
+                }
+            }
+            left > 0
+        });
+        next = next.max(first);
+    }
+    (next, unknown)
+}
+
+/// The `machine_seq` of the first of the machine's lines behind `id`; `None` where it cannot be known.
+fn after_in_machine(collector: &LogCollector, machine: &Machine, id: EntryId) -> Option<u64> {
+    if id.epoch != collector.epoch() {
+        return None;
+    }
+    let trail = machine.trail();
+    let mut next = trail.next_seq;
+    let mut reached = trail.last.is_none();
+    trail.walk_back(&collector.shared.history, |_, group, batch| {
+        let behind = |row: &Row| batch.first_line + u64::from(row.ordinal) > id.line;
+        let rows = &batch.rows[group.rows.start as usize..group.rows.end as usize];
+        let before = rows.partition_point(|row| !behind(row)) as u64;
+        if before < group.lines() {
+            next = group.first_seq + before;
+        }
+        reached = before > 0 || group.prev.is_none();
+        !reached
+    });
+    if reached { Some(next) } else { Some((id.machine_seq + 1).min(next)) }
+}
+
+/// A batch as a reader of all machines gets it: zero-copy, and within the byte budget for as long as it is held.
+#[derive(Clone, Debug)]
+pub struct FleetBatch {
+    batch: Arc<Batch>,
+    from: u32,
+    skipped: u64,
+}
+
+impl FleetBatch {
+    /// How many lines.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.batch.rows.len() - self.from as usize
+    }
+
+    /// Whether there are none, which does not happen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lines evicted before the reader came to this batch.
+    #[must_use]
+    pub fn skipped_before(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The machines of the batch with their lines, each machine's in order.
+    pub fn machines(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = EntryView<'_>>)> {
+        self.batch.groups.iter().map(move |group| (self.batch.machine_id(group), self.lines_of(group)))
+    }
+
+    fn lines_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = EntryView<'a>> {
+        let wanted = |index: &u32| self.batch.rows[*index as usize].ordinal >= self.from;
+        group.rows.clone().filter(wanted).map(move |index| self.batch.view(group, index))
+    }
+
+    /// The lines in the order in which they were sent.
+    #[must_use]
+    pub fn entries(&self) -> Vec<EntryView<'_>> {
+        let mut entries: Vec<_> = self.batch.groups.iter().flat_map(|group| self.lines_of(group)).collect();
+        entries.sort_unstable_by_key(|entry| entry.row.ordinal);
+        entries
+    }
+}
+
+/// Looks at all machines, present and future: whole batches, grouped by machine. Ends when the collector shuts down.
+pub struct FleetStream {
+    viewer: Viewer,
+    cursor: FleetCursor,
+    unknown_skipped: bool,
+}
+
+impl FleetStream {
+    pub(crate) fn new(collector: &LogCollector, start: &ViewStart, wanted: impl Fn(&EntryView<'_>) -> bool) -> Self {
+        let viewer = Viewer::new(collector);
+        let (cursor, unknown_skipped) = fleet_start(collector, start, wanted);
+        Self { viewer, cursor, unknown_skipped }
+    }
+
+    /// The next batch, or `None` when the collector has shut down and everything was read. Cancel safe.
+    ///
+    /// A reader too far behind finds [`FleetBatch::skipped_before`] lines evicted.
+    pub async fn next(&mut self) -> Option<FleetBatch> {
+        loop {
+            match self.step() {
+                Some(Seen::Lines(batch)) => return Some(batch),
+                Some(Seen::Skipped(_)) => {}
+                None if self.is_over() => return None,
+                None => self.changed().await,
+            }
+        }
+    }
+
+    /// The next lines, or `None` when caught up. Lines skipped are told in the batch; [`Seen::Skipped`] only where their
+    /// number is not known.
+    pub(crate) fn step(&mut self) -> Option<Seen<FleetBatch>> {
+        if std::mem::take(&mut self.unknown_skipped) {
+            return Some(Seen::Skipped(None));
+        }
+        let step = self.cursor.step(&self.viewer.0.shared.history)?;
+        self.viewer.skipped(step.missed);
+        Some(Seen::Lines(FleetBatch { batch: step.batch, from: step.from, skipped: step.missed }))
+    }
+
+    /// Whether there will be nothing more once [`FleetStream::step`] says that it is caught up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.viewer.0.is_shutting_down() && self.is_caught_up()
+    }
+
+    /// Whether everything sent up to now was read.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.cursor.line() >= self.viewer.0.shared.history.end().1
+    }
+
+    /// Waits until [`FleetStream::step`] may have something new. Cancel safe.
+    pub(crate) async fn changed(&self) {
+        let notified = self.viewer.0.shared.fleet.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if self.is_caught_up() && !self.viewer.0.is_shutting_down() {
+            notified.await;
+        }
+    }
+}
+
+impl fmt::Debug for FleetStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetStream").field("cursor", &self.cursor).finish_non_exhaustive()
+    }
+}
+
+fn fleet_start(
+    collector: &LogCollector,
+    start: &ViewStart,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> (FleetCursor, bool) {
+    let history = &collector.shared.history;
+    if !start.looks_back() {
+        return (history.live(), false);
+    }
+    let mut cursor = history.from_line(history.oldest_line());
+    let mut unknown = false;
+    match start.after {
+        Some(id) if id.epoch == collector.epoch() => cursor = history.after_line(id.line),
+        Some(_) => unknown = true,
+        None => {}
+    }
+    if let Some(since) = start.since {
+        cursor = cursor.max(history.from_time(since));
+    }
+    if let Some(last) = start.last {
+        cursor = cursor.max(history.from_line(newest_matching(collector, last, wanted)));
+    }
+    (cursor, unknown)
+}
+
+/// The number of the `last`-newest line that is wanted, or of the oldest held if there are fewer.
+fn newest_matching(collector: &LogCollector, last: u64, wanted: impl Fn(&EntryView<'_>) -> bool) -> u64 {
+    let (mut seq, mut first) = collector.shared.history.end();
+    let mut left = last;
+    while left > 0 && seq > 0 {
+        seq -= 1;
+        let Some(batch) = collector.batch(seq) else { break };
+        let lines = FleetBatch { batch, from: 0, skipped: 0 };
+        for entry in lines.entries().into_iter().rev().filter(|entry| wanted(entry)) {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            first = lines.batch.first_line + u64::from(entry.row.ordinal);
+        }
+    }
+    first
+}
+
+impl LogCollector {
+    /// Looks at all machines from now on; see [`LogCollector::fleet_from`].
+    #[must_use]
+    pub fn fleet(&self) -> FleetStream {
+        self.fleet_from(&ViewStart::default())
+    }
+
+    /// Looks at all machines from `start` on.
+    #[must_use]
+    pub fn fleet_from(&self, start: &ViewStart) -> FleetStream {
+        FleetStream::new(self, start, |_| true)
+    }
+}
