@@ -73,8 +73,7 @@ async fn count(args: Args) -> Result<(), Box<dyn Error>> {
         });
     }
 
-    let mut server =
-        LogDrainServer::new(collector).host(&args.listen.ip().to_string()).port(args.listen.port());
+    let mut server = LogDrainServer::new(collector).host(&args.listen.ip().to_string()).port(args.listen.port());
     if let Some(control) = &args.control {
         server = server.control(control);
     }

@@ -61,7 +61,11 @@ use self::{
     link::Link,
     problem::{Problem, Reason},
 };
-use crate::config::{Config, Ingest};
+use crate::{
+    budget::Budget,
+    collector::LogCollector,
+    config::{Config, Ingest},
+};
 
 /// hyper's buffer for a connection: 64 KiB beat its default of 408 KiB by 5–25 % of transport (design, 2).
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -280,8 +284,11 @@ impl Drop for Tracked {
 pub struct IngestListener {
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Stops it.
-    pub shutdown: CancellationToken,
+    /// What it charges bodies to.
+    pub budget: Arc<Budget>,
+    counters: Arc<HttpCounters>,
+    rejected: Arc<rejected::RejectedRecords>,
+    shutdown: CancellationToken,
     tracker: TaskTracker,
 }
 
@@ -291,18 +298,33 @@ impl IngestListener {
     /// # Errors
     ///
     /// The address cannot be bound.
-    pub fn start(config: &Config, collector: crate::collector::LogCollector) -> Result<Self, ListenError> {
+    pub fn start(config: &Config, collector: LogCollector) -> Result<Self, ListenError> {
         let listener = listen(config.ingest.listen.unwrap_or(listen::INGEST_DEFAULT))?;
         let addr = listener.local_addr().map_err(|source| ListenError::new(listen::INGEST_DEFAULT, source))?;
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let counters = Arc::<HttpCounters>::default();
         let tokens = Arc::new(auth::Tokens::new(&config.ingest.tokens));
-        let rejected = Arc::default();
-        let ingest = ingest::Ingest::new(config, collector, tokens, Arc::clone(&counters), rejected, shutdown.clone());
+        let rejected = Arc::<rejected::RejectedRecords>::default();
+        let budget = Arc::clone(collector.budget());
+        let shared = (Arc::clone(&counters), Arc::clone(&rejected));
+        let ingest = ingest::Ingest::new(config, collector, tokens, shared.0, shared.1, shutdown.clone());
         let handler = move |request, _| Arc::clone(&ingest).answer(request);
-        let settings = Settings::ingest(&config.ingest, counters);
+        let settings = Settings::ingest(&config.ingest, Arc::clone(&counters));
         tracker.spawn(serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
-        Ok(Self { addr, shutdown, tracker })
+        Ok(Self { addr, budget, counters, rejected, shutdown, tracker })
+    }
+
+    /// How many bodies were refused for `reason`.
+    #[must_use]
+    pub fn refused(&self, reason: &str) -> u64 {
+        let refused = self.counters.bodies_refused();
+        Reason::ALL.iter().zip(refused).find(|(one, _)| one.as_str() == reason).map_or(0, |(_, count)| count)
+    }
+
+    /// How many rejected records are kept for a look at them.
+    #[must_use]
+    pub fn rejected(&self) -> usize {
+        self.rejected.newest_first().len()
     }
 
     /// Stops accepting and waits for all connections to end.

@@ -5,10 +5,17 @@
 use std::{
     io::ErrorKind,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use fleetdrain::{collector::LogCollector, config::Config, http::IngestListener};
+use fleetdrain::{
+    budget::Budget,
+    collector::{CollectorConfig, LogCollector, SubscribeOptions},
+    config::{Config, Full},
+    http::IngestListener,
+    stream::{LogQueue, LogStream},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -29,9 +36,10 @@ fn start(adjust: impl FnOnce(&mut Config)) -> Drain {
     let mut config = Config::default();
     config.ingest.listen = Some("127.0.0.1:0".parse().unwrap());
     config.memory.budget = 64 << 20;
+    config.history.bytes = 1 << 20;
     config.backpressure.wait = Duration::from_millis(300);
     adjust(&mut config);
-    let collector = LogCollector::new(&config);
+    let collector = LogCollector::new(CollectorConfig::from(&config));
     let listener = IngestListener::start(&config, collector.clone()).unwrap();
     Drain { addr: listener.addr, collector, listener }
 }
@@ -67,6 +75,10 @@ impl Answer {
 impl Drain {
     async fn connect(&self) -> Sender {
         Sender(TcpStream::connect(self.addr).await.unwrap())
+    }
+
+    fn budget(&self) -> &Arc<Budget> {
+        &self.listener.budget
     }
 
     /// Sends one request on a connection of its own and reads its answer.
@@ -505,6 +517,8 @@ async fn unknown_and_stacked_encodings_are_415() {
         ("Content-Encoding: br\r\n", 415),
         ("Content-Encoding: gzip, zstd\r\n", 415),
         ("Content-Encoding: identity, identity\r\n", 415),
+        ("Content-Encoding: gzip\r\n", 400),
+        ("Content-Encoding: ZSTD\r\n", 400),
         ("Content-Encoding: gzip\r\nContent-Encoding: gzip\r\n", 415),
     ] {
         let answer = drain.post(headers, RECORD).await;
@@ -513,6 +527,34 @@ async fn unknown_and_stacked_encodings_are_415() {
             assert_eq!(answer.json()["reason"], "unsupported_encoding");
         }
     }
+}
+
+#[tokio::test]
+async fn encoded_bodies_are_decoded() {
+    let drain = drain();
+    let body = format!("{RECORD}\n").repeat(3000);
+    let gzip = || {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, body.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (coding, bytes) in [("X-Gzip", gzip()), ("zstd", zstd::encode_all(body.as_bytes(), 1).unwrap())] {
+        let length = bytes.len();
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n");
+        let answer = drain.ask([head.into_bytes(), bytes].concat()).await;
+        assert_eq!((answer.status, &answer.json()["received"]), (200, &3000.into()), "{coding}");
+    }
+}
+
+#[tokio::test]
+async fn a_bomb_is_413() {
+    let drain = start(|config| config.ingest.decoded_bytes_max = 1 << 20);
+    let bytes = zstd::encode_all(&vec![b' '; 8 << 20][..], 1).unwrap();
+    let head =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: zstd\r\nContent-Length: {}\r\n\r\n", bytes.len());
+    assert_eq!(drain.ask([head.into_bytes(), bytes].concat()).await.status, 413);
+    assert_eq!(drain.budget().used(), 0);
 }
 
 #[tokio::test]
@@ -527,6 +569,7 @@ async fn every_record_is_accounted_for() {
     assert_eq!(fates, 4);
     assert_eq!(json["errors"][1], serde_json::json!({"record": 3, "line": 4, "reason": "malformed_json"}));
     assert!(json["note"].is_string());
+    assert_eq!(drain.listener.rejected(), 2);
 }
 
 #[tokio::test]
@@ -541,7 +584,7 @@ async fn handshakes_and_empty_bodies_are_200_and_unreadable_ones_400() {
             assert_eq!((&answer.json()["received"], &answer.json()["errors"].is_array()), (&received.into(), &true));
         }
     }
-    assert_eq!(drain.collector.budget_for_tests().used(), 0);
+    assert_eq!(drain.budget().used(), 0);
 }
 
 #[tokio::test]
@@ -572,7 +615,7 @@ async fn a_key_under_way_is_503_and_forgotten_when_its_body_is_refused() {
 #[tokio::test]
 async fn without_room_a_sender_is_held_then_refused_503() {
     let drain = drain();
-    let budget = drain.collector.budget_for_tests();
+    let budget = Arc::clone(drain.budget());
     let all = budget.try_reserve(budget.body_bytes_max()).unwrap();
     let since = Instant::now();
     let answer = drain.post("", RECORD).await;
@@ -588,7 +631,7 @@ async fn without_room_a_sender_is_held_then_refused_503() {
 #[tokio::test]
 async fn a_held_sender_is_taken_as_soon_as_there_is_room() {
     let drain = start(|config| config.backpressure.wait = Duration::from_secs(10));
-    let budget = drain.collector.budget_for_tests();
+    let budget = Arc::clone(drain.budget());
     let all = budget.try_reserve(budget.body_bytes_max()).unwrap();
     let release = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -606,7 +649,7 @@ async fn no_more_senders_are_held_than_may_be() {
         config.backpressure.wait = Duration::from_secs(10);
         config.backpressure.waiting_max = 1;
     });
-    let budget = drain.collector.budget_for_tests();
+    let budget = Arc::clone(drain.budget());
     let all = budget.try_reserve(budget.body_bytes_max()).unwrap();
     let second = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -625,13 +668,13 @@ async fn a_body_that_an_empty_budget_could_not_hold_is_413_at_once() {
     let drain = start(|config| config.memory.budget = 1 << 20);
     let answer = drain.post("", &"x".repeat(1 << 20)).await;
     assert_eq!((answer.status, &answer.json()["reason"]), (413, &"too_large".into()));
-    assert_eq!(drain.collector.budget_for_tests().used(), 0);
+    assert_eq!(drain.budget().used(), 0);
 }
 
 #[tokio::test]
 async fn a_sender_that_leaves_amid_a_body_leaves_nothing_behind() {
     let drain = drain();
-    let budget = drain.collector.budget_for_tests();
+    let budget = Arc::clone(drain.budget());
     let mut sender = drain.connect().await;
     sender.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{RECORD}")).await;
     while budget.used() == 0 {
@@ -645,22 +688,61 @@ async fn a_sender_that_leaves_amid_a_body_leaves_nothing_behind() {
     }
 }
 
-// Needs a queue with `full=block`; the stub takes a machine `full` for one.
+/// A drain with a machine `full` whose queue has no room, and the queue, which must live.
+async fn with_full_queue(wait: Duration) -> (Drain, LogQueue) {
+    let drain = start(|config| {
+        config.backpressure.wait = wait;
+        config.queue.lines = 1;
+    });
+    let block = SubscribeOptions { full: Some(Full::Block), ..SubscribeOptions::default() };
+    let (queue, _) = drain.collector.subscribe_with("full", block).unwrap();
+    let answer = drain.post("", &RECORD.replace("a1", "full")).await;
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()));
+    (drain, queue)
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429_after_the_wait_and_nothing_is_taken() {
+    let (drain, _queue) = with_full_queue(Duration::from_millis(300)).await;
+    let (used, since) = (drain.budget().used(), Instant::now());
+    let body = format!("{RECORD}\n{}", RECORD.replace("a1", "full"));
+    let answer = drain.post("Idempotency-Key: k\r\n", &body).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+    assert_eq!(answer.json()["reason"], "queue_full");
+    assert!(since.elapsed() >= Duration::from_millis(300));
+    assert_eq!(drain.budget().used(), used);
+    assert_eq!(drain.collector.stats().lines_received, 1);
+    assert_eq!(drain.listener.refused("queue_full"), 1);
+}
+
+#[tokio::test]
+async fn a_sender_held_for_a_full_queue_is_taken_when_its_reader_reads() {
+    let (drain, queue) = with_full_queue(Duration::from_secs(8)).await;
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        LogStream::new(queue).next_batch().await
+    };
+    let body = RECORD.replace("a1", "full");
+    let (answer, _) = tokio::join!(drain.post("", &body), read);
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()), "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_held_sender_that_leaves_is_let_go_at_once() {
-    let drain = start(|config| config.backpressure.wait = Duration::from_secs(60));
-    let budget = drain.collector.budget_for_tests();
+    let (drain, _queue) = with_full_queue(Duration::from_secs(60)).await;
+    let used = drain.budget().used();
     let mut sender = drain.connect().await;
     sender.send(post("", &RECORD.replace("a1", "full"))).await;
-    while budget.used() == 0 {
+    while drain.budget().used() == used {
         tokio::task::yield_now().await;
     }
     drop(sender);
     let since = Instant::now();
-    while budget.used() > 0 {
-        assert!(since.elapsed() < PATIENCE);
+    while drain.budget().used() > used {
+        assert!(since.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    assert_eq!(drain.collector.stats().lines_received, 1);
 }
 
 #[tokio::test]
@@ -695,7 +777,7 @@ async fn a_body_that_does_not_end_before_the_shutdown_is_503() {
     let drain = drain();
     let mut sender = drain.connect().await;
     sender.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{").await;
-    while drain.collector.budget_for_tests().used() == 0 {
+    while drain.budget().used() == 0 {
         tokio::task::yield_now().await;
     }
     let since = Instant::now();
@@ -727,10 +809,11 @@ async fn shutdown_ends_idle_connections_and_lets_the_body_under_way_be_answered(
     let mut idle = drain.connect().await;
     idle.send(post("", RECORD)).await;
     assert_eq!(idle.answer().await.status, 200);
+    let used = drain.budget().used();
     let mut busy = drain.connect().await;
     let request = post("", RECORD);
     busy.send(&request[..request.len() - 5]).await;
-    while drain.collector.budget_for_tests().used() == 0 {
+    while drain.budget().used() == used {
         tokio::task::yield_now().await;
     }
     let stop = tokio::spawn(drain.listener.stop());
@@ -740,16 +823,4 @@ async fn shutdown_ends_idle_connections_and_lets_the_body_under_way_be_answered(
     assert_eq!((answer.status, answer.closes()), (200, true), "{answer:?}");
     drop(busy);
     tokio::time::timeout(PATIENCE, stop).await.unwrap().unwrap();
-}
-
-// Needs a queue with `full=block`; the stub takes a machine `full` for one.
-#[tokio::test]
-async fn a_full_queue_is_429_after_the_wait() {
-    let drain = drain();
-    let since = Instant::now();
-    let answer = drain.post("", &RECORD.replace("a1", "full")).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
-    assert_eq!(answer.json()["reason"], "queue_full");
-    assert!(since.elapsed() >= Duration::from_millis(300));
-    assert_eq!(drain.collector.budget_for_tests().used(), 0);
 }

@@ -266,13 +266,14 @@ impl Ingest {
         inbound: &mut Inbound<'_>,
         hold: &mut Hold<'_>,
     ) -> Result<Arrived, Problem> {
-        let limits = BodyLimits { ..self.limits };
-        let mut reader = BodyReader::new(encoding, limits, inbound.announced());
+        let mut reader = BodyReader::new(encoding, self.limits, inbound.announced());
         let filled = self.fill(&mut reader, inbound, hold).await;
         self.counters.received(reader.wire_bytes(), reader.decoded_bytes());
-        let permit = filled?;
-        let held = reader.held_bytes();
-        Ok(Arrived::new(reader.into_bytes(), held, permit))
+        let mut permit = filled?;
+        let held = reader.kept_bytes();
+        let bytes = reader.into_bytes();
+        self.grow(&mut permit, held, hold).await?;
+        Ok(Arrived { bytes, held, permit })
     }
 
     /// Reads a body to its end, frame by frame; the permit covers what the reader holds.
@@ -368,8 +369,9 @@ impl Ingest {
                 }
                 Err(refused) => refused,
             };
-            if cause == Cause::ShuttingDown {
-                return Err(shutting_down());
+            // Waiting makes neither better.
+            if matches!(cause, Cause::ShuttingDown | Cause::TooLarge) {
+                return Err(not_admitted(cause, retry_after));
             }
             if let Some(registered) = room.take() {
                 hold.wait(registered).await.map_err(|expired| match expired {
@@ -440,21 +442,6 @@ pub(super) struct Arrived {
     pub(super) permit: Permit,
 }
 
-impl Arrived {
-    /// Copies a small body out of a big buffer: it may be kept for long, in the history.
-    fn new(bytes: Bytes, held: usize, mut permit: Permit) -> Self {
-        let length = bytes.len();
-        let wasteful = held.saturating_sub(length) > length / 4;
-        if !wasteful || !permit.try_resize(held + length) {
-            return Self { bytes, held, permit };
-        }
-        let bytes = Bytes::copy_from_slice(&bytes);
-        let shrunk = permit.try_resize(length);
-        debug_assert!(shrunk, "a permit can always shrink");
-        Self { bytes, held: length, permit }
-    }
-}
-
 /// The key that a request names, checked.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
     let Some(key) = headers.get("idempotency-key").map(HeaderValue::as_bytes) else { return Ok(None) };
@@ -504,6 +491,7 @@ fn no_memory(budget: &Budget, bytes: usize) -> Problem {
 
 fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     let refusal = match cause {
+        Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
         Cause::TooLarge => too_large("the body would not fit an empty memory.budget".to_owned()),
