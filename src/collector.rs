@@ -4,7 +4,8 @@
 //! and the offers to all machines of a batch are one short critical section, so history order = queue order = `machine_seq`
 //! order. The obvious alternative, to number under the history's lock and offer concurrently, repeats and loses batches.
 //!
-//! Lock order: publish → machine → queue → history. No `async fn` here: a DashMap guard must never cross an await.
+//! Lock order: publish → shard of the table → machine → queue → history; the roster's is taken with none of these wanted
+//! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::RandomState as StdRandomState},
@@ -560,6 +561,7 @@ impl LogCollector {
             state.dropped_before += old.facts().dropped;
         }
         (state.finished, state.finish_at, state.touched) = (None, None, now);
+        drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
         self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
@@ -655,16 +657,17 @@ impl LogCollector {
     pub(crate) fn drop_what_is_left(&self) -> u64 {
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
-        let roster = self.shared.roster.lock();
-        roster.values().map(|(_, queue)| queue.give_up(Reason::Shutdown)).sum()
+        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
+        queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum()
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.
     #[must_use]
     pub fn machine_ids(&self) -> Vec<String> {
-        let roster = self.shared.roster.lock();
-        let live = roster
-            .values()
+        // Not under the roster's lock: a machine's own comes before it.
+        let all: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let live = all
+            .iter()
             .filter(|(machine, queue)| machine.state.lock().live_queue().is_some_and(|live| Arc::ptr_eq(live, queue)));
         live.map(|(machine, _)| machine.id.to_string()).collect()
     }
