@@ -303,12 +303,16 @@ impl MachineState {
         self.queue.as_ref().filter(|_| self.finished.is_none())
     }
 
-    /// The last moment at which anything happened to it, and until when it must be remembered.
+    /// Whether nobody is subscribed to it, and nobody reads what is left of its queue.
+    fn is_idle(&self) -> bool {
+        self.live_queue().is_none() && self.queue.as_ref().is_none_or(|queue| queue.facts().readers == 0)
+    }
+
+    /// Whether it was kept for as long as it must be.
     fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        let is_read = || self.queue.as_ref().is_some_and(|queue| queue.facts().readers > 0);
         match self.finished {
-            Some((at, _)) => now.duration_since(at) >= keep.finished_keep && !is_read(),
-            None => self.queue.is_none() && now.duration_since(self.touched) >= keep.idle_expire,
+            Some((at, _)) => now.saturating_duration_since(at) >= keep.finished_keep,
+            None => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
@@ -604,9 +608,11 @@ impl LogCollector {
             if !state.is_seen() {
                 return false;
             }
-            let pending = state.finish_at.is_some_and(|pending| pending <= at);
-            state.finish_at = Some(at);
-            if pending || state.finished.is_some() {
+            if state.finished.is_some() {
+                return true;
+            }
+            let pending = state.finish_at.replace(at);
+            if pending.is_some_and(|pending| pending <= at) {
                 return true;
             }
         }
@@ -823,7 +829,7 @@ impl LogCollector {
         let mut idle: Vec<(Instant, Arc<Machine>)> = Vec::new();
         for machine in self.all_machines() {
             let state = machine.state.lock();
-            if !Arc::ptr_eq(&machine, newest) && state.live_queue().is_none() && machine.watchers.load(Relaxed) == 0 {
+            if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
                 let touched = state.touched;
                 drop(state);
                 idle.push((touched, machine));
@@ -839,10 +845,11 @@ impl LogCollector {
         }
     }
 
+    /// Forgets a machine, unless somebody has come to want it since it was chosen.
     fn forget(&self, machine: &Arc<Machine>) {
         let mut publisher = self.shared.publisher.lock();
         let mut state = machine.state.lock();
-        if state.forgotten || machine.watchers.load(Relaxed) > 0 {
+        if state.forgotten || !state.is_idle() || machine.watchers.load(Relaxed) > 0 {
             return;
         }
         state.forgotten = true;
@@ -863,7 +870,9 @@ impl LogCollector {
         match self.shared.table.entry(Arc::clone(&machine.id)) {
             Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
-                machine.state.lock().forgotten = false;
+                let mut state = machine.state.lock();
+                (state.forgotten, state.finished) = (false, None);
+                drop(state);
                 entry.insert(Arc::clone(machine));
                 self.shared.machines.fetch_add(1, Relaxed);
             }
@@ -884,8 +893,10 @@ impl LogCollector {
             *swept = now;
         }
         self.abandon_and_tidy(now);
-        let expired =
-            |machine: &Arc<Machine>| machine.watchers.load(Relaxed) == 0 && machine.state.lock().expired(now, keep);
+        let expired = |machine: &Arc<Machine>| {
+            let state = machine.state.lock();
+            machine.watchers.load(Relaxed) == 0 && state.is_idle() && state.expired(now, keep)
+        };
         let expired: Vec<_> = self
             .shared
             .table
