@@ -978,9 +978,11 @@ impl LogCollector {
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
         }
         let batch = Arc::new(batch);
-        let evicted = shared.history.append(Arc::clone(&batch));
-        for batch in &evicted {
-            self.count_evicted(&mut publisher, batch);
+        shared.history.append(Arc::clone(&batch));
+        let mut evicted = Vec::new();
+        while let Some(batch) = shared.history.evict() {
+            self.count_evicted(&mut publisher, &batch);
+            evicted.push(batch);
         }
         let mut rooms = rooms.into_iter().peekable();
         let mut fates = (0, 0, 0);
