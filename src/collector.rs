@@ -629,7 +629,7 @@ impl LogCollector {
         state.finished = Some((Instant::now(), ended));
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended);
+            queue.end(ended, state.trail);
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);

@@ -175,9 +175,17 @@ struct State {
     readerless_since: Option<Instant>,
     /// Since when nothing fitted (`block`).
     stalled_since: Option<Instant>,
-    ended: Option<Ended>,
+    /// Why it ended, and behind which of its machine's lines.
+    ended: Option<(Ended, Trail)>,
     dropped: u64,
     latencies: Option<Box<Latencies>>,
+}
+
+impl State {
+    /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
+    fn until_the_end(&self, trail: Trail) -> Trail {
+        self.ended.map_or(trail, |(_, end)| end)
+    }
 }
 
 /// Latencies by powers of two of a microsecond.
@@ -518,10 +526,11 @@ impl Queue {
     /// Returns where the queue stands now: further on, or nowhere if it has caught up.
     pub(crate) fn evicted(&self, batch: &Batch, history: &History, trail: Trail) -> Place {
         let mut state = self.state.lock();
-        let Some(behind) = &mut state.behind else { return None };
+        let behind = state.behind.as_ref()?;
         if behind.at.batch != batch.seq {
             return Some(behind.at);
         }
+        let trail = state.until_the_end(trail);
         self.drop_group(&mut state, batch, Reason::HistoryEvicted, history, trail)
     }
 
@@ -562,6 +571,7 @@ impl Queue {
     pub(crate) fn claim(&self, history: &History, trail: Trail) -> (Place, Option<Taken>) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let trail = state.until_the_end(trail);
         if !state.front.is_empty() || !self.receiver.is_empty() {
             return (state.behind.as_ref().map(|behind| behind.at), None);
         }
@@ -609,6 +619,7 @@ impl Queue {
     pub(crate) fn abandon(&self, now: Instant, history: &History, trail: Trail) -> (Place, bool) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let trail = state.until_the_end(trail);
         let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
         let before = place(state);
         let after = self.bounds.abandoned_after;
@@ -637,10 +648,10 @@ impl Queue {
         (place(state), moved)
     }
 
-    /// Sets the end behind what is queued.
-    pub(crate) fn end(&self, ended: Ended) {
+    /// Sets the end behind what is queued, which goes up to `trail`.
+    pub(crate) fn end(&self, ended: Ended, trail: Trail) {
         let mut state = self.state.lock();
-        state.ended.get_or_insert(ended);
+        state.ended.get_or_insert((ended, trail));
         self.wake_all(&mut state);
     }
 
@@ -789,7 +800,7 @@ impl Queue {
         }
         match (state.skips.pop_front(), state.ended) {
             (Some(skip), _) => Taken::Skipped(skip.lines),
-            (None, Some(ended)) => Taken::Ended(ended),
+            (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
     }
