@@ -78,6 +78,12 @@ impl Item {
         self.group().first_seq + u64::from(rank)
     }
 
+    /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
+    fn end_seq(&self) -> u64 {
+        let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
+        self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
+    }
+
     /// Takes the next wanted row off the front.
     pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
         let index = self.rows.find(|&index| streams.wants(self.batch.rows[index as usize].kind))?;
@@ -169,6 +175,8 @@ struct State {
     reserved_bytes: usize,
     behind: Option<Behind>,
     skips: VecDeque<Skip>,
+    /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
+    taken_to: u64,
     readers: u32,
     waiting: u32,
     /// Since when nobody reads; `None` while somebody does.
@@ -185,6 +193,12 @@ impl State {
     /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
     fn until_the_end(&self, trail: Trail) -> Trail {
         self.ended.map_or(trail, |(_, end)| end)
+    }
+
+    fn hand_over(&mut self, item: &Item) {
+        self.held_lines += item.lines;
+        self.held_bytes += item.bytes;
+        self.taken_to = self.taken_to.max(item.end_seq());
     }
 }
 
@@ -417,7 +431,7 @@ impl Queue {
                 return None;
             }
         }
-        self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::QueueFull);
+        self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::QueueFull);
         None
     }
 
@@ -452,7 +466,7 @@ impl Queue {
         let dropped = before.0 - item.lines;
         state.lines -= dropped;
         state.bytes -= before.1 - item.bytes;
-        let to = if item.lines == 0 { from + dropped } else { item.first_seq() };
+        let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
         self.skip(state, from, to, dropped, Reason::QueueFull);
         if item.lines > 0 {
             state.front.push_front(item);
@@ -492,8 +506,8 @@ impl Queue {
                 state.front.push_back(item);
             }
         }
-        let first_held = history.first_seq();
-        let kept = state.front.partition_point(|item| item.origin.batch < first_held);
+        let (first_held, taken_to) = (history.first_seq(), state.taken_to);
+        let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
         let returned: Vec<Item> = state.front.drain(kept..).collect();
         state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
         state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
@@ -587,16 +601,15 @@ impl Queue {
         let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
         let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
         behind.lines -= item.lines;
-        state.lines += item.lines;
-        state.bytes += item.bytes;
-        state.held_lines += item.lines;
-        state.held_bytes += item.bytes;
         let place = if rows.end < behind.rows.end {
             behind.rows.start = rows.end;
             Some(behind.at)
         } else {
             self.advance(state, history, trail)
         };
+        state.lines += item.lines;
+        state.bytes += item.bytes;
+        state.hand_over(&item);
         (place, Some(Taken::Item(item)))
     }
 
@@ -634,7 +647,7 @@ impl Queue {
             }
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::Abandoned);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::Abandoned);
         }
         let mut moved = false;
         while let Some(at) = place(state) {
@@ -664,7 +677,7 @@ impl Queue {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
             dropped += item.lines;
-            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, reason);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
         }
         if let Some(behind) = state.behind.take() {
             dropped += behind.lines;
@@ -789,8 +802,7 @@ impl Queue {
             state.front.push_front(item);
             return Taken::Skipped(skip.lines);
         }
-        state.held_lines += item.lines;
-        state.held_bytes += item.bytes;
+        state.hand_over(&item);
         Taken::Item(item)
     }
 
