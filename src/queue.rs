@@ -298,15 +298,23 @@ pub(crate) struct QueueRoom {
 
 impl Drop for QueueRoom {
     fn drop(&mut self) {
-        let mut state = self.queue.state.lock();
-        state.reserved_lines -= self.lines;
-        state.reserved_bytes -= self.bytes;
+        if self.lines > 0 {
+            self.settle(&mut self.queue.clone().state.lock());
+            self.queue.budget.announce_room();
+        }
     }
 }
 
 impl QueueRoom {
     pub(crate) fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// Gives the room back under the queue's lock, so that nobody takes it before the lines that it was kept for.
+    fn settle(&mut self, state: &mut State) -> Option<Permit> {
+        state.reserved_lines -= std::mem::take(&mut self.lines);
+        state.reserved_bytes -= std::mem::take(&mut self.bytes);
+        self.copy.take()
     }
 }
 
@@ -365,15 +373,15 @@ impl Queue {
         &self,
         batch: &Arc<Batch>,
         at: GroupRef,
-        room: Option<QueueRoom>,
+        mut room: Option<QueueRoom>,
         history: &History,
         trail: Trail,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
         let wanted = self.terms.streams.count(&group.counts);
         let offered = Offered { accepted: wanted, filtered: group.lines() - wanted };
-        let copy = room.and_then(|mut room| room.copy.take());
         let mut state = self.state.lock();
+        let promised = room.as_mut().map(|room| room.settle(&mut state));
         if wanted == 0 {
             return (offered, None);
         }
@@ -383,17 +391,25 @@ impl Queue {
             return (offered, None);
         }
         let item = Item::whole(Arc::clone(batch), at, group.rows.clone(), self.terms.streams);
-        let place = self.take_in(&mut state, item, copy, history, trail);
+        let place = self.take_in(&mut state, item, promised, history, trail);
         (offered, place)
     }
 
-    fn take_in(&self, state: &mut State, item: Item, copy: Option<Permit>, history: &History, trail: Trail) -> Place {
+    /// `promised` is that of a body that reserved, with its permit for a copy if that needed one.
+    fn take_in(
+        &self,
+        state: &mut State,
+        item: Item,
+        promised: Option<Option<Permit>>,
+        history: &History,
+        trail: Trail,
+    ) -> Place {
         if self.terms.full == Full::DropOldest {
             self.drop_until_fits(state, item.lines, item.bytes);
-        } else if copy.is_none() && !self.fits(state, item.lines, item.bytes) {
+        } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
             return self.go_behind(state, &item, history, trail);
         }
-        let Some(item) = self.ready(state, item.clone(), copy) else {
+        let Some(item) = self.ready(state, item.clone(), promised.flatten()) else {
             return self.without_a_copy(state, item, history, trail);
         };
         state.stalled_since = None;
