@@ -17,7 +17,7 @@ use crate::{
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
-    history::{History, MachineCursor, Trail},
+    history::{Held, History, MachineCursor, Trail},
 };
 
 /// What an item costs beside its lines: the batch, its one group, the channel's slot.
@@ -605,31 +605,36 @@ impl Queue {
         if !state.front.is_empty() || !self.receiver.is_empty() {
             return (state.behind.as_ref().map(|behind| behind.at), None);
         }
-        let Some(behind) = &mut state.behind else { return (None, None) };
-        let crate::history::Held::Batch(batch) = history.batch(behind.at.batch) else {
-            unreachable!("a queue that is behind stands at a group that the history holds");
-        };
-        let group = &batch.groups[behind.at.group as usize];
-        let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
-        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
-            return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+        while let Some(behind) = &mut state.behind {
+            let Held::Batch(batch) = history.batch(behind.at.batch) else {
+                unreachable!("a queue that is behind stands at a group that the history holds");
+            };
+            let group = &batch.groups[behind.at.group as usize];
+            let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
+            if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
+                return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+            }
+            let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
+            let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
+            behind.lines -= item.lines;
+            let place = if rows.end < behind.rows.end {
+                behind.rows.start = rows.end;
+                Some(behind.at)
+            } else {
+                self.advance(state, history, trail)
+            };
+            // A group may hold nothing but streams that the queue does not want.
+            if item.lines > 0 {
+                state.lines += item.lines;
+                state.bytes += item.bytes;
+                state.hand_over(&item);
+                return (place, Some(Taken::Item(item)));
+            }
         }
-        let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
-        let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
-        behind.lines -= item.lines;
-        let place = if rows.end < behind.rows.end {
-            behind.rows.start = rows.end;
-            Some(behind.at)
-        } else {
-            self.advance(state, history, trail)
-        };
-        state.lines += item.lines;
-        state.bytes += item.bytes;
-        state.hand_over(&item);
-        (place, Some(Taken::Item(item)))
+        (None, None)
     }
 
-    /// As many of `rows` as a queue may hold, and at least one.
+    /// As many of `rows` as a queue may hold, and at least one wanted line if there is one.
     fn at_most_a_queueful(&self, batch: &Batch, rows: Range<u32>) -> Range<u32> {
         let (mut lines, mut bytes) = (0, ITEM_BYTES);
         let over = rows.clone().position(|index| {
@@ -638,10 +643,9 @@ impl Queue {
                 lines += 1;
                 bytes += line_cost(row);
             }
-            lines > self.bounds.lines || bytes > self.bounds.bytes
+            lines > 1 && (lines > self.bounds.lines || bytes > self.bounds.bytes)
         });
-        let rows_taken = over.map_or(rows.end - rows.start, |over| (over as u32).max(1));
-        rows.start..rows.start + rows_taken
+        rows.start..over.map_or(rows.end, |over| rows.start + over as u32)
     }
 
     /// Drops what has waited without a reader for too long. Returns where the queue stands then, and whether it moved.
@@ -667,7 +671,7 @@ impl Queue {
         }
         let mut moved = false;
         while let Some(at) = place(state) {
-            let crate::history::Held::Batch(batch) = history.batch(at.batch) else { break };
+            let Held::Batch(batch) = history.batch(at.batch) else { break };
             if !too_old(&batch) {
                 break;
             }
