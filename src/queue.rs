@@ -453,13 +453,22 @@ impl Queue {
 
     /// An empty queue takes any one body; else both bounds hold, with what is promised.
     fn fits(&self, state: &State, lines: u64, bytes: usize) -> bool {
-        let (lines_now, bytes_now) = (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes);
+        let (lines_now, bytes_now) = self.counted(state);
         lines_now == 0 || lines_now + lines <= self.bounds.lines && bytes_now + bytes <= self.bounds.bytes
+    }
+
+    /// Lines and bytes that count for the bound.
+    fn counted(&self, state: &State) -> (u64, usize) {
+        if self.terms.full == Full::DropOldest {
+            // What a reader holds cannot be dropped, and must not cost the newest lines their place.
+            return (state.lines - state.held_lines, state.bytes - state.held_bytes);
+        }
+        (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes)
     }
 
     fn drop_until_fits(&self, state: &mut State, lines: u64, bytes: usize) {
         while !self.fits(state, lines, bytes) {
-            let over_lines = (state.lines + lines).saturating_sub(self.bounds.lines);
+            let over_lines = (self.counted(state).0 + lines).saturating_sub(self.bounds.lines);
             // Bytes are only known line by line; lines alone say how many must go at least.
             if !self.drop_oldest(state, over_lines.max(1)) {
                 return;
@@ -735,10 +744,10 @@ impl Queue {
         self.state.lock().behind.as_ref().map(|behind| behind.at)
     }
 
-    /// Whether nothing is queued, held or to be caught up.
+    /// Whether nothing is queued, held or to be caught up. A reader may still have to be told of dropped lines.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.lines == 0 && state.behind.is_none() && state.skips.is_empty()
+        state.lines == 0 && state.behind.is_none()
     }
 
     fn send(&self, token: Token) {
@@ -886,8 +895,11 @@ impl Queue {
     }
 
     /// What a reader held and did not deliver; the next reader gets it first.
-    pub(crate) fn give_back(&self, item: Item) {
+    pub(crate) fn give_back(&self, mut item: Item) {
         let mut state = self.state.lock();
+        if self.terms.full == Full::DropOldest {
+            self.trim(&mut state, &mut item);
+        }
         state.held_lines -= item.lines;
         state.held_bytes -= item.bytes;
         if item.lines == 0 {
@@ -897,6 +909,21 @@ impl Queue {
         let item = self.own_copy(item);
         self.put_front(&mut state, item);
         self.wake_all(&mut state);
+    }
+
+    /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
+    fn trim(&self, state: &mut State, item: &mut Item) {
+        let (from, lines, bytes) = (item.first_seq(), item.lines, item.bytes);
+        while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
+            item.next_row(self.terms.streams);
+        }
+        let dropped = lines - item.lines;
+        let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
+        state.lines -= dropped;
+        state.held_lines -= dropped;
+        state.bytes -= bytes - item.bytes;
+        state.held_bytes -= bytes - item.bytes;
+        self.skip(state, from, to, dropped, Reason::QueueFull);
     }
 
     /// A reader that will hold an item for a while lets go of other machines' bytes.
