@@ -7,9 +7,18 @@
 //! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
 //! delivering them and giving them back, which are the reader's and need this lock alone.
 
-use std::{cmp::Ordering, collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::VecDeque,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use parking_lot::{Mutex, MutexGuard};
+use flume::r#async::RecvFut;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -195,6 +204,11 @@ impl State {
         self.ended.map_or(trail, |(_, end)| end)
     }
 
+    /// Whether a reader would find something, other than in the channel.
+    fn has_something(&self) -> bool {
+        !self.front.is_empty() || self.behind.is_some() || !self.skips.is_empty() || self.ended.is_some()
+    }
+
     fn hand_over(&mut self, item: &Item) {
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
@@ -246,7 +260,7 @@ pub(crate) enum Taken {
     Skipped(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
     Behind,
-    /// Nothing now; the reader counts as waiting until [`Queue::wait`] returns or is dropped.
+    /// Nothing now; see [`Wait`].
     Empty,
     Ended(Ended),
 }
@@ -817,7 +831,7 @@ impl Queue {
         }
     }
 
-    /// What comes next. A reader that gets [`Taken::Empty`] must call [`Queue::wait`].
+    /// What comes next.
     pub(crate) fn take(&self) -> Taken {
         let mut state = self.state.lock();
         self.take_locked(&mut state)
@@ -844,27 +858,6 @@ impl Queue {
             (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
-    }
-
-    /// Waits until there may be something to take, and takes it.
-    ///
-    /// Cancel safe: what arrives while it is dropped stays queued.
-    pub(crate) async fn wait(&self) -> Taken {
-        let waiting = {
-            let mut state = self.state.lock();
-            match self.take_locked(&mut state) {
-                Taken::Empty => Waiting::new(self, &mut state),
-                taken => return taken,
-            }
-        };
-        // A fresh future each turn: a reused one grows without bound (flume #182).
-        let token = self.receiver.recv_async().await.expect("the queue holds a sender of its own channel");
-        let mut state = self.state.lock();
-        waiting.over(&mut state);
-        if let Token::Item(item) = token {
-            self.put_front(&mut state, item);
-        }
-        self.take_locked(&mut state)
     }
 
     /// Puts an item back where it belongs among what was given back before.
@@ -936,30 +929,46 @@ impl Queue {
     }
 }
 
-/// Counts a reader as waiting.
-struct Waiting<'a> {
-    queue: &'a Queue,
-    over: bool,
+/// A reader's wait for something to take. The reader counts as waiting until it gets something or drops this.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    queue: Arc<Queue>,
+    /// Registered with the channel for a wake. What comes is taken under the queue's lock, not by this: in between it would
+    /// be out of sight for everybody else, and out of order.
+    turn: Option<RecvFut<'static, Token>>,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(queue: &'a Queue, state: &mut MutexGuard<'_, State>) -> Self {
-        state.waiting += 1;
-        Self { queue, over: false }
+impl Wait {
+    pub(crate) fn new(queue: &Arc<Queue>) -> Self {
+        Self { queue: Arc::clone(queue), turn: None }
     }
 
-    fn over(mut self, state: &mut MutexGuard<'_, State>) {
-        self.over = true;
-        state.waiting -= 1;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.over {
-            return;
+    /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
+        let queue = &*self.queue;
+        let mut state = queue.state.lock();
+        let taken = queue.take_locked(&mut state);
+        let last = self.turn.take();
+        state.waiting -= u32::from(last.is_some());
+        if !matches!(taken, Taken::Empty) {
+            return Poll::Ready(taken);
         }
-        let queue = self.queue;
+        state.waiting += 1;
+        // A fresh future each turn: a reused one grows without bound (flume #182), and one that was woken for nothing looks
+        // and registers again in two steps, between which it misses a send.
+        let mut turn = queue.receiver.clone().into_recv_async();
+        let registered = Pin::new(&mut turn).poll(cx);
+        debug_assert!(registered.is_pending(), "who sends holds the queue's lock, and the channel was just emptied");
+        self.turn = Some(turn);
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.take() else { return };
+        drop(turn);
+        let queue = &*self.queue;
         let mut state = queue.state.lock();
         state.waiting -= 1;
         // What was handed over zero-copy to a reader that then left must not pin its batch while it waits for the next.
@@ -970,6 +979,9 @@ impl Drop for Waiting<'_> {
                 state.front.push_back(item);
             }
         }
-        queue.wake_all(&mut state);
+        // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
+        if state.has_something() {
+            queue.wake_all(&mut state);
+        }
     }
 }
