@@ -40,7 +40,7 @@ impl LogQueue {
         &self.machine.id
     }
 
-    /// Wanted lines that no reader has taken yet, those still to be caught up too.
+    /// Wanted lines that are not delivered yet, those still to be caught up and those in readers' hands too.
     #[must_use]
     pub fn lines(&self) -> u64 {
         self.queue.facts().lines
@@ -356,7 +356,8 @@ impl LogStream {
             return Poll::Ready(false);
         }
         if self.total_is_over() {
-            self.waiting = None;
+            // A stream that is done may live on; the lines that it will not yield are for the next reader.
+            (self.waiting, self.held) = (None, None);
             self.state = Reading::TimedOut(Timeout::Total);
             return Poll::Ready(false);
         }
