@@ -379,6 +379,8 @@ impl fmt::Debug for Machine {
 /// What the publish lock guards.
 #[derive(Default)]
 struct Publisher {
+    /// When the newest batch was received.
+    newest: Option<(Timestamp, Instant)>,
     /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
     behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
 }
@@ -388,6 +390,15 @@ fn key(queue: &Arc<Queue>) -> usize {
 }
 
 impl Publisher {
+    /// Bodies are parsed side by side, and a wall clock may be set back; published times only go forward.
+    fn set_received(&mut self, batch: &mut Batch) {
+        if let Some((at, instant)) = self.newest {
+            batch.received_at = batch.received_at.max(at);
+            batch.received = batch.received.max(instant);
+        }
+        self.newest = Some((batch.received_at, batch.received));
+    }
+
     fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: Place, to: Place) {
         if from == to {
             return;
@@ -973,6 +984,7 @@ impl LogCollector {
         let mut publisher = shared.publisher.lock();
         let (seq, first_line) = shared.history.end();
         (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
             let trail = self.trail_to_extend(machine);
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
