@@ -4,7 +4,8 @@
 //! and the offers to all machines of a batch are one short critical section, so history order = queue order = `machine_seq`
 //! order. The obvious alternative, to number under the history's lock and offer concurrently, repeats and loses batches.
 //!
-//! Lock order: publish → machine → queue → history. No `async fn` here: a DashMap guard must never cross an await.
+//! Lock order: publish → shard of the table → machine → queue → history; the roster's is taken with none of these wanted
+//! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::RandomState as StdRandomState},
@@ -315,12 +316,16 @@ impl MachineState {
         self.queue.as_ref().filter(|_| self.finished.is_none())
     }
 
-    /// The last moment at which anything happened to it, and until when it must be remembered.
+    /// Whether nobody is subscribed to it, and nobody reads what is left of its queue.
+    fn is_idle(&self) -> bool {
+        self.live_queue().is_none() && self.queue.as_ref().is_none_or(|queue| queue.facts().readers == 0)
+    }
+
+    /// Whether it was kept for as long as it must be.
     fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        let is_read = || self.queue.as_ref().is_some_and(|queue| queue.facts().readers > 0);
         match self.finished {
-            Some((at, _)) => now.duration_since(at) >= keep.finished_keep && !is_read(),
-            None => self.queue.is_none() && now.duration_since(self.touched) >= keep.idle_expire,
+            Some((at, _)) => now.saturating_duration_since(at) >= keep.finished_keep,
+            None => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
@@ -387,6 +392,8 @@ impl fmt::Debug for Machine {
 /// What the publish lock guards.
 #[derive(Default)]
 struct Publisher {
+    /// When the newest batch was received.
+    newest: Option<(Timestamp, Instant)>,
     /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
     behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
 }
@@ -396,6 +403,15 @@ fn key(queue: &Arc<Queue>) -> usize {
 }
 
 impl Publisher {
+    /// Bodies are parsed side by side, and a wall clock may be set back; published times only go forward.
+    fn set_received(&mut self, batch: &mut Batch) {
+        if let Some((at, instant)) = self.newest {
+            batch.received_at = batch.received_at.max(at);
+            batch.received = batch.received.max(instant);
+        }
+        self.newest = Some((batch.received_at, batch.received));
+    }
+
     fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: Place, to: Place) {
         if from == to {
             return;
@@ -588,6 +604,7 @@ impl LogCollector {
             state.dropped_before += old.facts().dropped;
         }
         (state.finished, state.finish_at, state.touched) = (None, None, now);
+        drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
         self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
@@ -630,9 +647,11 @@ impl LogCollector {
             if !state.is_seen() {
                 return false;
             }
-            let pending = state.finish_at.is_some_and(|pending| pending <= at);
-            state.finish_at = Some(at);
-            if pending || state.finished.is_some() {
+            if state.finished.is_some() {
+                return true;
+            }
+            let pending = state.finish_at.replace(at);
+            if pending.is_some_and(|pending| pending <= at) {
                 return true;
             }
         }
@@ -649,7 +668,7 @@ impl LogCollector {
         state.finished = Some((Instant::now(), ended));
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended);
+            queue.end(ended, state.trail);
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);
@@ -683,16 +702,17 @@ impl LogCollector {
     pub(crate) fn drop_what_is_left(&self) -> u64 {
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
-        let roster = self.shared.roster.lock();
-        roster.values().map(|(_, queue)| queue.give_up(Reason::Shutdown)).sum()
+        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
+        queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum()
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.
     #[must_use]
     pub fn machine_ids(&self) -> Vec<String> {
-        let roster = self.shared.roster.lock();
-        let live = roster
-            .values()
+        // Not under the roster's lock: a machine's own comes before it.
+        let all: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let live = all
+            .iter()
             .filter(|(machine, queue)| machine.state.lock().live_queue().is_some_and(|live| Arc::ptr_eq(live, queue)));
         live.map(|(machine, _)| machine.id.to_string()).collect()
     }
@@ -848,7 +868,7 @@ impl LogCollector {
         let mut idle: Vec<(Instant, Arc<Machine>)> = Vec::new();
         for machine in self.all_machines() {
             let state = machine.state.lock();
-            if !Arc::ptr_eq(&machine, newest) && state.live_queue().is_none() && machine.watchers.load(Relaxed) == 0 {
+            if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
                 let touched = state.touched;
                 drop(state);
                 idle.push((touched, machine));
@@ -864,10 +884,11 @@ impl LogCollector {
         }
     }
 
+    /// Forgets a machine, unless somebody has come to want it since it was chosen.
     fn forget(&self, machine: &Arc<Machine>) {
         let mut publisher = self.shared.publisher.lock();
         let mut state = machine.state.lock();
-        if state.forgotten || machine.watchers.load(Relaxed) > 0 {
+        if state.forgotten || !state.is_idle() || machine.watchers.load(Relaxed) > 0 {
             return;
         }
         state.forgotten = true;
@@ -888,7 +909,9 @@ impl LogCollector {
         match self.shared.table.entry(Arc::clone(&machine.id)) {
             Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
-                machine.state.lock().forgotten = false;
+                let mut state = machine.state.lock();
+                (state.forgotten, state.finished) = (false, None);
+                drop(state);
                 entry.insert(Arc::clone(machine));
                 self.shared.machines.fetch_add(1, Relaxed);
             }
@@ -909,8 +932,10 @@ impl LogCollector {
             *swept = now;
         }
         self.abandon_and_tidy(now);
-        let expired =
-            |machine: &Arc<Machine>| machine.watchers.load(Relaxed) == 0 && machine.state.lock().expired(now, keep);
+        let expired = |machine: &Arc<Machine>| {
+            let state = machine.state.lock();
+            machine.watchers.load(Relaxed) == 0 && state.is_idle() && state.expired(now, keep)
+        };
         let expired: Vec<_> = self
             .shared
             .table
@@ -987,14 +1012,17 @@ impl LogCollector {
         let mut publisher = shared.publisher.lock();
         let (seq, first_line) = shared.history.end();
         (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
             let trail = self.trail_to_extend(machine);
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
         }
         let batch = Arc::new(batch);
-        let evicted = shared.history.append(Arc::clone(&batch));
-        for batch in &evicted {
-            self.count_evicted(&mut publisher, batch);
+        shared.history.append(Arc::clone(&batch));
+        let mut evicted = Vec::new();
+        while let Some(batch) = shared.history.evict() {
+            self.count_evicted(&mut publisher, &batch);
+            evicted.push(batch);
         }
         let mut rooms = rooms.into_iter().peekable();
         let mut fates = (0, 0, 0);
