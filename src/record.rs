@@ -23,6 +23,7 @@ use crate::batch::{EntryView, LogEntry, Row, Span};
 
 mod fields;
 mod forms;
+mod lex;
 mod scan;
 mod tape;
 mod text;

@@ -7,7 +7,8 @@ use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem};
 use super::{
     Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample,
     fields::Texts,
-    scan::{Scan, skip_blanks},
+    lex::skip_blanks,
+    scan::Scan,
     tape::{self, Reading},
 };
 use crate::batch::{Row, Span};

@@ -11,7 +11,8 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 
 use super::{
     fields::{Found, Level, Place, Slot, Sort, Texts, Value},
-    scan::{DEPTH_MAX, skip_blanks},
+    lex::skip_blanks,
+    scan::DEPTH_MAX,
 };
 
 /// The longest record that goes this way. A tape may take 24 bytes for each byte of its record, and each connection keeps one.
