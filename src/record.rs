@@ -17,6 +17,7 @@ use bytes::Bytes;
 use self::{
     fields::{Found, Texts},
     scan::Scanner,
+    shape::Shapes,
     tape::TapeReader,
 };
 use crate::batch::{EntryView, LogEntry, Row, Span};
@@ -25,6 +26,7 @@ mod fields;
 mod forms;
 mod lex;
 mod scan;
+mod shape;
 mod tape;
 mod text;
 
@@ -120,10 +122,20 @@ pub(crate) struct Parsed {
 pub(crate) struct Parser {
     tape: TapeReader,
     scanner: Scanner,
+    shapes: Shapes,
     found: Found,
-    /// For the tests: everything by the scanner.
+    /// For the tests: how records are read.
     #[cfg(test)]
-    scan_only: bool,
+    way: Way,
+}
+
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Way {
+    #[default]
+    Best,
+    Scan,
+    Tape,
 }
 
 impl Parser {

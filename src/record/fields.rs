@@ -169,7 +169,7 @@ impl Value {
     /// A string, as good as absent if it is empty.
     pub(super) fn string(start: usize, len: usize, escaped: bool) -> Self {
         match (len, escaped) {
-            (0, _) => Self::default(),
+            (0, _) => Self::of(Sort::Absent, start, 0),
             (_, false) => Self::of(Sort::Plain, start, len),
             (_, true) => Self::of(Sort::Escaped, start, len),
         }
@@ -181,7 +181,7 @@ impl Value {
         if mantissa.clone().any(|byte| matches!(byte, b'1'..=b'9')) {
             Self::of(Sort::Number, start, digits.len())
         } else {
-            Self::default()
+            Self::of(Sort::Absent, start, 0)
         }
     }
 
@@ -240,6 +240,16 @@ impl Found {
 
     pub(super) fn set(&mut self, slot: Slot, value: Value) {
         self.0[slot as usize] = value;
+    }
+
+    /// Whether some value is neither string nor number, so that it is part of the record's shape.
+    pub(super) fn has_fixed(&self) -> bool {
+        self.0.iter().any(|value| matches!(value.sort, Sort::True | Sort::Container))
+    }
+
+    /// Whether the slot's value, fit or not, is the string or number that begins at `start`.
+    pub(super) fn stands_at(&self, slot: Slot, start: usize) -> bool {
+        self.get(slot).start as usize == start
     }
 
     fn get(&self, slot: Slot) -> Value {

@@ -114,8 +114,7 @@ impl Reader<'_> {
         if self.by_tape(range.clone()) {
             return;
         }
-        let line = &self.body[..range.end];
-        let scan = self.parser.scanner.scan(line, range.start, &mut self.parser.found);
+        let scan = self.scan(range.end, range.start);
         self.by_scan(range, &scan);
     }
 
@@ -166,27 +165,36 @@ impl Reader<'_> {
 
     /// The value at `start`, which may be broken there already.
     fn element(&mut self, start: usize) -> Element {
-        if let Some(end) = self.object_end(start)
-            && self.by_tape(start..end)
-        {
-            return Element { end, whole: true };
-        }
-        let scan = self.parser.scanner.scan(self.body, start, &mut self.parser.found);
+        let scan = self.scan(self.body.len(), start);
         self.by_scan(start..scan.end, &scan);
         Element { end: scan.end, whole: scan.whole }
     }
 
-    /// Where the object at `start` ends if it is valid; short ones only.
-    fn object_end(&self, start: usize) -> Option<usize> {
-        let longest = tape::RECORD_BYTES_MAX.min(self.limits.line_bytes_max);
-        let text = &self.body[start..self.body.len().min(start + longest)];
-        text.starts_with(b"{").then(|| matching_brace(text)).flatten().map(|len| start + len)
+    /// What stands at `start` and ends at `end` or before.
+    fn scan(&mut self, end: usize, start: usize) -> Scan {
+        let body = &self.body[..end];
+        #[cfg(test)]
+        if self.parser.way != super::Way::Best {
+            return self.parser.scanner.scan(body, start, &mut self.parser.found);
+        }
+        let Parser { scanner, shapes, found, .. } = &mut *self.parser;
+        // A known shape says nothing of the values' UTF-8.
+        if self.valid
+            && let Some(scan) = shapes.read(body, start, found)
+        {
+            return scan;
+        }
+        let scan = scanner.scan(body, start, found);
+        if self.valid {
+            shapes.learn(body, start, &scan, scanner.holes(), found);
+        }
+        scan
     }
 
     /// Counts the record if the tape can tell what it is.
     fn by_tape(&mut self, range: Range<usize>) -> bool {
         #[cfg(test)]
-        if self.parser.scan_only {
+        if self.parser.way != super::Way::Tape {
             return false;
         }
         let Parser { tape, found, .. } = &mut *self.parser;

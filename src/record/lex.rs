@@ -33,9 +33,14 @@ impl<'a> Lexer<'a> {
     }
 
     /// A string from its opening quote, which is here, to behind its closing one.
-    #[inline]
     pub(super) fn string(&mut self) -> Step<Source> {
         self.pos += 1;
+        self.string_inside()
+    }
+
+    /// A string from behind its opening quote to behind its closing one.
+    #[inline]
+    pub(super) fn string_inside(&mut self) -> Step<Source> {
         let start = self.pos;
         self.pos = plain_end(self.body, start);
         if self.peek() == Some(b'"') {
@@ -111,6 +116,14 @@ impl<'a> Lexer<'a> {
 
     pub(super) fn expect(&mut self, wanted: u8) -> Step {
         self.expect_one(|byte| byte == wanted)
+    }
+
+    /// Goes past `piece` if it stands here.
+    #[inline]
+    pub(super) fn skip_piece(&mut self, piece: &[u8]) -> bool {
+        let here = self.body.get(self.pos..).is_some_and(|rest| rest.starts_with(piece));
+        self.pos += if here { piece.len() } else { 0 };
+        here
     }
 
     fn expect_one(&mut self, fits: impl Fn(u8) -> bool) -> Step {

@@ -7,6 +7,7 @@ use super::{
     RejectReason,
     fields::{Found, Level, Place, Slot, Sort, Value},
     lex::{Broken, Lexer, Source, Step},
+    shape::{HOLES_MAX, Hole},
     text,
 };
 
@@ -32,6 +33,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// A valid object that ends at `end`.
+    pub(super) fn valid_object(end: usize, lone_surrogate: bool) -> Self {
+        Self { end, whole: true, too_deep: false, object: true, lone_surrogate }
+    }
+
     /// What is wrong with the value as a record, if anything is; `end` is where it should end.
     pub(super) fn verdict(&self, end: usize) -> Result<(), RejectReason> {
         if self.too_deep {
@@ -52,13 +58,20 @@ pub(super) struct Scanner {
     /// One bit a level: set for an object.
     stack: Vec<u64>,
     key: Vec<u8>,
+    holes: Vec<Hole>,
 }
 
 impl Scanner {
+    /// Strings and numbers of the last record, keys aside; if there are more than a shape may have, not all of them.
+    pub(super) fn holes(&self) -> &[Hole] {
+        &self.holes
+    }
+
     /// Reads the one value that begins exactly at `start`, and puts what its keys bring into `found`.
     pub(super) fn scan(&mut self, body: &[u8], start: usize, found: &mut Found) -> Scan {
         found.clear();
         self.stack.clear();
+        self.holes.clear();
         let mut cursor = Cursor {
             lexer: Lexer::new(body, start),
             depth: 0,
@@ -121,10 +134,12 @@ impl Cursor<'_> {
             Some(b'[') => return self.open(false, place),
             Some(b'"') => {
                 let source = self.lexer.string()?;
+                self.note(Hole { start: source.start, end: source.end, string: true, slot });
                 Value::string(source.start, source.end - source.start, source.escaped)
             }
             Some(b'-' | b'0'..=b'9') => {
                 self.lexer.number()?;
+                self.note(Hole { start, end: self.lexer.pos, string: false, slot });
                 Value::number(start, &self.lexer.body[start..self.lexer.pos])
             }
             Some(b't') => {
@@ -139,6 +154,13 @@ impl Cursor<'_> {
             self.found.set(slot, value);
         }
         Ok(self.after_value())
+    }
+
+    /// Keeps the place of a value, and one more than a shape may have, so that it shows.
+    fn note(&mut self, hole: Hole) {
+        if self.scratch.holes.len() <= HOLES_MAX {
+            self.scratch.holes.push(hole);
+        }
     }
 
     fn after_value(&self) -> Next {

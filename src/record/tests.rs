@@ -12,8 +12,8 @@ const LIMITS: Limits = Limits { line_bytes_max: 1 << 20, errors_max: usize::MAX 
 
 const FLY: &str = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"6e82d4e6a37548","name":"quiet-hill-42"},"region":"ams"},"host":"c0de","log":{"level":"info"},"message":"time=\"12:00\" level=debug msg=\"checked\"","timestamp":"2026-06-27T01:19:12.541906845Z"}"#;
 
-fn both(body: &[u8], limits: Limits) -> [Parsed; 2] {
-    [false, true].map(|scan_only| Parser { scan_only, ..Parser::default() }.parse(body, limits))
+fn both(body: &[u8], limits: Limits) -> [Parsed; 3] {
+    [Way::Best, Way::Scan, Way::Tape].map(|way| Parser { way, ..Parser::default() }.parse(body, limits))
 }
 
 fn expected(body: &[u8], parsed: Parsed) -> Expected {
