@@ -210,13 +210,21 @@ pub(super) struct Texts<'a> {
 
 impl Texts<'_> {
     /// A span of valid UTF-8: of the body where the text can be used as it stands there, else of the arena.
+    #[inline]
     fn span(&self, value: Value, arena: &mut Vec<u8>) -> Span {
+        match value.sort {
+            Sort::Absent => Span::EMPTY,
+            Sort::Plain | Sort::Number if self.valid => Span::body(value.start as usize, value.len as usize),
+            _ => self.span_of_text(value, arena),
+        }
+    }
+
+    fn span_of_text(&self, value: Value, arena: &mut Vec<u8>) -> Span {
         let (start, len) = (value.start as usize, value.len as usize);
         let from = arena.len();
         match (value.sort, self.unescaped) {
-            (Sort::Absent, _) => return Span::EMPTY,
             (Sort::Escaped, Some((record, at))) => arena.extend_from_slice(&record[start - at..][..len]),
-            (Sort::Escaped, None) => text::unescape(&self.body[start..][..len], arena),
+            (Sort::Escaped, None) => text::unescape(&self.body[start..][..len], self.valid, arena),
             _ if self.valid || str::from_utf8(&self.body[start..][..len]).is_ok() => return Span::body(start, len),
             _ => text::push_repaired(&self.body[start..][..len], arena),
         }
@@ -256,7 +264,7 @@ impl Found {
         self.0[slot as usize]
     }
 
-    fn first(&self, slots: &[Slot], fits: fn(Value) -> bool) -> Value {
+    fn first(&self, slots: &[Slot], fits: impl Fn(Value) -> bool) -> Value {
         slots.iter().map(|&slot| self.get(slot)).find(|&value| fits(value)).unwrap_or_default()
     }
 

@@ -218,7 +218,7 @@ impl Cursor<'_> {
             return level.locate(bytes);
         }
         self.scratch.key.clear();
-        text::unescape(bytes, &mut self.scratch.key);
+        text::unescape(bytes, false, &mut self.scratch.key);
         level.locate(&self.scratch.key)
     }
 
