@@ -1,4 +1,4 @@
-//! The seed's field rules, once, for whoever finds the values: the tape and the scanner.
+//! The seed's field rules, once, for whoever finds the values: the scanner and the shapes.
 //!
 //! A finder reports each value of a key that [`Level::locate`] knows; a later one of the same key takes the place of an earlier
 //! one with all that lay inside it. [`Found::row`] then takes the first that fits of each field's list.
@@ -44,16 +44,6 @@ const TIMESTAMP: [Slot; 4] = [Slot::Timestamp, Slot::Time, Slot::Ts, Slot::Dt];
 const LEVEL: [Slot; 2] = [Slot::LogLevel, Slot::Level];
 
 impl Slot {
-    /// Whether some rule takes a number from here, so that its place in the record must be known.
-    pub(super) fn takes_numbers(self) -> bool {
-        self.takes_true() || MACHINE.contains(&self) || TIMESTAMP.contains(&self)
-    }
-
-    /// Whether some rule takes `true` from here.
-    pub(super) fn takes_true(self) -> bool {
-        MESSAGE.contains(&self)
-    }
-
     /// Whether some rule takes an object or array from here.
     pub(super) fn takes_containers(self) -> bool {
         self == Self::Message
@@ -201,11 +191,8 @@ impl Value {
 /// Where the text of found values is.
 pub(super) struct Texts<'a> {
     pub(super) body: &'a [u8],
-    /// Whether all of it is known to be valid UTF-8.
+    /// Whether the record is known to be valid UTF-8.
     pub(super) valid: bool,
-    /// The record with strings unescaped in place, and where in the body the record begins. Then an escaped value's length is that
-    /// of its text; else that of its source in the body.
-    pub(super) unescaped: Option<(&'a [u8], usize)>,
 }
 
 impl Texts<'_> {
@@ -214,21 +201,30 @@ impl Texts<'_> {
     fn span(&self, value: Value, arena: &mut Vec<u8>) -> Span {
         match value.sort {
             Sort::Absent => Span::EMPTY,
-            Sort::Plain | Sort::Number if self.valid => Span::body(value.start as usize, value.len as usize),
-            _ => self.span_of_text(value, arena),
+            Sort::Escaped => self.unescaped(value, arena),
+            _ if self.valid => Span::body(value.start as usize, value.len as usize),
+            _ => self.repaired(value, arena),
         }
     }
 
-    fn span_of_text(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        let (start, len) = (value.start as usize, value.len as usize);
+    fn unescaped(&self, value: Value, arena: &mut Vec<u8>) -> Span {
         let from = arena.len();
-        match (value.sort, self.unescaped) {
-            (Sort::Escaped, Some((record, at))) => arena.extend_from_slice(&record[start - at..][..len]),
-            (Sort::Escaped, None) => text::unescape(&self.body[start..][..len], self.valid, arena),
-            _ if self.valid || str::from_utf8(&self.body[start..][..len]).is_ok() => return Span::body(start, len),
-            _ => text::push_repaired(&self.body[start..][..len], arena),
-        }
+        text::unescape(self.source(value), self.valid, arena);
         Span::arena(from, arena.len() - from)
+    }
+
+    fn repaired(&self, value: Value, arena: &mut Vec<u8>) -> Span {
+        let source = self.source(value);
+        if str::from_utf8(source).is_ok() {
+            return Span::body(value.start as usize, source.len());
+        }
+        let from = arena.len();
+        text::push_repaired(source, arena);
+        Span::arena(from, arena.len() - from)
+    }
+
+    fn source(&self, value: Value) -> &[u8] {
+        &self.body[value.start as usize..][..value.len as usize]
     }
 }
 

@@ -1,7 +1,8 @@
-//! The slow scanner: the whole of RFC 8259, byte by byte, without recursion. It has the last word.
+//! The scanner: the whole of RFC 8259, without recursion. It has the last word.
 //!
-//! It knows where everything stands, which simd-json's tape does not, and it takes what simd-json refuses though the grammar
-//! allows it: numbers of any size, lone surrogates, invalid UTF-8 inside strings.
+//! It knows where everything stands, and it takes all that the grammar allows: numbers of any size, lone surrogates, and invalid
+//! UTF-8 inside strings. It was measured against simd-json, which must copy each record and cannot say where numbers and containers
+//! stand: 414 ns a line against 545–600 for 325-byte records in one run; only text with an escape every eight bytes went the other way.
 
 use super::{
     RejectReason,
@@ -16,6 +17,9 @@ pub(super) const DEPTH_MAX: usize = 1_000;
 
 /// Levels up to which even a record that is too deep is followed to its end, so that what stands behind it is found. At a bit each.
 const FOLLOWED_MAX: usize = 1 << 20;
+
+/// The longest source of a key that means something: every letter of `machine_id` as an escape.
+const KEY_SOURCE_BYTES_MAX: usize = 6 * "machine_id".len();
 
 /// What stands at a place of the body.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +220,9 @@ impl Cursor<'_> {
         let bytes = &self.lexer.body[source.start..source.end];
         if !source.escaped {
             return level.locate(bytes);
+        }
+        if bytes.len() > KEY_SOURCE_BYTES_MAX {
+            return None;
         }
         self.scratch.key.clear();
         text::unescape(bytes, false, &mut self.scratch.key);

@@ -12,8 +12,8 @@ const LIMITS: Limits = Limits { line_bytes_max: 1 << 20, errors_max: usize::MAX 
 
 const FLY: &str = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"6e82d4e6a37548","name":"quiet-hill-42"},"region":"ams"},"host":"c0de","log":{"level":"info"},"message":"time=\"12:00\" level=debug msg=\"checked\"","timestamp":"2026-06-27T01:19:12.541906845Z"}"#;
 
-fn both(body: &[u8], limits: Limits) -> [Parsed; 3] {
-    [Way::Best, Way::Scan, Way::Tape].map(|way| Parser { way, ..Parser::default() }.parse(body, limits))
+fn both(body: &[u8], limits: Limits) -> [Parsed; 2] {
+    [false, true].map(|scan_only| Parser { scan_only, ..Parser::default() }.parse(body, limits))
 }
 
 fn expected(body: &[u8], parsed: Parsed) -> Expected {
@@ -223,6 +223,9 @@ mod fields {
     fn keys_may_be_written_with_escapes() {
         assert_eq!(machine(r#"{"\u0066\u006Cy":{"ap\u0070":{"\u0069nstance":"a"}}}"#), "a");
         assert_eq!(machine(r#"{"machine\u005fid":17}"#), "17");
+        let escaped: String = "machine_id".bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        assert_eq!(machine(&format!(r#"{{"{escaped}":17}}"#)), "17");
+        assert_eq!(machine(&format!(r#"{{"{escaped}\u0000":17}}"#)), "");
         assert_eq!(with(r#""m\u0065ssage" : true"#).message, "true");
         assert_eq!(with(r#""\u006desSage":"no","ms\u0067":"yes""#).message, "yes");
     }
@@ -295,6 +298,19 @@ mod repairs {
         }
         let found = agreed(b"{\"machine_id\":\"m\",\"message\":[\"\xFF\"]}");
         assert_eq!((&*found.entries[0].message, found.repaired), ("[\"\u{FFFD}\"]", 1));
+    }
+
+    #[test]
+    fn what_is_invalid_in_one_place_does_not_touch_the_rest() {
+        let broken = b"{\"machine_id\":\"m\",\"message\":\"\xE2\x82\"}";
+        for between in [&b"\n"[..], b"", b","] {
+            let body =
+                [FLY.as_bytes(), broken, broken, FLY.as_bytes(), FLY.as_bytes(), broken, FLY.as_bytes()].join(between);
+            let body = if between == b"," { [b"[", &body[..], b"]"].concat() } else { body };
+            let found = agreed(&body);
+            assert_eq!((found.entries.len(), found.repaired, found.errors.len()), (7, 3, 0));
+        }
+        assert_eq!(agreed([FLY.as_bytes(), b"\n\xE2\x82"].concat()).entries.len(), 1);
     }
 
     #[test]
@@ -910,6 +926,16 @@ mod differential {
         #[test]
         fn any_body_is_read_as_the_reference_reads_it((_, body) in body(), line_bytes_max in select(&[1_usize << 20, 1 << 20, 300, 60][..])) {
             agreed_within(&body, Limits { line_bytes_max, errors_max: 5 });
+        }
+
+        #[test]
+        fn what_simd_json_reads_we_read((_, body) in body()) {
+            for line in body.split(|&byte| byte == b'\n') {
+                let parsed = parse_log_entry(line);
+                if simd_json::to_tape(&mut line.to_vec()).is_ok() {
+                    prop_assert_ne!(parsed.err(), Some(RejectReason::MalformedJson));
+                }
+            }
         }
 
         #[test]
