@@ -9,7 +9,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 use thiserror::Error;
 
-use crate::config::Mistakes;
+use crate::{config::Mistakes, service::ServeError};
 
 mod client;
 mod health;
@@ -54,6 +54,8 @@ enum Failure {
     Unauthorized { status: u16 },
     #[error(transparent)]
     Config(#[from] Mistakes),
+    #[error(transparent)]
+    Serve(ServeError),
 }
 
 impl Failure {
@@ -66,7 +68,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Unavailable(_) => Exit::Unavailable,
-            Self::Io { .. } => Exit::Io,
+            Self::Io { .. } | Self::Serve(_) => Exit::Io,
             Self::Unauthorized { .. } | Self::Config(_) => Exit::Config,
         }
     }

@@ -143,6 +143,20 @@ pub struct Stats {
     pub oldest_entry_age_seconds: f64,
 }
 
+impl Stats {
+    /// Rejected lines in the order of [`RejectReason::ALL`].
+    #[must_use]
+    pub fn rejected_by_reason(&self) -> [u64; RejectReason::ALL.len()] {
+        RejectReason::ALL.map(|reason| self.lines_rejected_by_reason.get(reason.as_str()).copied().unwrap_or(0))
+    }
+
+    /// Dropped lines in the order of [`Reason::ALL`].
+    #[cfg(feature = "server")]
+    pub(crate) fn dropped_by_reason(&self) -> [u64; Reason::ALL.len()] {
+        Reason::ALL.map(|reason| self.queue_lines_dropped_by_reason.get(reason.as_str()).copied().unwrap_or(0))
+    }
+}
+
 /// What a collector may hold.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -791,6 +805,27 @@ impl LogCollector {
     pub fn all_machine_facts(&self) -> Vec<MachineFacts> {
         let now = Instant::now();
         self.all_machines().iter().filter_map(|machine| self.facts_of(machine, now)).collect()
+    }
+
+    /// The machines with most lines in about the last five minutes, at most `count` of them.
+    #[cfg(feature = "server")]
+    pub(crate) fn loudest_machines(&self, count: usize) -> Vec<MachineFacts> {
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.shared.started);
+        let mut ranked: Vec<_> = self
+            .shared
+            .table
+            .iter()
+            .filter_map(|entry| {
+                let state = entry.value().state.lock();
+                state.is_seen().then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(entry.value())))
+            })
+            .collect();
+        if ranked.len() > count && count > 0 {
+            ranked.select_nth_unstable_by_key(count - 1, |(lines, _)| std::cmp::Reverse(*lines));
+        }
+        ranked.truncate(count);
+        ranked.iter().filter_map(|(_, machine)| self.facts_of(machine, now)).collect()
     }
 
     fn all_machines(&self) -> Vec<Arc<Machine>> {

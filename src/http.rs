@@ -54,7 +54,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use self::{
     counters::{HttpCounters, Role},
     guard::Deadlines,
-    listen::{ListenError, listen},
+    listen::{INGEST_DEFAULT, ListenError, listen, raise_open_files},
 };
 use self::{
     guard::{Guard, REFUSED_METHOD},

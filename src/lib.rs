@@ -30,11 +30,11 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(feature = "server")]
+pub use crate::service::LogDrainServer;
 pub use crate::{
     batch::{EntryId, EntryView, LogEntry, Streams},
     collector::{LogCollector, SubscribeOptions},
     record::{parse_log_entry, parse_ndjson},
     stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
 };
-#[cfg(feature = "server")]
-pub use crate::service::LogDrainServer;

@@ -3,9 +3,11 @@
 //! Stop order: stop accepting → refuse what is under way → end every stream behind its queued lines → give readers until
 //! `shutdown.deadline` to take them → say what was left.
 
+mod wiring;
+
 use std::{
     fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,10 +26,13 @@ use crate::{
     batch::Streams,
     collector::{CollectorConfig, LogCollector},
     config::{Config, Loaded, Loader},
-    http::{self, HttpCounters, ListenError, Settings, auth::Tokens, ingest::Ingest},
-    metrics::Metrics,
+    http::{self, ListenError, Settings, auth::Tokens, ingest::Ingest},
 };
 
+use self::wiring::Wiring;
+
+/// Where readers ask unless told otherwise: who is on this machine may read.
+const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 /// How often the collector looks whether time has brought anything.
 const MAINTENANCE: Duration = Duration::from_millis(250);
 
@@ -78,8 +83,14 @@ impl Running {
         let reloaded = Arc::clone(&wiring.reloaded);
         let bound = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
         let ingest = bound(&ingest_listener, ingest_addr);
-        let service =
-            Ingest::new(config, collector.clone(), Arc::clone(&tokens.ingest), Arc::clone(&wiring.counters), Arc::clone(&wiring.rejected), shutdown.clone());
+        let service = Ingest::new(
+            config,
+            collector.clone(),
+            Arc::clone(&tokens.ingest),
+            Arc::clone(&wiring.counters),
+            Arc::clone(&wiring.rejected),
+            shutdown.clone(),
+        );
         let settings = Settings::ingest(&config.ingest, Arc::clone(&wiring.counters));
         let handler = move |request, _peer| Arc::clone(&service).answer(request);
         tracker.spawn(http::serve(ingest_listener, handler, settings, shutdown.clone(), tracker.clone()));
@@ -169,7 +180,7 @@ impl LogDrainServer {
         }
         let ingest = resolve(&format!("{}:{}", bracketed(&self.host), self.port))?;
         let control = self.control.as_deref().map(resolve).transpose()?;
-        self.running = Some(Running::start(&self.collector, &self.config, ingest, control)?);
+        self.running = Some(Running::start(&self.collector, &self.config, ingest, control).map_err(io::Error::other)?);
         Ok(())
     }
 
@@ -261,7 +272,7 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     http::raise_open_files();
     let collector = LogCollector::new(CollectorConfig::from(&config));
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
-    let control = config.control.listen.unwrap_or(http::CONTROL_DEFAULT);
+    let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
     let running = Running::start(&collector, &config, ingest, Some(control))?;
     announce(&running, &config, &warnings);
     while signals.next().await == Told::Reload {

@@ -70,5 +70,5 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fleetdrain").build();
     let runtime = runtime.map_err(Failure::io("cannot start the runtime"))?;
     let served = runtime.block_on(crate::service::serve(loaded, loader));
-    served.map(|()| Exit::Success).map_err(Failure::io("serve"))
+    served.map(|()| Exit::Success).map_err(Failure::Serve)
 }

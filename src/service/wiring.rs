@@ -8,8 +8,8 @@ use std::sync::{
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
-    http::{HttpCounters, RejectedRecords},
-    metrics::{MachineSeries, Metrics, Snapshot},
+    http::{HttpCounters, Role, rejected::RejectedRecords},
+    metrics::{Listener, MachineSeries, Metrics, Snapshot},
 };
 
 /// What both listeners share.
@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Wiring {
     pub(super) collector: LogCollector,
     pub(super) counters: Arc<HttpCounters>,
+    metrics: Arc<Metrics>,
     pub(super) rejected: Arc<RejectedRecords>,
     /// Whether the last reload of the configuration worked.
     pub(super) reloaded: Arc<AtomicBool>,
@@ -27,18 +28,49 @@ impl Wiring {
     pub(super) fn new(collector: &LogCollector, config: &Config) -> Self {
         let ledger = &collector.shared.ledger;
         let metrics = Metrics::new(Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
+        let metrics = Arc::new(metrics);
+        let counters = Arc::new(HttpCounters::default());
+        let requests = Arc::clone(&metrics);
+        let count = move |role, status, took| {
+            let listener = match role {
+                Role::Ingest => Listener::Ingest,
+                Role::Control => Listener::Control,
+            };
+            requests.answered(listener, status, took);
+        };
+        counters.on_answer.get_or_init(|| Box::new(count));
         Self {
             collector: collector.clone(),
-            counters: Arc::new(HttpCounters::new(metrics)),
+            counters,
+            metrics,
             rejected: Arc::default(),
             reloaded: Arc::new(AtomicBool::new(true)),
             machines_max: config.metrics.machines_max,
         }
     }
 
+    pub(super) fn control(
+        &self,
+        _tokens: Arc<crate::http::auth::Tokens>,
+        _addr: std::net::SocketAddr,
+    ) -> impl Fn(
+        hyper::Request<hyper::body::Incoming>,
+        std::net::SocketAddr,
+    ) -> std::future::Ready<hyper::Response<crate::http::Body>>
+    + Clone {
+        let wiring = self.clone();
+        move |request, _| {
+            let text = match request.uri().path() {
+                "/metrics" => wiring.render(),
+                _ => serde_json::to_string(&wiring.collector.stats()).unwrap_or_default(),
+            };
+            std::future::ready(hyper::Response::new(crate::http::full(text)))
+        }
+    }
+
     /// All metrics as Prometheus text.
     pub(super) fn render(&self) -> String {
-        self.counters.metrics().render(&self.snapshot())
+        self.metrics.render(&self.snapshot())
     }
 
     fn snapshot(&self) -> Snapshot {
