@@ -237,9 +237,9 @@ proptest::proptest! {
 
 #[test]
 fn columns_count_characters() {
-    let mistakes = mistakes(&file("[queue]\n\"é\" = 1\n[log]\nformat = \"é\" # é\n"));
-    assert!(mistakes.contains("fleetdrain.toml:2:1: queue.é: unknown key"), "{mistakes}");
-    assert!(mistakes.contains("fleetdrain.toml:4:10: log.format: \"é\" is not auto, text or json"), "{mistakes}");
+    let mistakes = mistakes(&file("log = { \"é\" = 1, format = \"é\" }\n"));
+    assert!(mistakes.contains("fleetdrain.toml:1:9: log.é: unknown key"), "{mistakes}");
+    assert!(mistakes.contains("fleetdrain.toml:1:27: log.format: \"é\" is not auto, text or json"), "{mistakes}");
 }
 
 #[test]
