@@ -1,7 +1,40 @@
-//! Bytes to rows. (Interface only so far.)
-use std::collections::VecDeque;
+//! Bytes to rows: the forms of a body, the grammar of a record, the seed's field rules. Pure: no I/O, no clock.
+//!
+//! `forms` splits a body into records. Each goes to `tape` first (simd-json), and what that cannot tell to `scan`, which knows
+//! the whole grammar and has the last word; `fields` holds the rules for both.
+//!
+//! ```
+//! let body = "{\"machine_id\":\"4d891d77b05118\",\"message\":\"hello\"}\nnot json\n";
+//! let parsed = fleetdrain::record::parse_ndjson(body);
+//! assert_eq!((parsed.received(), parsed.rejected()), (2, 1));
+//! assert_eq!(parsed.entries().next().map(|entry| entry.message()), Some("hello"));
+//! ```
 
-use crate::batch::Row;
+use std::{collections::VecDeque, fmt};
+
+use bytes::Bytes;
+
+use self::{
+    fields::{Found, Texts},
+    scan::Scanner,
+    tape::TapeReader,
+};
+use crate::batch::{EntryView, LogEntry, Row, Span};
+
+mod fields;
+mod forms;
+mod lex;
+mod scan;
+mod tape;
+mod text;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+/// Bytes of a body over which spans cannot reach.
+const BODY_BYTES_MAX: usize = 1 << 31;
 
 /// Why a record was rejected: the first of these that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,14 +115,136 @@ pub(crate) struct Parsed {
     pub(crate) samples: VecDeque<RejectedSample>,
 }
 
-/// Parses bodies; keeps its scratch space and shape cache from one to the next, so one belongs to a connection or thread.
+/// Parses bodies; keeps its scratch space from one to the next, so one belongs to a connection or thread.
 #[derive(Debug, Default)]
-pub(crate) struct Parser {}
+pub(crate) struct Parser {
+    tape: TapeReader,
+    scanner: Scanner,
+    found: Found,
+    /// For the tests: everything by the scanner.
+    #[cfg(test)]
+    scan_only: bool,
+}
 
 impl Parser {
     /// Splits `body` into records and turns each into a row.
+    ///
+    /// `body` is decoded, less than 2 GiB. Rows come in input order; a bad record is counted in its place and never stops its
+    /// neighbours.
     pub(crate) fn parse(&mut self, body: &[u8], limits: Limits) -> Parsed {
-        let _ = (body, limits);
-        Parsed::default()
+        forms::parse(self, body, limits)
+    }
+}
+
+/// Parses one record by the drain's field rules: the counterpart of the Python module's function of that name.
+///
+/// `record` is one JSON object with or without white space around it, of any length up to 512 MiB.
+///
+/// # Errors
+///
+/// Gives the first [`RejectReason`] that holds if the record is none of a machine's.
+///
+/// ```
+/// use fleetdrain::record::{RejectReason, parse_log_entry};
+///
+/// let record = br#"{"fly":{"app":{"instance":"4d891d77b05118","name":"web"}},"message":"hello"}"#;
+/// let entry = parse_log_entry(record).expect("a machine is named");
+/// assert_eq!((entry.machine_id(), entry.app_name(), entry.stream()), ("4d891d77b05118", "web", "stdout"));
+/// assert_eq!(parse_log_entry(b"[1]"), Err(RejectReason::NotAnObject));
+/// ```
+pub fn parse_log_entry(record: &[u8]) -> Result<LogEntry, RejectReason> {
+    let record = forms::trim_blanks(record);
+    if record.len() > RECORD_BYTES_MAX {
+        return Err(RejectReason::LineTooLong);
+    }
+    let mut found = Found::default();
+    let scan = Scanner::default().scan(record, 0, &mut found);
+    scan.verdict(record.len())?;
+    let texts = Texts { body: record, valid: false, unescaped: None };
+    let mut arena = Vec::new();
+    let raw = Span::body(0, record.len());
+    let row = found.row(&texts, raw, &mut arena).ok_or(RejectReason::NoMachineId)?;
+    Ok(EntryView { body: record, arena: &arena, row: &row, origin: None }.to_entry())
+}
+
+/// The longest record that [`parse_log_entry`] takes, so that its repaired text can still be addressed.
+const RECORD_BYTES_MAX: usize = 512 << 20;
+
+/// Parses a whole body in any form that a sender may post: JSON lines, one array, or objects one after another.
+///
+/// The counterpart of the Python module's function of that name. Where that skipped what it could not read, this says what it was:
+/// see [`ParsedBody::errors`].
+///
+/// # Panics
+///
+/// If the body is 2 GiB or larger.
+///
+/// ```
+/// use fleetdrain::record::{RejectReason, parse_ndjson};
+///
+/// let parsed = parse_ndjson(r#"[{"instance":"a1","msg":"up"},{"msg":"nobody's"}]"#);
+/// let messages: Vec<_> = parsed.entries().map(|entry| entry.message()).collect();
+/// assert_eq!(messages, ["up"]);
+/// assert_eq!(parsed.errors()[0].reason, RejectReason::NoMachineId);
+/// ```
+pub fn parse_ndjson(body: impl Into<Bytes>) -> ParsedBody {
+    let bytes = body.into();
+    assert!(bytes.len() < BODY_BYTES_MAX, "body of {} bytes: a body is less than 2 GiB", bytes.len());
+    let limits = Limits { line_bytes_max: usize::MAX, errors_max: usize::MAX };
+    let parsed = Parser::default().parse(&bytes, limits);
+    ParsedBody { bytes, parsed }
+}
+
+/// What [`parse_ndjson`] found; holds the body, from which its entries borrow.
+pub struct ParsedBody {
+    bytes: Bytes,
+    parsed: Parsed,
+}
+
+impl ParsedBody {
+    /// The accepted records, in the order of the body.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = EntryView<'_>> {
+        let (body, arena) = (&*self.bytes, &*self.parsed.arena);
+        self.parsed.rows.iter().map(move |row| EntryView { body, arena, row, origin: None })
+    }
+
+    /// The accepted records as owned entries, in the order of the body.
+    #[must_use]
+    pub fn into_entries(self) -> Vec<LogEntry> {
+        self.entries().map(|entry| entry.to_entry()).collect()
+    }
+
+    /// Records in the body: those accepted and those rejected.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.parsed.received
+    }
+
+    /// Records that are none of a machine's.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.parsed.rejected.iter().sum()
+    }
+
+    /// Every rejection, in the order of the body.
+    #[must_use]
+    pub fn errors(&self) -> &[RecordError] {
+        &self.parsed.errors
+    }
+
+    /// Accepted records with strings in which invalid UTF-8 or lone surrogates became U+FFFD.
+    #[must_use]
+    pub fn repaired(&self) -> u64 {
+        self.parsed.repaired
+    }
+}
+
+impl fmt::Debug for ParsedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParsedBody")
+            .field("received", &self.received())
+            .field("rejected", &self.rejected())
+            .field("repaired", &self.repaired())
+            .finish_non_exhaustive()
     }
 }

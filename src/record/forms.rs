@@ -1,0 +1,330 @@
+//! A body's form, decided once, and the records that it holds.
+
+use std::{collections::VecDeque, ops::Range, str};
+
+use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem};
+
+use super::{
+    Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample,
+    fields::Texts,
+    lex::skip_blanks,
+    scan::Scan,
+    tape::{self, Reading},
+};
+use crate::batch::{Row, Span};
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// Rejections kept as samples.
+const SAMPLES_MAX: usize = 100;
+
+/// Bytes kept of each.
+const SAMPLE_BYTES_MAX: usize = 1 << 10;
+
+/// What a span can address. Text that had to be repaired is at most three times as long as what was sent.
+const ARENA_BYTES_MAX: usize = 1 << 31;
+const REPAIR_GROWTH: usize = 3;
+
+/// Splits `body` into records and turns each into a row.
+pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
+    let valid = str::from_utf8(body).is_ok();
+    let mut reader = Reader {
+        parser,
+        body,
+        valid,
+        limits,
+        parsed: Parsed::default(),
+        samples: VecDeque::new(),
+        counted: 0,
+        line: 1,
+    };
+    reader.read();
+    reader.finish()
+}
+
+struct Reader<'a> {
+    parser: &'a mut Parser,
+    body: &'a [u8],
+    /// Whether all of the body is valid UTF-8.
+    valid: bool,
+    limits: Limits,
+    parsed: Parsed,
+    samples: VecDeque<(RecordError, Range<usize>)>,
+    /// Up to where line breaks were counted, and the line there.
+    counted: usize,
+    line: u64,
+}
+
+/// A value met while reading an array or objects.
+struct Element {
+    end: usize,
+    whole: bool,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) {
+        let start = if self.body.starts_with(BOM) { BOM.len() } else { 0 };
+        let first = skip_blanks(self.body, start);
+        match self.body.get(first) {
+            None => {}
+            Some(b'[') => self.array(first),
+            Some(b'{') if self.holds_objects(first) => self.objects(first),
+            Some(_) => self.lines(first),
+        }
+    }
+
+    fn finish(mut self) -> Parsed {
+        let body = self.body;
+        self.parsed.samples = self
+            .samples
+            .into_iter()
+            .map(|(error, range)| RejectedSample { error, bytes: body[range].into() })
+            .collect();
+        self.parsed
+    }
+
+    /// Whether the first record closes where the first of lines could not: on a later line, or with something behind it.
+    fn holds_objects(&mut self, first: usize) -> bool {
+        let Scan { end, whole, .. } = self.parser.scanner.scan(self.body, first, &mut self.parser.found);
+        if !whole {
+            return false;
+        }
+        let rest = &self.body[end..];
+        let rest = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
+        memchr(b'\n', &self.body[first..end]).is_some() || !trim_end(rest).is_empty()
+    }
+
+    fn lines(&mut self, first: usize) {
+        let mut start = first;
+        while start < self.body.len() {
+            let end = memchr(b'\n', &self.body[start..]).map_or(self.body.len(), |at| start + at);
+            let begin = skip_blanks(&self.body[..end], start);
+            let record = trim_end(&self.body[begin..end]);
+            if !record.is_empty() {
+                self.one_line(begin..begin + record.len());
+            }
+            start = end + 1;
+        }
+    }
+
+    fn one_line(&mut self, range: Range<usize>) {
+        if range.len() > self.limits.line_bytes_max {
+            return self.reject(range, RejectReason::LineTooLong);
+        }
+        if self.by_tape(range.clone()) {
+            return;
+        }
+        let line = &self.body[..range.end];
+        let scan = self.parser.scanner.scan(line, range.start, &mut self.parser.found);
+        self.by_scan(range, &scan);
+    }
+
+    fn array(&mut self, open: usize) {
+        let mut pos = skip_blanks(self.body, open + 1);
+        if self.body.get(pos) == Some(&b']') {
+            return self.nothing_behind(pos + 1);
+        }
+        loop {
+            let element = self.element(pos);
+            if !element.whole {
+                return;
+            }
+            pos = skip_blanks(self.body, element.end);
+            match self.body.get(pos) {
+                Some(b',') => pos = skip_blanks(self.body, pos + 1),
+                Some(b']') => return self.nothing_behind(pos + 1),
+                _ => return self.broken(pos),
+            }
+        }
+    }
+
+    /// An array's end must be the body's.
+    fn nothing_behind(&mut self, end: usize) {
+        let pos = skip_blanks(self.body, end);
+        if pos < self.body.len() {
+            self.broken(pos);
+        }
+    }
+
+    fn objects(&mut self, first: usize) {
+        let mut pos = first;
+        while pos < self.body.len() {
+            let mut resume = pos;
+            if self.body[pos] == b'{' {
+                let element = self.element(pos);
+                if element.whole {
+                    pos = skip_blanks(self.body, element.end);
+                    continue;
+                }
+                resume = element.end;
+            } else {
+                self.broken(pos);
+            }
+            pos = next_line_of_object(self.body, resume);
+        }
+    }
+
+    /// The value at `start`, which may be broken there already.
+    fn element(&mut self, start: usize) -> Element {
+        if let Some(end) = self.object_end(start)
+            && self.by_tape(start..end)
+        {
+            return Element { end, whole: true };
+        }
+        let scan = self.parser.scanner.scan(self.body, start, &mut self.parser.found);
+        self.by_scan(start..scan.end, &scan);
+        Element { end: scan.end, whole: scan.whole }
+    }
+
+    /// Where the object at `start` ends if it is valid; short ones only.
+    fn object_end(&self, start: usize) -> Option<usize> {
+        let longest = tape::RECORD_BYTES_MAX.min(self.limits.line_bytes_max);
+        let text = &self.body[start..self.body.len().min(start + longest)];
+        text.starts_with(b"{").then(|| matching_brace(text)).flatten().map(|len| start + len)
+    }
+
+    /// Counts the record if the tape can tell what it is.
+    fn by_tape(&mut self, range: Range<usize>) -> bool {
+        #[cfg(test)]
+        if self.parser.scan_only {
+            return false;
+        }
+        let Parser { tape, found, .. } = &mut *self.parser;
+        match tape.read(self.body, range.clone(), found) {
+            Reading::Unknown => return false,
+            Reading::NotAnObject => self.reject(range, RejectReason::NotAnObject),
+            Reading::Object if !self.has_room(&range) => self.reject(range, RejectReason::LineTooLong),
+            Reading::Object => {
+                let Parser { tape, found, .. } = &*self.parser;
+                let texts = tape.texts(self.body, range.clone());
+                let row = found.row(&texts, raw_span(&range), &mut self.parsed.arena);
+                self.count(range, row.ok_or(RejectReason::NoMachineId));
+            }
+        }
+        true
+    }
+
+    /// Counts the record at `range` after the scanner has read it.
+    fn by_scan(&mut self, range: Range<usize>, scan: &Scan) {
+        let row = self.scanned_row(&range, scan);
+        self.count(range, row);
+    }
+
+    fn scanned_row(&mut self, range: &Range<usize>, scan: &Scan) -> Result<Row, RejectReason> {
+        if range.len() > self.limits.line_bytes_max || !self.has_room(range) {
+            return Err(RejectReason::LineTooLong);
+        }
+        scan.verdict(range.end)?;
+        let valid = self.valid || str::from_utf8(&self.body[range.clone()]).is_ok();
+        let texts = Texts { body: self.body, valid, unescaped: None };
+        let row = self.parser.found.row(&texts, raw_span(range), &mut self.parsed.arena);
+        self.parsed.repaired += u64::from(row.is_some() && (!valid || scan.lone_surrogate));
+        row.ok_or(RejectReason::NoMachineId)
+    }
+
+    /// Whether the record's texts surely fit the arena, even if all of them must be repaired.
+    fn has_room(&self, range: &Range<usize>) -> bool {
+        self.parsed.arena.len() + REPAIR_GROWTH * range.len() < ARENA_BYTES_MAX
+    }
+
+    fn count(&mut self, range: Range<usize>, row: Result<Row, RejectReason>) {
+        match row {
+            Ok(row) => self.accept(row),
+            Err(reason) => self.reject(range, reason),
+        }
+    }
+
+    fn accept(&mut self, mut row: Row) {
+        let rows = &mut self.parsed.rows;
+        if rows.is_empty() {
+            // Records of one body are alike: the first tells how many there may be.
+            rows.reserve(self.body.len() / row.raw.len().max(128) + 1);
+        }
+        row.ordinal = rows.len() as u32;
+        rows.push(row);
+        self.parsed.received += 1;
+    }
+
+    /// The text cannot go on as it does at `pos`: one record that is none.
+    fn broken(&mut self, pos: usize) {
+        self.reject(pos..pos, RejectReason::MalformedJson);
+    }
+
+    fn reject(&mut self, range: Range<usize>, reason: RejectReason) {
+        self.parsed.received += 1;
+        self.parsed.rejected[reason as usize] += 1;
+        let error = RecordError { record: self.parsed.received, line: self.line_of(range.start), reason };
+        if self.parsed.errors.len() < self.limits.errors_max {
+            self.parsed.errors.push(error);
+        }
+        if self.samples.len() == SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+        let sample = range.start..self.shown_end(&range, reason).min(range.start + SAMPLE_BYTES_MAX);
+        self.samples.push_back((error, sample));
+    }
+
+    /// Up to where a rejected record is shown: what is broken does not say where it ends, so to the end of its line.
+    fn shown_end(&self, range: &Range<usize>, reason: RejectReason) -> usize {
+        if reason != RejectReason::MalformedJson {
+            return range.end;
+        }
+        let rest = &self.body[range.end..self.body.len().min(range.end + SAMPLE_BYTES_MAX)];
+        range.end + trim_end(&rest[..memchr(b'\n', rest).unwrap_or(rest.len())]).len()
+    }
+
+    /// The line of `pos`, which never lies before an earlier one asked for. The end of the body is on the last line with anything on.
+    fn line_of(&mut self, pos: usize) -> u64 {
+        let pos = if pos < self.body.len() { pos } else { trim_end(self.body).len() };
+        let pos = pos.max(self.counted);
+        self.line += memchr_iter(b'\n', &self.body[self.counted..pos]).count() as u64;
+        self.counted = pos;
+        self.line
+    }
+}
+
+/// Where the object that `text` begins with closes, if it is valid: braces are counted, strings passed over, nothing is checked.
+fn matching_brace(text: &[u8]) -> Option<usize> {
+    let (mut pos, mut depth) = (0, 0_usize);
+    loop {
+        pos += memchr3(b'"', b'{', b'}', &text[pos..])? + 1;
+        match text[pos - 1] {
+            b'"' => pos = string_end(text, pos)?,
+            b'{' => depth += 1,
+            _ if depth == 1 => return Some(pos),
+            _ => depth -= 1,
+        }
+    }
+}
+
+/// Just past the closing quote of the string whose inside begins at `pos`.
+fn string_end(text: &[u8], mut pos: usize) -> Option<usize> {
+    loop {
+        pos += memchr2(b'"', b'\\', text.get(pos..)?)? + 1;
+        if text[pos - 1] == b'"' {
+            return Some(pos);
+        }
+        pos += 1;
+    }
+}
+
+/// The first line from `from` on that begins with `{`, or the end of the body.
+fn next_line_of_object(body: &[u8], from: usize) -> usize {
+    let before = from.saturating_sub(1);
+    memmem::find(&body[before..], b"\n{").map_or(body.len(), |at| before + at + 1)
+}
+
+/// `text` without JSON's white space at its end.
+fn trim_end(text: &[u8]) -> &[u8] {
+    let blank = text.iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+    &text[..text.len() - blank]
+}
+
+/// `text` without JSON's white space around it.
+pub(super) fn trim_blanks(text: &[u8]) -> &[u8] {
+    trim_end(&text[skip_blanks(text, 0)..])
+}
+
+fn raw_span(range: &Range<usize>) -> Span {
+    Span::body(range.start, range.len())
+}
