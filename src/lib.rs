@@ -1,5 +1,8 @@
 //! fleetdrain: the central log drain for large Fly.io fleets.
 
+#[cfg(feature = "server")]
+pub mod http;
+
 pub mod config;
 
 pub mod record;
