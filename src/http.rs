@@ -2,6 +2,8 @@
 
 pub(crate) mod auth;
 pub(crate) mod problem;
+pub(crate) mod read;
+pub(crate) mod status;
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
 
@@ -12,6 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[doc(hidden)]
+pub use self::read::ControlListener;
 use crate::config::Ingest;
 
 /// An answer's body.
