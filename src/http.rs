@@ -70,6 +70,8 @@ pub(crate) async fn serve<H, F>(
             () = shutdown.cancelled() => return,
         };
         let Ok((stream, peer)) = accepted else { continue };
+        let _ = stream.set_nodelay(true);
+        let handler = handler.clone();
         let handler = handler.clone();
         let shutdown = shutdown.clone();
         tracker.spawn(async move {
