@@ -85,7 +85,7 @@ impl<'a> Authority<'a> {
     /// The one host that the request names; `None` where it names none, or two.
     fn of_request(head: &'a Parts) -> Option<Self> {
         let mut hosts = head.headers.get_all(HOST).iter();
-        let target = head.uri.authority().map(|authority| authority.as_str());
+        let target = head.uri.authority().map(hyper::http::uri::Authority::as_str);
         let host = match (hosts.next(), hosts.next()) {
             (Some(host), None) => Some(host.to_str().ok()?),
             (None, _) => None,

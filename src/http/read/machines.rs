@@ -188,7 +188,7 @@ mod tests {
         let collector = LogCollector::default();
         for (machine, lines) in (0..25).map(|machine| (machine, machine % 4 + 1)) {
             for _ in 0..lines {
-                collector.push_line(&format!("m.{machine}"), "x").unwrap();
+                let _ = collector.push_line(&format!("m.{machine}"), "x").unwrap();
             }
         }
         collector.all_machine_facts()
