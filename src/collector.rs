@@ -782,6 +782,12 @@ impl LogCollector {
         }
     }
 
+    /// Lines that queues have dropped so far; cheaper than [`LogCollector::stats`].
+    #[cfg(feature = "server")]
+    pub(crate) fn queue_lines_dropped(&self) -> u64 {
+        self.shared.ledger.queue_dropped.iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
     fn queue_totals(&self) -> QueueFacts {
         // Not under the roster's lock: facts take each queue's own.
         let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();

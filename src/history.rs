@@ -169,6 +169,11 @@ impl FleetCursor {
         Some(FleetStep { batch, from, missed })
     }
 
+    /// Where a reader stands who wants `line` next, which is in batch `seq`.
+    pub(crate) fn at(seq: u64, line: u64) -> Self {
+        Self { seq, line }
+    }
+
     /// The later of two places.
     pub(crate) fn max(self, other: Self) -> Self {
         if other.line > self.line { other } else { self }
@@ -235,6 +240,12 @@ impl MachineCursor {
     /// The `machine_seq` wanted next.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next
+    }
+
+    /// Goes back to `next`, which is in the group at `at`: the rest of a group that was taken only in part.
+    pub(crate) fn put_back(&mut self, at: GroupRef, next: u64) {
+        self.plan.push_back(at);
+        self.next = next;
     }
 
     /// The machine's next lines, or how many were lost at its very end, or `None` when caught up with `trail`.

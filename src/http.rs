@@ -20,7 +20,9 @@ pub(crate) mod link;
 pub(crate) mod listen;
 mod parsers;
 pub(crate) mod problem;
+pub(crate) mod read;
 pub(crate) mod rejected;
+pub(crate) mod status;
 
 use std::{
     convert::Infallible,
@@ -51,6 +53,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[doc(hidden)]
+pub use self::read::ControlListener;
 pub(crate) use self::{
     counters::{HttpCounters, Role},
     guard::Deadlines,

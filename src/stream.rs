@@ -155,6 +155,13 @@ pub enum StreamEvent {
     Skipped(u64),
 }
 
+/// As [`StreamEvent`], borrowed from the batch.
+#[derive(Debug)]
+pub(crate) enum Ready<'a> {
+    Line(EntryView<'a>),
+    Skipped(u64),
+}
+
 /// Reads a machine's queue to its end: an async iterator of owned entries, with time-outs.
 ///
 /// The counterpart of the Python module's `LogStream`: `item_timeout` starts anew for each line, `total_timeout` runs from
@@ -348,6 +355,31 @@ impl LogStream {
         }
         self.lines_yielded += u64::from(entry.is_some());
         entry.map(StreamEvent::Entry)
+    }
+
+    /// As [`LogStream::ready_event`], borrowed: the line is delivered with this call.
+    pub(crate) fn next_ready(&mut self) -> Option<Ready<'_>> {
+        if self.done() || self.total_is_over() {
+            return None;
+        }
+        if self.skipped > 0 {
+            return Some(Ready::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        self.held.take_if(|held| held.lines() == 0);
+        let view = self.held.as_mut()?.next()?;
+        self.lines_yielded += 1;
+        Some(Ready::Line(view))
+    }
+
+    /// Waits for more to yield; `false` at the end or a time-out. Cancel safe.
+    pub(crate) async fn more(&mut self) -> bool {
+        let reader = CancelSafe(self);
+        poll_fn(|cx| reader.0.poll_more(cx)).await
+    }
+
+    /// Lets go of other machines' bytes before its caller waits for something else.
+    pub(crate) fn keep_a_copy(&mut self) {
+        self.held.iter_mut().for_each(Held::keep_a_copy);
     }
 
     /// Whether there is more to yield; `false` at the end or a time-out.

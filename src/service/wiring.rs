@@ -1,14 +1,26 @@
 //! What both listeners share, and one scrape's view of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
+
+use serde_json::{Map, Value};
 
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
-    http::{HttpCounters, Role, rejected::RejectedRecords},
+    http::{
+        HttpCounters, Role,
+        auth::Tokens,
+        problem::Reason,
+        read::{Access, ControlState, Hooks},
+        rejected::RejectedRecords,
+        status::Counted,
+    },
     metrics::{Listener, MachineSeries, Metrics, Snapshot},
 };
 
@@ -49,23 +61,37 @@ impl Wiring {
         }
     }
 
-    pub(super) fn control(
-        &self,
-        _tokens: Arc<crate::http::auth::Tokens>,
-        _addr: std::net::SocketAddr,
-    ) -> impl Fn(
-        hyper::Request<hyper::body::Incoming>,
-        std::net::SocketAddr,
-    ) -> std::future::Ready<hyper::Response<crate::http::Body>>
-    + Clone + use<> {
-        let wiring = self.clone();
-        move |request, _| {
-            let text = match request.uri().path() {
-                "/metrics" => wiring.render(),
-                _ => serde_json::to_string(&wiring.collector.stats()).unwrap_or_default(),
-            };
-            std::future::ready(hyper::Response::new(crate::http::full(text)))
-        }
+    /// What a control listener at `addr` works on.
+    pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
+        let (rendering, counting, keeping, judging) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let hooks = Hooks {
+            metrics: Box::new(move || rendering.render()),
+            counters: Box::new(move || counting.http_counters()),
+            rejected: Box::new(move || keeping.rejected.newest_first()),
+            counted: Box::new(move || Counted { dropped: 0, refused: judging.bodies_without_room() }),
+            ..Hooks::default()
+        };
+        ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
+    }
+
+    /// Bodies refused because something was full.
+    fn bodies_without_room(&self) -> u64 {
+        let refused = self.counters.bodies_refused();
+        [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream].map(|reason| refused[reason as usize]).iter().sum()
+    }
+
+    /// What `stats` tells beside the collector's own counters.
+    fn http_counters(&self) -> Map<String, Value> {
+        let refused = self.counters.bodies_refused();
+        let by_reason: Map<_, _> =
+            Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
+        Map::from_iter([
+            ("wire_bytes".to_owned(), self.counters.wire_bytes().into()),
+            ("body_bytes".to_owned(), self.counters.body_bytes().into()),
+            ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
+            ("bodies_refused_by_reason".to_owned(), by_reason.into()),
+            ("bodies_duplicate".to_owned(), self.counters.bodies_duplicate().into()),
+        ])
     }
 
     /// All metrics as Prometheus text.

@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    batch::{Batch, EntryId, EntryView, Group, Row},
+    batch::{Batch, EntryId, EntryView, Group, GroupRef, Row},
     collector::{LogCollector, Machine},
     history::{FleetCursor, MachineCursor},
     queue::Ended,
@@ -129,6 +129,19 @@ impl MachineView {
                 None
             }
         }
+    }
+
+    /// Goes back to the row at `index` of `lines`, which were the last taken: nothing is held while a reader is slow.
+    pub(crate) fn put_back(&mut self, lines: &MachineLines, index: u32) {
+        let group = &lines.batch.groups[lines.group as usize];
+        let at = GroupRef { batch: lines.batch.seq, group: lines.group };
+        self.cursor.put_back(at, group.first_seq + u64::from(index - group.rows.start));
+    }
+
+    /// Whether the machine is finished and there is nothing to show, nor to tell, beyond what was asked for.
+    pub(crate) fn is_over(&self) -> bool {
+        let (trail, ended) = self.machine.trail_and_end();
+        ended == Some(Ended::Finished) && !self.unknown_skipped && self.cursor.next_seq() >= trail.next_seq
     }
 
     fn skipped<T>(&self, missed: u64) -> Seen<T> {
@@ -271,6 +284,11 @@ impl FleetBatch {
         self.batch.groups.iter().map(move |group| (self.batch.machine_id(group), self.lines_of(group)))
     }
 
+    /// The batch as it lies, and the [`Row::ordinal`] of the first row wanted of it.
+    pub(crate) fn parts(&self) -> (&Batch, u32) {
+        (&self.batch, self.from)
+    }
+
     fn lines_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = EntryView<'a>> {
         let wanted = |index: &u32| self.batch.rows[*index as usize].ordinal >= self.from;
         group.rows.clone().filter(wanted).map(move |index| self.batch.view(group, index))
@@ -322,6 +340,11 @@ impl FleetStream {
         let step = self.cursor.step(&self.viewer.0.shared.history)?;
         self.viewer.skipped(step.missed);
         Some(Seen::Lines(FleetBatch { batch: step.batch, from: step.from, skipped: step.missed }))
+    }
+
+    /// Goes back to the row with `ordinal` of `lines`: nothing is held while a reader is slow.
+    pub(crate) fn put_back(&mut self, lines: &FleetBatch, ordinal: u32) {
+        self.cursor = FleetCursor::at(lines.batch.seq, lines.batch.first_line + u64::from(ordinal));
     }
 
     /// Whether there will be nothing more once [`FleetStream::step`] says that it is caught up.
