@@ -1,0 +1,52 @@
+//! `loadtest`: what an operator uses to size a fleet. See the README beside this file.
+
+mod client;
+mod compare;
+mod encode;
+mod failure;
+mod generate;
+mod process;
+mod random;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(version, about = "Load for fleetdrain: verified line by line, measured without coordinated omission")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve bare hyper that discards bodies: what the transport alone costs
+    Ceiling(serve::ServeArgs),
+    /// Serve the straightforward server: a JSON value a line, owned strings, unbounded queues
+    Naive(serve::ServeArgs),
+    /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
+    Compare(compare::CompareArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::try_parse() {
+        Ok(cli) => match cli.command {
+            Command::Ceiling(args) => serve::ceiling::run(&args),
+            Command::Naive(args) => serve::naive::run(&args),
+            Command::Compare(args) => compare::run(&args),
+        },
+        Err(error) => {
+            let _ = error.print();
+            // clap's own code for a usage error is 2; the drain's is 64. Help and version are no errors.
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("loadtest: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
