@@ -49,20 +49,26 @@ impl History {
         (ring.first + ring.batches.len() as u64, ring.lines)
     }
 
-    /// Appends the next batch and evicts what is then over the bound; the newest stays, however large.
-    pub(crate) fn append(&self, batch: Arc<Batch>) -> Vec<Arc<Batch>> {
+    /// Appends the next batch; [`History::evict`] then until nothing is over the bound.
+    pub(crate) fn append(&self, batch: Arc<Batch>) {
         let mut ring = self.ring.write();
         ring.bytes += batch.charged_bytes();
         ring.lines = batch.first_line + batch.lines();
         ring.batches.push_back(batch);
-        let mut evicted = Vec::new();
-        while ring.bytes > self.bytes_max && ring.batches.len() > 1 {
-            let oldest = ring.batches.pop_front().expect("more than one batch is held");
-            ring.bytes -= oldest.charged_bytes();
-            ring.first += 1;
-            evicted.push(oldest);
+    }
+
+    /// Evicts the oldest batch if the history is over its bound; the newest stays, however large.
+    ///
+    /// One at a time, so that a queue which stood there finds its next lines still held.
+    pub(crate) fn evict(&self) -> Option<Arc<Batch>> {
+        let mut ring = self.ring.write();
+        if ring.bytes <= self.bytes_max || ring.batches.len() <= 1 {
+            return None;
         }
-        evicted
+        let oldest = ring.batches.pop_front()?;
+        ring.bytes -= oldest.charged_bytes();
+        ring.first += 1;
+        Some(oldest)
     }
 
     pub(crate) fn batch(&self, seq: u64) -> Held {

@@ -27,7 +27,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Unauthorized,
         Self::BadRequest,
         Self::TooSlow,
@@ -39,6 +39,7 @@ impl Reason {
         Self::Jetstream,
         Self::ShuttingDown,
     ];
+    pub(crate) const COUNT: usize = 10;
 
     /// The name in answers and metrics.
     pub(crate) fn as_str(self) -> &'static str {

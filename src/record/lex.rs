@@ -33,9 +33,14 @@ impl<'a> Lexer<'a> {
     }
 
     /// A string from its opening quote, which is here, to behind its closing one.
-    #[inline]
     pub(super) fn string(&mut self) -> Step<Source> {
         self.pos += 1;
+        self.string_inside()
+    }
+
+    /// A string from behind its opening quote to behind its closing one.
+    #[inline]
+    pub(super) fn string_inside(&mut self) -> Step<Source> {
         let start = self.pos;
         self.pos = plain_end(self.body, start);
         if self.peek() == Some(b'"') {
@@ -113,6 +118,14 @@ impl<'a> Lexer<'a> {
         self.expect_one(|byte| byte == wanted)
     }
 
+    /// Goes past `piece` if it stands here.
+    #[inline]
+    pub(super) fn skip_piece(&mut self, piece: &[u8]) -> bool {
+        let here = self.body.get(self.pos..).is_some_and(|rest| rest.starts_with(piece));
+        self.pos += if here { piece.len() } else { 0 };
+        here
+    }
+
     fn expect_one(&mut self, fits: impl Fn(u8) -> bool) -> Step {
         if !self.peek().is_some_and(fits) {
             return Err(Broken);
@@ -142,28 +155,54 @@ pub(super) fn skip_blanks(body: &[u8], mut pos: usize) -> usize {
 
 /// The first position from `pos` on that does not stand for itself in a string: a quote, a backslash, a control byte, the end.
 ///
-/// Eight bytes at a time, for most of a record is strings. Bytes over 0x7F pass; they are looked at where the string is used.
+/// Most of a record is strings, so not byte by byte: short ones by words, the middle of long ones by blocks that the compiler
+/// turns into vector code. Bytes over 0x7F pass; they are looked at where the string is used.
 #[inline]
-fn plain_end(body: &[u8], mut pos: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const TOPS: u64 = ONES << 7;
+fn plain_end(body: &[u8], start: usize) -> usize {
+    let mut pos = start;
     while let Some(chunk) = body.get(pos..).and_then(<[u8]>::first_chunk) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        // Each subtraction sets the top bit of the first byte that is zero, or below 0x20; what it sets above that may be wrong.
-        let special = quote.wrapping_sub(ONES) & !quote
-            | backslash.wrapping_sub(ONES) & !backslash
-            | word.wrapping_sub(ONES * 0x20) & !word;
-        if special & TOPS != 0 {
-            return pos + (special & TOPS).trailing_zeros() as usize / 8;
+        if let Some(at) = special_in_word(u64::from_le_bytes(*chunk)) {
+            return pos + at;
         }
         pos += 8;
+        if pos - start == 24 {
+            pos = plain_blocks_end(body, pos);
+        }
     }
-    while body.get(pos).is_some_and(|&byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    while body.get(pos).is_some_and(|&byte| !is_special(byte)) {
         pos += 1;
     }
     pos
+}
+
+/// Goes past whole blocks without anything special.
+fn plain_blocks_end(body: &[u8], mut pos: usize) -> usize {
+    while let Some(block) = body.get(pos..).and_then(<[u8]>::first_chunk::<32>) {
+        if block.iter().fold(false, |any, &byte| any | is_special(byte)) {
+            break;
+        }
+        pos += block.len();
+    }
+    pos
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+/// Which byte of a little-endian word is the first special one.
+#[inline]
+fn special_in_word(word: u64) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    // Each subtraction sets the top bit of the first byte that is zero, or below 0x20; what it sets above that may be wrong.
+    let special = quote.wrapping_sub(ONES) & !quote
+        | backslash.wrapping_sub(ONES) & !backslash
+        | word.wrapping_sub(ONES * 0x20) & !word;
+    (special & TOPS != 0).then(|| (special & TOPS).trailing_zeros() as usize / 8)
 }
 
 /// The surrogates of one string, and how many of them have no partner.

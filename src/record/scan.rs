@@ -1,12 +1,14 @@
-//! The slow scanner: the whole of RFC 8259, byte by byte, without recursion. It has the last word.
+//! The scanner: the whole of RFC 8259, without recursion. It has the last word.
 //!
-//! It knows where everything stands, which simd-json's tape does not, and it takes what simd-json refuses though the grammar
-//! allows it: numbers of any size, lone surrogates, invalid UTF-8 inside strings.
+//! It knows where everything stands, and it takes all that the grammar allows: numbers of any size, lone surrogates, and invalid
+//! UTF-8 inside strings. It was measured against simd-json, which must copy each record and cannot say where numbers and containers
+//! stand: 414 ns a line against 545–600 for 325-byte records in one run; only text with an escape every eight bytes went the other way.
 
 use super::{
     RejectReason,
     fields::{Found, Level, Place, Slot, Sort, Value},
     lex::{Broken, Lexer, Source, Step},
+    shape::{HOLES_MAX, Hole},
     text,
 };
 
@@ -15,6 +17,9 @@ pub(super) const DEPTH_MAX: usize = 1_000;
 
 /// Levels up to which even a record that is too deep is followed to its end, so that what stands behind it is found. At a bit each.
 const FOLLOWED_MAX: usize = 1 << 20;
+
+/// The longest source of a key that means something: every letter of `machine_id` as an escape.
+const KEY_SOURCE_BYTES_MAX: usize = 6 * "machine_id".len();
 
 /// What stands at a place of the body.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +37,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    /// A valid object that ends at `end`.
+    pub(super) fn valid_object(end: usize, lone_surrogate: bool) -> Self {
+        Self { end, whole: true, too_deep: false, object: true, lone_surrogate }
+    }
+
     /// What is wrong with the value as a record, if anything is; `end` is where it should end.
     pub(super) fn verdict(&self, end: usize) -> Result<(), RejectReason> {
         if self.too_deep {
@@ -52,13 +62,20 @@ pub(super) struct Scanner {
     /// One bit a level: set for an object.
     stack: Vec<u64>,
     key: Vec<u8>,
+    holes: Vec<Hole>,
 }
 
 impl Scanner {
+    /// Strings and numbers of the last record, keys aside; if there are more than a shape may have, not all of them.
+    pub(super) fn holes(&self) -> &[Hole] {
+        &self.holes
+    }
+
     /// Reads the one value that begins exactly at `start`, and puts what its keys bring into `found`.
     pub(super) fn scan(&mut self, body: &[u8], start: usize, found: &mut Found) -> Scan {
         found.clear();
         self.stack.clear();
+        self.holes.clear();
         let mut cursor = Cursor {
             lexer: Lexer::new(body, start),
             depth: 0,
@@ -121,10 +138,12 @@ impl Cursor<'_> {
             Some(b'[') => return self.open(false, place),
             Some(b'"') => {
                 let source = self.lexer.string()?;
+                self.note(Hole { start: source.start, end: source.end, string: true, slot });
                 Value::string(source.start, source.end - source.start, source.escaped)
             }
             Some(b'-' | b'0'..=b'9') => {
                 self.lexer.number()?;
+                self.note(Hole { start, end: self.lexer.pos, string: false, slot });
                 Value::number(start, &self.lexer.body[start..self.lexer.pos])
             }
             Some(b't') => {
@@ -139,6 +158,13 @@ impl Cursor<'_> {
             self.found.set(slot, value);
         }
         Ok(self.after_value())
+    }
+
+    /// Keeps the place of a value, and one more than a shape may have, so that it shows.
+    fn note(&mut self, hole: Hole) {
+        if self.scratch.holes.len() <= HOLES_MAX {
+            self.scratch.holes.push(hole);
+        }
     }
 
     fn after_value(&self) -> Next {
@@ -195,8 +221,11 @@ impl Cursor<'_> {
         if !source.escaped {
             return level.locate(bytes);
         }
+        if bytes.len() > KEY_SOURCE_BYTES_MAX {
+            return None;
+        }
         self.scratch.key.clear();
-        text::unescape(bytes, &mut self.scratch.key);
+        text::unescape(bytes, false, &mut self.scratch.key);
         level.locate(&self.scratch.key)
     }
 

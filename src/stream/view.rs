@@ -125,7 +125,7 @@ impl MachineView {
             }
             Some(Err(missed)) => Some(self.skipped(missed)),
             None => {
-                self.ended = ended;
+                self.ended = ended.or_else(|| self.viewer.0.is_shutting_down().then_some(Ended::Shutdown));
                 None
             }
         }
@@ -165,7 +165,8 @@ impl MachineView {
         tokio::pin!(notified);
         notified.as_mut().enable();
         let (trail, ended) = self.machine.trail_and_end();
-        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq {
+        // A machine that was first looked at after the shutdown began is not among those that it ended.
+        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq && !self.viewer.0.is_shutting_down() {
             notified.await;
         }
     }
