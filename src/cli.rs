@@ -50,6 +50,9 @@ enum Failure {
     Unavailable(String),
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
+    /// Whoever read our standard output has seen enough: no failure, but the end.
+    #[error("standard output is closed")]
+    Closed,
     #[error("the drain refuses this token ({status}): set FLEETDRAIN_TOKEN")]
     Unauthorized { status: u16 },
     #[error(transparent)]
@@ -66,6 +69,7 @@ impl Failure {
 
     fn exit(&self) -> Exit {
         match self {
+            Self::Closed => Exit::Success,
             Self::Usage(_) => Exit::Usage,
             Self::Unavailable(_) => Exit::Unavailable,
             Self::Io { .. } | Self::Serve(_) => Exit::Io,
@@ -73,9 +77,11 @@ impl Failure {
         }
     }
 
-    /// Whoever read our standard output has seen enough: that is no failure.
-    fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    fn stdout(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io { what: "standard output".to_owned(), source },
+        }
     }
 }
 
@@ -147,7 +153,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),
-        Err(failure) if failure.is_broken_pipe() => Exit::Success.into(),
+        Err(Failure::Closed) => Exit::Success.into(),
         Err(failure) => {
             for line in failure.to_string().lines() {
                 complain(line);
@@ -187,7 +193,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
 /// Writes all of `out` to standard output.
 fn print(out: &[u8]) -> Result<Exit, Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(out).and_then(|()| stdout.flush()).map_err(Failure::io("standard output"))?;
+    stdout.write_all(out).and_then(|()| stdout.flush()).map_err(Failure::stdout)?;
     Ok(Exit::Success)
 }
 

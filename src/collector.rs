@@ -1017,15 +1017,20 @@ async fn linger_and_finish(shared: Weak<Shared>, machine: Weak<Machine>) {
 
 /// The publish section.
 impl LogCollector {
-    /// The machines of a batch's groups, in their order; new ones are created.
-    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Arc<Machine>> {
-        batch.groups.iter().map(|group| self.machine(batch.machine_id(group))).collect()
+    /// The machines of a batch's groups, in their order, as far as they are known: a body that is refused makes none known.
+    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Option<Arc<Machine>>> {
+        batch.groups.iter().map(|group| self.known(batch.machine_id(group))).collect()
     }
 
     /// Keeps room in the `block` queues among `machines`, or says that one of them has none.
-    pub(crate) fn reserve_queues(&self, batch: &Batch, machines: &[Arc<Machine>]) -> Result<Vec<(u32, QueueRoom)>, ()> {
+    pub(crate) fn reserve_queues(
+        &self,
+        batch: &Batch,
+        machines: &[Option<Arc<Machine>>],
+    ) -> Result<Vec<(u32, QueueRoom)>, ()> {
         let mut rooms = Vec::new();
-        for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| machine.blocks.load(Relaxed)) {
+        let known = machines.iter().enumerate().filter_map(|(index, machine)| Some((index, machine.as_ref()?)));
+        for (index, machine) in known.filter(|(_, machine)| machine.blocks.load(Relaxed)) {
             let queue = machine.state.lock().live_queue().cloned();
             let Some(queue) = queue else { continue };
             let room = queue.reserve(batch, &batch.groups[index], Instant::now())?;
@@ -1040,10 +1045,13 @@ impl LogCollector {
     pub(crate) fn publish(
         &self,
         mut batch: Batch,
-        mut machines: Vec<Arc<Machine>>,
+        machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
     ) -> (u64, u64, u64) {
         let shared = &*self.shared;
+        let groups = machines.into_iter().zip(&batch.groups);
+        let new = |group| self.machine(batch.machine_id(group));
+        let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
         let mut publisher = shared.publisher.lock();
         let (seq, first_line) = shared.history.end();
         (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);

@@ -1,7 +1,7 @@
 //! Everything an operator may set, its default, unit and bounds; the only reader of file and environment.
 //!
 //! A [`Setting`] is one line of the catalogue [`SETTINGS`]: from it come the keys of the TOML file, the names of the
-//! environment variables, `fleetdrain config`, `fleetdrain validate` and `docs/configuration.md`. [`load`] is a pure function
+//! environment variables, `fleetdrain config`, `fleetdrain validate` and `docs/configuration.md`. [`load()`] is a pure function
 //! of [`Sources`] but for the token files and host names they name; [`Loader`] gathers those from the process, again and
 //! again where a reload is asked for.
 //!

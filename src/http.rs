@@ -1,11 +1,11 @@
 //! The two HTTP listeners: accept loop, deadlines, caps, tokens, routes.
 //!
-//! A connection's bytes go through [`guard`] to hyper, and what hyper makes of them to a handler: `ingest` for senders,
+//! A connection's bytes go through `guard` to hyper, and what hyper makes of them to a handler: `ingest` for senders,
 //! `read` for readers. Every connection is a task in the caller's tracker and ends by itself after the shutdown token.
 //!
 //! ## Metrics
 //!
-//! `http_requests_total`, `http_request_duration_seconds`; see [`counters`].
+//! `http_requests_total`, `http_request_duration_seconds`; see `counters`.
 
 mod account;
 pub(crate) mod auth;

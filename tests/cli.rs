@@ -1,5 +1,8 @@
 //! The command line as a user or a script meets it: what is printed where, and the exit code.
 
+// clippy.toml lets tests unwrap, but sees only functions marked as tests, not their helpers.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     io::{Read, Write},
@@ -426,6 +429,13 @@ mod reports {
             assert_eq!(ran.code, 69, "{ran:?}");
             assert!(ran.err.contains(&format!("cannot reach http://{free}")), "{}", ran.err);
         }
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_told_and_not_repeated() {
+        let ran = run(fleetdrain(&["stats"]).env("FLEETDRAIN_TOKEN", "hunter 2"));
+        assert_eq!(ran.code, 64);
+        assert!(ran.err.contains("FLEETDRAIN_TOKEN") && !ran.err.contains("hunter"), "{}", ran.err);
     }
 
     #[test]

@@ -97,6 +97,9 @@ impl Client {
     pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
         let token = env::var("FLEETDRAIN_TOKEN").ok().map(|token| token.trim().to_owned());
         let token = token.filter(|token| !token.is_empty());
+        if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(Failure::Usage("FLEETDRAIN_TOKEN holds a blank or a character that is not ASCII".to_owned()));
+        }
         Self::with_token(&args.url, token)
     }
 

@@ -81,7 +81,7 @@ fn print_entries(body: &[u8], parsed: &Parsed) -> Result<(), Failure> {
     let mut write = |out: &mut Vec<u8>| {
         let written = stdout.write_all(out).and_then(|()| stdout.flush());
         out.clear();
-        written.map_err(Failure::io("standard output"))
+        written.map_err(Failure::stdout)
     };
     for row in &parsed.rows {
         EntryView { body, arena: &parsed.arena, row, origin: None }.write_json(&mut out, true);

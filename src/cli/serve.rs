@@ -29,10 +29,10 @@ pub(super) struct Settings {
     /// Configuration file, see `fleetdrain config`
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where senders post to [default: [::]:8080]
+    /// Where senders post to, by default `[::]:8080`
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Where readers ask [default: 127.0.0.1:8081]
+    /// Where readers ask, by default `127.0.0.1:8081`
     #[arg(long, value_name = "HOST:PORT")]
     control: Option<String>,
     /// Queues take stderr too, not only stdout

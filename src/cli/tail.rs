@@ -250,7 +250,7 @@ fn write(out: &mut Vec<u8>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(out).and_then(|()| stdout.flush());
     out.clear();
-    written.map_err(Failure::io("standard output"))
+    written.map_err(Failure::stdout)
 }
 
 /// Doubles with each attempt, and is spread over its upper half, so that a thousand viewers do not come back together.

@@ -494,7 +494,6 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
         Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
-        Cause::TooLarge => too_large("the body would not fit an empty memory.budget".to_owned()),
         Cause::ShuttingDown => shutting_down(),
     };
     refusal.retry_after(retry_after)

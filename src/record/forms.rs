@@ -169,17 +169,12 @@ impl Reader<'_> {
         if self.parser.scan_only {
             return self.parser.scanner.scan(body, start, &mut self.parser.found);
         }
-        let valid_to = self.valid_from(start).min(end);
         let Parser { scanner, shapes, found, .. } = &mut *self.parser;
-        // A known shape says nothing of the values' UTF-8.
-        if let Some(scan) = shapes.read(&self.body[..valid_to], start, found) {
-            return scan;
-        }
-        let scan = scanner.scan(body, start, found);
-        if scan.end <= valid_to {
+        shapes.read(body, start, found).unwrap_or_else(|| {
+            let scan = scanner.scan(body, start, found);
             shapes.learn(body, start, &scan, scanner.holes(), found);
-        }
-        scan
+            scan
+        })
     }
 
     /// Up to where the body is valid UTF-8 from `start` on: each byte is looked at once, for starts only grow.

@@ -4,7 +4,7 @@
 //! shape needs one comparison for each piece between holes and one lexer's step for each hole; any difference at all leaves it to
 //! the scanner. Its syntax is right because the pieces equal valid ones and what fills a hole is lexed in full. Its meaning is
 //! right because keys are pieces: the same holes bring the same slots, of a repeated key the last, and the rules run on each
-//! record's own values. Escaped keys are pieces like any other.
+//! record's own values. Escaped keys are pieces like any other. UTF-8 is looked at apart from all this.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -57,7 +57,7 @@ impl Wiring {
         hyper::Request<hyper::body::Incoming>,
         std::net::SocketAddr,
     ) -> std::future::Ready<hyper::Response<crate::http::Body>>
-    + Clone {
+    + Clone + use<> {
         let wiring = self.clone();
         move |request, _| {
             let text = match request.uri().path() {

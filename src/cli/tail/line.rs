@@ -9,7 +9,7 @@ use crate::cli::text::{escape, escape_json};
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Look {
-    /// TIME APP[MACHINE] REGION [LEVEL] MESSAGE
+    /// `TIME APP[MACHINE] REGION [LEVEL] MESSAGE`
     #[default]
     Default,
     /// The message only
