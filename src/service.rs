@@ -26,7 +26,12 @@ use crate::{
     batch::Streams,
     collector::{CollectorConfig, LogCollector},
     config::{Config, Loaded, Loader},
-    http::{self, ListenError, Settings, auth::Tokens, ingest::Ingest},
+    http::{
+        self, ListenError, Settings,
+        auth::Tokens,
+        ingest::Ingest,
+        read::{self, ControlState},
+    },
 };
 
 use self::wiring::Wiring;
@@ -97,7 +102,9 @@ impl Running {
         let control = control_listener.map(|listener| {
             let addr = bound(&listener, ingest_addr);
             let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters));
-            let handler = wiring.control(Arc::clone(&tokens.control), addr);
+            let state = wiring.control(Arc::clone(&tokens.control), addr);
+            tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
+            let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
             tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
             addr
         });
@@ -116,6 +123,14 @@ impl Running {
     fn reload(&self, config: &Config) {
         self.tokens.ingest.replace(&config.ingest.tokens);
         self.tokens.control.replace(&config.control.tokens);
+    }
+}
+
+/// A probe alone may come too seldom to tell a minute's losses from older ones.
+async fn note_health(state: Arc<ControlState>, shutdown: CancellationToken) {
+    let mut ticks = interval(MAINTENANCE);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        state.note_health();
     }
 }
 

@@ -1,14 +1,26 @@
 //! What both listeners share, and one scrape's view of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
+
+use serde_json::{Map, Value};
 
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
-    http::{HttpCounters, Role, rejected::RejectedRecords},
+    http::{
+        HttpCounters, Role,
+        auth::Tokens,
+        problem::Reason,
+        read::{Access, ControlState, Hooks},
+        rejected::RejectedRecords,
+        status::Counted,
+    },
     metrics::{Listener, MachineSeries, Metrics, Snapshot},
 };
 
@@ -49,23 +61,18 @@ impl Wiring {
         }
     }
 
-    pub(super) fn control(
-        &self,
-        _tokens: Arc<crate::http::auth::Tokens>,
-        _addr: std::net::SocketAddr,
-    ) -> impl Fn(
-        hyper::Request<hyper::body::Incoming>,
-        std::net::SocketAddr,
-    ) -> std::future::Ready<hyper::Response<crate::http::Body>>
-    + Clone + use<> {
-        let wiring = self.clone();
-        move |request, _| {
-            let text = match request.uri().path() {
-                "/metrics" => wiring.render(),
-                _ => serde_json::to_string(&wiring.collector.stats()).unwrap_or_default(),
-            };
-            std::future::ready(hyper::Response::new(crate::http::full(text)))
-        }
+    /// What the routes of the control listener at `addr` work on.
+    pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
+        let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
+        let counted = Arc::clone(&self.counters);
+        let hooks = Hooks {
+            metrics: Box::new(move || rendering.render()),
+            counters: Box::new(move || of_bodies(&counting)),
+            rejected: Arc::clone(&self.rejected),
+            counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
+            troubles: Box::new(Vec::new),
+        };
+        ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
     }
 
     /// All metrics as Prometheus text.
@@ -88,6 +95,29 @@ impl Wiring {
             ..of_collector(&stats)
         }
     }
+}
+
+/// The counters of bodies, under the names of their metrics.
+fn of_bodies(counters: &HttpCounters) -> Map<String, Value> {
+    let refused = counters.bodies_refused();
+    let by_reason: Map<String, Value> =
+        Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
+    Map::from_iter([
+        ("wire_bytes".to_owned(), counters.wire_bytes().into()),
+        ("body_bytes".to_owned(), counters.body_bytes().into()),
+        ("bodies_duplicate".to_owned(), counters.bodies_duplicate().into()),
+        ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
+        ("bodies_refused_by_reason".to_owned(), by_reason.into()),
+    ])
+}
+
+/// Bodies that were not at fault themselves.
+fn refused_for_want_of_room(counters: &HttpCounters) -> u64 {
+    let refused = counters.bodies_refused();
+    [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream]
+        .iter()
+        .map(|reason| refused[*reason as usize])
+        .sum()
 }
 
 fn of_collector(stats: &Stats) -> Snapshot {
