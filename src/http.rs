@@ -53,8 +53,6 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-#[doc(hidden)]
-pub use self::read::ControlListener;
 pub(crate) use self::{
     counters::{HttpCounters, Role},
     guard::Deadlines,

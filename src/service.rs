@@ -22,21 +22,24 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::wiring::Wiring;
 use crate::{
     batch::Streams,
     collector::{CollectorConfig, LogCollector},
     config::{Config, Loaded, Loader},
-    http::{self, ListenError, Settings, auth::Tokens, ingest::Ingest, read::ControlState},
+    http::{
+        self, ListenError, Settings,
+        auth::Tokens,
+        ingest::Ingest,
+        read::{self, ControlState},
+    },
 };
 
+use self::wiring::Wiring;
 
 /// Where readers ask unless told otherwise: who is on this machine may read.
 const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 /// How often the collector looks whether time has brought anything.
 const MAINTENANCE: Duration = Duration::from_millis(250);
-/// How often the counters behind `/healthz` are noted.
-const HEALTH: Duration = Duration::from_secs(1);
 
 /// The HTTP server in front of a collector: senders post to it, and with [`LogDrainServer::control`] readers read from it.
 ///
@@ -101,7 +104,7 @@ impl Running {
             let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters));
             let state = wiring.control(Arc::clone(&tokens.control), addr);
             tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
-            let handler = move |request, _peer| http::read::handle(Arc::clone(&state), request);
+            let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
             tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
             addr
         });
@@ -123,8 +126,9 @@ impl Running {
     }
 }
 
+/// A probe alone may come too seldom to tell a minute's losses from older ones.
 async fn note_health(state: Arc<ControlState>, shutdown: CancellationToken) {
-    let mut ticks = interval(HEALTH);
+    let mut ticks = interval(MAINTENANCE);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         state.note_health();
     }

@@ -5,9 +5,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use fleetdrain::{
+    LogDrainServer,
     collector::{CollectorConfig, LogCollector},
     config::Config,
-    http::ControlListener,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -21,20 +21,24 @@ const SOON: Duration = Duration::from_secs(20);
 
 struct Drain {
     collector: LogCollector,
-    control: ControlListener,
+    addr: SocketAddr,
+    server: LogDrainServer,
 }
 
 impl Drain {
-    fn new() -> Self {
-        Self::with(|_| {})
+    async fn new() -> Self {
+        Self::with(|_| {}).await
     }
 
-    fn with(set: impl FnOnce(&mut Config)) -> Self {
+    async fn with(set: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         set(&mut config);
         let collector = LogCollector::new(CollectorConfig::from(&config));
-        let control = ControlListener::start(&config, collector.clone()).unwrap();
-        Self { collector, control }
+        let mut server =
+            LogDrainServer::with_config(collector.clone(), config).host("127.0.0.1").control("127.0.0.1:0");
+        server.start().await.unwrap();
+        let addr = server.control_addr().unwrap();
+        Self { collector, addr, server }
     }
 
     /// Pushes lines of one machine whose messages are `numbers`.
@@ -50,7 +54,7 @@ impl Drain {
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        Answer::of(self.control.addr, method, path, headers).await
+        Answer::of(self.addr, method, path, headers).await
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -226,7 +230,7 @@ const M: &str = "/api/v1/machines";
 
 #[tokio::test]
 async fn logs_shows_the_past_then_the_present_then_the_end() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     let mut logs = drain.get(&format!("{M}/m/logs")).await;
     assert_eq!(logs.status, 200);
@@ -250,7 +254,7 @@ async fn logs_shows_the_past_then_the_present_then_the_end() {
 
 #[tokio::test]
 async fn logs_of_a_machine_not_yet_seen_waits_for_it() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut logs = drain.get(&format!("{M}/later/logs")).await;
     assert_eq!(logs.status, 200);
     assert_eq!(drain.get(&format!("{M}/later")).await.status, 404);
@@ -260,7 +264,7 @@ async fn logs_of_a_machine_not_yet_seen_waits_for_it() {
 
 #[tokio::test]
 async fn logs_without_backlog_shows_only_what_comes() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     let mut logs = drain.get(&format!("{M}/m/logs?backlog=false")).await;
     drain.push("m", 3..4);
@@ -269,7 +273,7 @@ async fn logs_without_backlog_shows_only_what_comes() {
 
 #[tokio::test]
 async fn a_finished_machine_plays_what_is_held_and_behind_its_last_line_there_is_nothing() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     drain.collector.finish("m");
     let path = format!("{M}/m/logs");
@@ -292,7 +296,7 @@ async fn a_finished_machine_plays_what_is_held_and_behind_its_last_line_there_is
 
 #[tokio::test]
 async fn resuming_by_id_neither_misses_nor_repeats() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     for body in 0..5 {
         let records: Vec<Value> =
             (0..6).map(|line| record(if line % 2 == 0 { "a" } else { "b" }, &(body * 6 + line).to_string())).collect();
@@ -313,7 +317,7 @@ async fn resuming_by_id_neither_misses_nor_repeats() {
 
 #[tokio::test]
 async fn an_id_of_another_process_is_told_as_a_gap_of_unknown_size() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..2);
     for path in [format!("{M}/m/logs?follow=false&after=1-2-3"), "/api/v1/tail?follow=false&after=1-2-3".into()] {
         let lines = drain.get(&path).await.rest().await;
@@ -324,7 +328,7 @@ async fn an_id_of_another_process_is_told_as_a_gap_of_unknown_size() {
 
 #[tokio::test]
 async fn a_queue_is_consumed_to_its_end() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut queue = drain.get(&format!("{M}/m/queue")).await;
     assert_eq!(queue.status, 200);
     drain.push("m", 0..2);
@@ -339,7 +343,7 @@ async fn a_queue_is_consumed_to_its_end() {
 
 #[tokio::test]
 async fn a_finished_machines_queue_stays_readable_until_it_is_drained() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     assert_eq!(drain.send("PUT", &format!("{M}/m"), &[]).await.status, 201);
     drain.push("m", 0..3);
     assert_eq!(drain.send("DELETE", &format!("{M}/m"), &[]).await.status, 202);
@@ -353,7 +357,7 @@ async fn a_finished_machines_queue_stays_readable_until_it_is_drained() {
 
 #[tokio::test]
 async fn a_finished_machine_without_a_queue_has_only_the_end() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     drain.collector.finish("m");
     assert_eq!(drain.get(&format!("{M}/m/queue")).await.until_end().await, (vec![], "finished".into()));
@@ -362,7 +366,7 @@ async fn a_finished_machine_without_a_queue_has_only_the_end() {
 
 #[tokio::test]
 async fn what_a_queue_reader_leaves_the_next_one_gets_first() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.send("PUT", &format!("{M}/m"), &[]).await;
     drain.push("m", 0..10);
     let path = format!("{M}/m/queue?follow=false");
@@ -376,7 +380,8 @@ async fn a_queue_reader_that_goes_away_costs_only_what_was_handed_to_its_connect
     let drain = Drain::with(|config| {
         config.queue.lines = 1_000_000;
         config.queue.bytes = 1 << 30;
-    });
+    })
+    .await;
     drain.send("PUT", &format!("{M}/m"), &[]).await;
     let (bodies, lines) = (25, 1000);
     let filler = "x".repeat(500);
@@ -406,7 +411,7 @@ async fn a_queue_reader_that_goes_away_costs_only_what_was_handed_to_its_connect
 
 #[tokio::test]
 async fn readers_of_one_queue_share_its_lines() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let path = format!("{M}/m/queue");
     let (mut one, mut two) = (drain.get(&path).await, drain.get(&path).await);
     for body in 0..50 {
@@ -426,7 +431,7 @@ async fn readers_of_one_queue_share_its_lines() {
 
 #[tokio::test]
 async fn looking_takes_nothing_from_a_queue() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut queue = drain.get(&format!("{M}/m/queue")).await;
     let mut logs = drain.get(&format!("{M}/m/logs")).await;
     let mut tail = drain.get("/api/v1/tail").await;
@@ -438,7 +443,7 @@ async fn looking_takes_nothing_from_a_queue() {
 
 #[tokio::test]
 async fn a_queue_takes_the_streams_it_was_asked_to() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let streams = ["stdout", "stderr", "system", "audit"];
     let wanted: [(&str, &[&str]); 5] = [
         ("", &["stdout"]),
@@ -457,7 +462,7 @@ async fn a_queue_takes_the_streams_it_was_asked_to() {
 
 #[tokio::test]
 async fn tail_shows_only_what_comes_unless_asked_for_the_past() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("a", 0..3);
     let mut live = drain.get("/api/v1/tail").await;
     let last = drain.get("/api/v1/tail?last=2&follow=false").await.until_end().await;
@@ -472,7 +477,7 @@ async fn tail_shows_only_what_comes_unless_asked_for_the_past() {
 
 #[tokio::test]
 async fn tail_shows_lines_in_the_order_in_which_they_were_sent() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut live = drain.get("/api/v1/tail?machine=m0,m3&machine=m4").await;
     let records: Vec<Value> =
         (0..10_000).map(|number| record(&format!("m{}", number * number % 7), &number.to_string())).collect();
@@ -488,7 +493,7 @@ async fn tail_shows_lines_in_the_order_in_which_they_were_sent() {
 
 #[tokio::test]
 async fn tail_filters_by_what_an_entry_says() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let fly = |message: &str, app: &str, region: &str, level: &str, provider: &str| {
         json!({
             "event": { "provider": provider }, "fly": { "app": { "instance": message, "name": app }, "region": region },
@@ -524,7 +529,7 @@ async fn tail_filters_by_what_an_entry_says() {
 
 #[tokio::test]
 async fn a_slow_viewer_pins_nothing_and_is_told_exactly_what_it_missed() {
-    let drain = Drain::with(|config| config.history.bytes = 1 << 20);
+    let drain = Drain::with(|config| config.history.bytes = 1 << 20).await;
     for path in ["/api/v1/tail?machine=m", &format!("{M}/m/logs"), "/api/v1/tail?include=7"] {
         let before = drain.collector.stats().viewer_skipped_lines;
         let mut viewer = drain.get(path).await;
@@ -571,7 +576,7 @@ async fn a_slow_viewer_pins_nothing_and_is_told_exactly_what_it_missed() {
 
 #[tokio::test]
 async fn a_tail_of_everything_accounts_for_every_line() {
-    let drain = Drain::with(|config| config.history.bytes = 1 << 20);
+    let drain = Drain::with(|config| config.history.bytes = 1 << 20).await;
     let mut viewer = drain.get("/api/v1/tail").await;
     let filler = "x".repeat(400);
     for body in 0..150 {
@@ -600,7 +605,8 @@ async fn a_queue_that_was_overtaken_by_the_history_tells_what_was_dropped() {
     let drain = Drain::with(|config| {
         config.history.bytes = 1 << 20;
         config.queue.lines = 100;
-    });
+    })
+    .await;
     drain.send("PUT", &format!("{M}/m"), &[]).await;
     for body in 0..100u64 {
         let filler = "x".repeat(500);
@@ -630,7 +636,7 @@ async fn a_queue_that_was_overtaken_by_the_history_tells_what_was_dropped() {
 
 #[tokio::test]
 async fn each_end_says_its_reason() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..5);
     for path in [format!("{M}/m/logs?"), "/api/v1/tail?since=1h&".into(), format!("{M}/m/queue?backlog=true&")] {
         for (query, lines, reason) in [
@@ -655,7 +661,7 @@ async fn each_end_says_its_reason() {
 
 #[tokio::test]
 async fn item_timeout_counts_only_lines_that_are_shown() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut tail = drain.get("/api/v1/tail?machine=wanted&item_timeout=300ms").await;
     let since = Instant::now();
     let feed = async {
@@ -674,7 +680,7 @@ async fn item_timeout_counts_only_lines_that_are_shown() {
 
 #[tokio::test]
 async fn a_view_that_does_not_follow_ends_at_what_was_there_when_it_was_asked_for() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let filler = "x".repeat(10_000);
     let records: Vec<Value> = (0..800).map(|number| record("m", &format!("{number} {filler}"))).collect();
     drain.push_records(&records);
@@ -689,7 +695,7 @@ async fn a_view_that_does_not_follow_ends_at_what_was_there_when_it_was_asked_fo
 
 #[tokio::test(start_paused = true)]
 async fn silence_is_broken_every_fifteen_seconds_but_in_plain_text() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     for path in [format!("{M}/m/logs"), "/api/v1/tail".into(), format!("{M}/m/queue")] {
         let since = Instant::now();
         let path = format!("{path}{}item_timeout=50s", if path.contains('?') { "&" } else { "?" });
@@ -706,7 +712,7 @@ async fn silence_is_broken_every_fifteen_seconds_but_in_plain_text() {
 
 #[tokio::test]
 async fn events_carry_ids_and_the_end() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..2);
     drain.collector.finish("m");
     let mut events = drain.send("GET", &format!("{M}/m/logs"), &[("Accept", "text/event-stream")]).await;
@@ -725,7 +731,7 @@ async fn events_carry_ids_and_the_end() {
 
 #[tokio::test]
 async fn plain_text_is_messages_and_nothing_else() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     let mut text = drain.send("GET", &format!("{M}/m/logs?max_lines=2"), &[("Accept", "text/plain")]).await;
     assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"));
@@ -736,7 +742,7 @@ async fn plain_text_is_messages_and_nothing_else() {
 
 #[tokio::test]
 async fn raw_is_the_record_as_sent_on_one_line() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let _ = drain.collector.push("[{\"b\":1,\r\n  \"instance\":\"m\",\"a\":[1e999]}]").unwrap();
     let mut logs = drain.get(&format!("{M}/m/logs?raw=true")).await;
     let line = logs.line().await.unwrap();
@@ -745,7 +751,7 @@ async fn raw_is_the_record_as_sent_on_one_line() {
 
 #[tokio::test]
 async fn a_head_request_gets_the_headers_and_disturbs_nothing() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..1);
     for (path, content_type) in [
         (format!("{M}/m/logs"), "application/x-ndjson"),
@@ -766,7 +772,7 @@ async fn a_head_request_gets_the_headers_and_disturbs_nothing() {
 
 #[tokio::test]
 async fn put_subscribes_once_and_for_good() {
-    let drain = Drain::with(|config| config.queue.subscriptions_max = 2);
+    let drain = Drain::with(|config| config.queue.subscriptions_max = 2).await;
     let put = async |path: &str| drain.send("PUT", &format!("{M}/{path}"), &[]).await;
     let mut created = put("m?streams=stdout,stderr&full=block").await;
     assert_eq!(created.status, 201);
@@ -808,7 +814,7 @@ async fn put_subscribes_once_and_for_good() {
 
 #[tokio::test]
 async fn delete_finishes_after_its_linger() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let mut unknown = drain.send("DELETE", &format!("{M}/m"), &[]).await;
     assert_eq!(unknown.status, 404);
     unknown.problem().await;
@@ -823,7 +829,7 @@ async fn delete_finishes_after_its_linger() {
 
 #[tokio::test]
 async fn who_reads_the_old_queue_of_a_reopened_machine_reads_it_to_its_end() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let path = format!("{M}/m/queue");
     let mut old = drain.get(&path).await;
     drain.push("m", 0..2);
@@ -836,7 +842,7 @@ async fn who_reads_the_old_queue_of_a_reopened_machine_reads_it_to_its_end() {
 
 #[tokio::test]
 async fn ids_are_percent_decoded() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("a/b c?ü", 0..1);
     assert_eq!(drain.json(&format!("{M}/a%2Fb%20c%3F%C3%BC")).await["machine_id"], "a/b c?ü");
     assert_eq!(drain.get(&format!("{M}/a%2Fb%20c%3F%C3%BC/logs")).await.messages(1).await, numbers(0..1));
@@ -844,7 +850,7 @@ async fn ids_are_percent_decoded() {
 
 #[tokio::test]
 async fn machines_come_in_pages() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     for machine in 0..30u64 {
         drain.push(&format!("m{machine}"), 0..machine + 1);
     }
@@ -864,7 +870,7 @@ async fn machines_come_in_pages() {
 
 #[tokio::test]
 async fn every_mistake_is_a_problem_that_names_it() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     for (method, path, status, named) in [
         ("GET", "/nothing", 404, "/nothing"),
         ("GET", "/api/v1/machines/never", 404, "never"),
@@ -916,7 +922,7 @@ const OPEN: [&str; 4] = ["/metrics", "/livez", "/readyz", "/healthz"];
 
 #[tokio::test]
 async fn with_a_token_only_health_and_metrics_answer_without() {
-    let drain = Drain::with(|config| config.control.tokens = vec!["secret".into()]);
+    let drain = Drain::with(|config| config.control.tokens = vec!["secret".into()]).await;
     drain.push("m", 0..1);
     for path in CALLS {
         let mut denied = drain.get(path).await;
@@ -938,7 +944,7 @@ async fn with_a_token_only_health_and_metrics_answer_without() {
 
 #[tokio::test]
 async fn without_a_token_no_web_page_reads_a_developers_logs() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..1);
     for path in CALLS {
         let expected = if path == "/nothing" { 404 } else { 200 };
@@ -949,7 +955,7 @@ async fn without_a_token_no_web_page_reads_a_developers_logs() {
             assert_eq!(drain.send("GET", path, &[(name, value)]).await.status, 403, "{path} {value}");
         }
         assert_eq!(drain.send("GET", path, &[("Host", "localhost:1")]).await.status, expected, "{path}");
-        let own = format!("http://{}", drain.control.addr);
+        let own = format!("http://{}", drain.addr);
         assert_eq!(drain.send("GET", path, &[("Origin", &own)]).await.status, expected, "{path}");
     }
     for path in OPEN {
@@ -960,7 +966,7 @@ async fn without_a_token_no_web_page_reads_a_developers_logs() {
 
 #[tokio::test]
 async fn stats_and_documents_are_json() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..3);
     let stats = drain.json("/api/v1/stats").await;
     assert_eq!((&stats["lines_received"], &stats["lines_unrouted"]), (&3.into(), &3.into()));
@@ -974,15 +980,15 @@ async fn stats_and_documents_are_json() {
 
 #[tokio::test]
 async fn shutting_down_ends_every_stream_behind_what_is_queued() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     let paths = [format!("{M}/m/queue"), format!("{M}/m/logs"), format!("{M}/later/logs"), "/api/v1/tail".into()];
     let mut readers = Vec::new();
     for path in &paths {
         readers.push(drain.get(path).await);
     }
     drain.push("m", 0..2);
-    let addr = drain.control.addr;
-    let stopping = tokio::spawn(drain.control.stop());
+    let (addr, mut server) = (drain.addr, drain.server);
+    let stopping = tokio::spawn(async move { server.stop().await });
     for (reader, path) in readers.iter_mut().zip(&paths) {
         let (shown, reason) = reader.until_end().await;
         let expected = if path.contains("later") { vec![] } else { numbers(0..2) };
@@ -994,9 +1000,9 @@ async fn shutting_down_ends_every_stream_behind_what_is_queued() {
 
 #[tokio::test]
 async fn a_connection_serves_one_answer_after_another() {
-    let drain = Drain::new();
+    let drain = Drain::new().await;
     drain.push("m", 0..2);
-    let mut stream = BufReader::new(TcpStream::connect(drain.control.addr).await.unwrap());
+    let mut stream = BufReader::new(TcpStream::connect(drain.addr).await.unwrap());
     for _ in 0..3 {
         let request = format!("GET {M}/m/logs?follow=false HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.get_mut().write_all(request.as_bytes()).await.unwrap();
@@ -1006,4 +1012,31 @@ async fn a_connection_serves_one_answer_after_another() {
         }
         assert!(answer.contains("caught_up"));
     }
+}
+
+#[tokio::test]
+async fn the_other_rooms_are_heard_too() {
+    let drain = Drain::new().await;
+    let ingest = drain.server.ingest_addr().unwrap();
+    let body = "{\"message\":\"of nobody\"}\n\u{1}nonsense\n{\"instance\":\"m\",\"message\":\"fine\"}\n";
+    let mut sender = TcpStream::connect(ingest).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    sender.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, sender.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let rejected = drain.json("/api/v1/rejected").await;
+    let records = rejected["rejected"].as_array().unwrap();
+    let told: Vec<_> =
+        records.iter().map(|one| (one["line"].as_u64().unwrap(), one["reason"].as_str().unwrap())).collect();
+    assert_eq!(told, [(2, "malformed_json"), (1, "no_machine_id")]);
+    assert_eq!(records[1]["bytes"], "{\"message\":\"of nobody\"}");
+    assert!(records[0]["time"].as_str().unwrap().ends_with('Z'));
+    let stats = drain.json("/api/v1/stats").await;
+    assert_eq!((&stats["lines_rejected"], &stats["bodies_refused"]), (&2.into(), &0.into()));
+    assert!(stats["body_bytes"].as_u64().unwrap() >= body.len() as u64);
+    assert_eq!(stats["bodies_refused_by_reason"]["queue_full"], 0);
+    let mut metrics = drain.get("/metrics").await;
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(metrics.text().await.contains("fleetdrain_lines_received_total 3"));
 }

@@ -18,7 +18,7 @@ mod reader;
 mod routes;
 mod source;
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -28,11 +28,9 @@ use hyper::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::{net::TcpListener, task::spawn_blocking};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::spawn_blocking;
 
 pub(crate) use self::access::Access;
-pub(crate) use super::rejected::Rejected;
 use self::{
     access::Denied,
     encode::{Encoder, Format},
@@ -44,18 +42,14 @@ use self::{
     source::{FleetSource, MachineSource, Source},
 };
 use super::{
-    Body, HttpCounters, ListenError, Settings,
-    auth::Tokens,
-    full, listen,
+    Body, full,
     problem::Problem,
-    serve,
+    rejected::{Rejected, RejectedRecords},
     status::{Counted, Health, Reason, Trouble, Verdict},
 };
 use crate::{
     batch::EntryId,
     collector::LogCollector,
-    config::Config,
-    record::RecordError,
     stream::{
         FleetStream, LogQueue, LogStream,
         view::{MachineView, ViewStart},
@@ -77,8 +71,8 @@ pub(crate) struct Hooks {
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// Counters of `GET /api/v1/stats` beside the collector's: refused bodies, bytes, sinks, spool.
     pub(crate) counters: Box<dyn Fn() -> Map<String, Value> + Send + Sync>,
-    /// The last rejected records, the newest first.
-    pub(crate) rejected: Box<dyn Fn() -> Vec<Rejected> + Send + Sync>,
+    /// The last rejected records.
+    pub(crate) rejected: Arc<RejectedRecords>,
     /// Lines dropped elsewhere than in queues, and bodies refused for want of room.
     pub(crate) counted: Box<dyn Fn() -> Counted + Send + Sync>,
     /// What is wrong elsewhere: sinks that fail, sources that are silent.
@@ -90,7 +84,7 @@ impl Default for Hooks {
         Self {
             metrics: Box::new(String::new),
             counters: Box::new(Map::new),
-            rejected: Box::new(Vec::new),
+            rejected: Arc::default(),
             counted: Box::new(Counted::default),
             troubles: Box::new(Vec::new),
         }
@@ -134,7 +128,7 @@ impl ControlState {
 
     fn counted(&self) -> Counted {
         let elsewhere = (self.hooks.counted)();
-        Counted { dropped: elsewhere.dropped + self.collector.queue_lines_dropped(), ..elsewhere }
+        Counted { dropped: elsewhere.dropped + self.collector.stats().queue_lines_dropped, ..elsewhere }
     }
 
     /// Whether logs can be taken now.
@@ -278,7 +272,7 @@ impl Asked<'_> {
     }
 
     fn rejected(&self) -> Response<Body> {
-        let records: Vec<Value> = (self.state.hooks.rejected)().iter().map(rejected_record).collect();
+        let records: Vec<Value> = self.state.hooks.rejected.newest_first().iter().map(rejected_record).collect();
         document(StatusCode::OK, &json!({ "rejected": records }))
     }
 
@@ -304,12 +298,12 @@ impl Asked<'_> {
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
-        let collector = self.state.collector.clone();
-        let view = MachineView::new(&collector, self.id, &start, |_| true);
+        let collector = &self.state.collector;
+        let view = MachineView::new(collector, self.id, &start, |_| true);
         if start.after.is_some() && view.is_over() {
             return Ok(nothing());
         }
-        let source = Source::Machine(MachineSource { view, until: until(&collector, limits), collector });
+        let source = Source::Machine(MachineSource { view, until: until(collector, limits) });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
     }
 
@@ -433,44 +427,4 @@ fn index() -> String {
     let list: String =
         operations.map(|(route, one)| format!("{:<7}{:<31}{}\n", one.method, route.path, one.what)).collect();
     format!("fleetdrain {}: the control listener\n\n{list}", env!("CARGO_PKG_VERSION"))
-}
-
-/// A running control listener, for this crate's own end-to-end tests.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct ControlListener {
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Stops it, once readers are gone or their streams have ended.
-    pub shutdown: CancellationToken,
-    collector: LogCollector,
-    tracker: TaskTracker,
-}
-
-impl ControlListener {
-    /// Listens on a loopback port as `config` says and serves until [`ControlListener::stop`].
-    ///
-    /// # Errors
-    ///
-    /// The address cannot be bound.
-    pub fn start(config: &Config, collector: LogCollector) -> Result<Self, ListenError> {
-        let at = config.control.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let listener: TcpListener = listen(at)?;
-        let addr = listener.local_addr().map_err(|source| ListenError::new(at, source))?;
-        let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let access = Access::new(Arc::new(Tokens::new(&config.control.tokens)), addr);
-        let state = ControlState::new(collector.clone(), access, Hooks::default());
-        let handler = move |request, _| handle(Arc::clone(&state), request);
-        let settings = Settings::control(&config.ingest, Arc::<HttpCounters>::default());
-        tracker.spawn(serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
-        Ok(Self { addr, shutdown, collector, tracker })
-    }
-
-    /// Ends all streams, stops accepting and waits for all connections to end.
-    pub async fn stop(self) {
-        self.collector.shut_down();
-        self.shutdown.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
-    }
 }

@@ -61,37 +61,18 @@ impl Wiring {
         }
     }
 
-    /// What a control listener at `addr` works on.
+    /// What the routes of the control listener at `addr` work on.
     pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
-        let (rendering, counting, keeping, judging) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
+        let counted = Arc::clone(&self.counters);
         let hooks = Hooks {
             metrics: Box::new(move || rendering.render()),
-            counters: Box::new(move || counting.http_counters()),
-            rejected: Box::new(move || keeping.rejected.newest_first()),
-            counted: Box::new(move || Counted { dropped: 0, refused: judging.bodies_without_room() }),
-            ..Hooks::default()
+            counters: Box::new(move || of_bodies(&counting)),
+            rejected: Arc::clone(&self.rejected),
+            counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
+            troubles: Box::new(Vec::new),
         };
         ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
-    }
-
-    /// Bodies refused because something was full.
-    fn bodies_without_room(&self) -> u64 {
-        let refused = self.counters.bodies_refused();
-        [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream].map(|reason| refused[reason as usize]).iter().sum()
-    }
-
-    /// What `stats` tells beside the collector's own counters.
-    fn http_counters(&self) -> Map<String, Value> {
-        let refused = self.counters.bodies_refused();
-        let by_reason: Map<_, _> =
-            Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
-        Map::from_iter([
-            ("wire_bytes".to_owned(), self.counters.wire_bytes().into()),
-            ("body_bytes".to_owned(), self.counters.body_bytes().into()),
-            ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
-            ("bodies_refused_by_reason".to_owned(), by_reason.into()),
-            ("bodies_duplicate".to_owned(), self.counters.bodies_duplicate().into()),
-        ])
     }
 
     /// All metrics as Prometheus text.
@@ -114,6 +95,29 @@ impl Wiring {
             ..of_collector(&stats)
         }
     }
+}
+
+/// The counters of bodies, under the names of their metrics.
+fn of_bodies(counters: &HttpCounters) -> Map<String, Value> {
+    let refused = counters.bodies_refused();
+    let by_reason: Map<String, Value> =
+        Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
+    Map::from_iter([
+        ("wire_bytes".to_owned(), counters.wire_bytes().into()),
+        ("body_bytes".to_owned(), counters.body_bytes().into()),
+        ("bodies_duplicate".to_owned(), counters.bodies_duplicate().into()),
+        ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
+        ("bodies_refused_by_reason".to_owned(), by_reason.into()),
+    ])
+}
+
+/// Bodies that were not at fault themselves.
+fn refused_for_want_of_room(counters: &HttpCounters) -> u64 {
+    let refused = counters.bodies_refused();
+    [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream]
+        .iter()
+        .map(|reason| refused[*reason as usize])
+        .sum()
 }
 
 fn of_collector(stats: &Stats) -> Snapshot {

@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    collector::LogCollector,
     queue::Ended,
     stream::{
         FleetStream, LogStream, Ready,
@@ -104,7 +103,6 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
 #[derive(Debug)]
 pub(super) struct MachineSource {
     pub(super) view: MachineView,
-    pub(super) collector: LogCollector,
     /// The number of the first line that is too new to be shown: `follow=false`.
     pub(super) until: Option<u64>,
 }
@@ -137,8 +135,6 @@ impl MachineSource {
     fn caught_up(&self) -> Filled {
         match self.view.ended() {
             Some(ended) => Filled::Ended(ended.into()),
-            // A machine that was first looked at after the shutdown had ended all others.
-            None if self.collector.is_shutting_down() => Filled::Ended(EndReason::Shutdown),
             None => Filled::CaughtUp,
         }
     }
