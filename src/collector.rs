@@ -1135,3 +1135,6 @@ impl Drop for Attached {
         self.collector.finish(self.queue.machine_id());
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
