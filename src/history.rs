@@ -279,3 +279,6 @@ impl MachineCursor {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The collector against a plain list of every line, and under threads.
 
 mod model;
+mod table;
 mod threads;
 
 use super::*;
