@@ -83,7 +83,7 @@ proptest! {
         let history = History::new(bytes_max);
         let mut trail = publish_all(&history, &sizes);
         let from = 1 + from % trail.next_seq;
-        let (mut cursor, mut fleet) = (MachineCursor::new(from), history.from_line(from - 1));
+        let (mut cursor, mut fleet) = (MachineCursor::new(from), history.at_line(from - 1));
         let (mut seen, mut missed, mut fleet_sum) = (0, 0, 0);
         for _ in 0..steps {
             match cursor.step(&history, trail) {

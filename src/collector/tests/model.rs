@@ -208,7 +208,7 @@ impl World {
             .collect();
         // Some bodies were overtaken by younger ones.
         self.clock += 1000;
-        let at = Timestamp::from_millisecond(self.clock - if first % 4 == 0 { 5000 } else { 0 }).unwrap();
+        let at = Timestamp::from_millisecond(self.clock - if first.is_multiple_of(4) { 5000 } else { 0 }).unwrap();
         let before = self.collector.stats();
         let probes: Vec<_> = self.queues.iter().map(|queue| queue.queue.probe()).collect();
         let Some(draft) = draft(&self.collector, &body, at) else { return };
