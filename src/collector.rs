@@ -1204,3 +1204,6 @@ impl Drop for Attached {
         self.collector.finish(self.queue.machine_id());
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

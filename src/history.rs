@@ -95,7 +95,7 @@ impl History {
     }
 
     /// Where a reader of all machines stands who wants everything from `line` on.
-    pub(crate) fn from_line(&self, line: u64) -> FleetCursor {
+    pub(crate) fn at_line(&self, line: u64) -> FleetCursor {
         let ring = self.ring.read();
         let after = ring.batches.partition_point(|batch| batch.first_line + batch.lines() <= line);
         FleetCursor { seq: ring.first + after as u64, line: line.min(ring.lines) }
@@ -103,11 +103,11 @@ impl History {
 
     /// Where a reader of all machines stands who has read up to `line`: what was evicted since counts as missed.
     pub(crate) fn after_line(&self, line: u64) -> FleetCursor {
-        self.from_line(line.saturating_add(1))
+        self.at_line(line.saturating_add(1))
     }
 
     /// Where a reader of all machines stands who wants what was received at `time` or later.
-    pub(crate) fn from_time(&self, time: Timestamp) -> FleetCursor {
+    pub(crate) fn at_time(&self, time: Timestamp) -> FleetCursor {
         let ring = self.ring.read();
         let index = ring.batches.partition_point(|batch| batch.received_at < time);
         let line = ring.batches.get(index).map_or(ring.lines, |batch| batch.first_line);
@@ -290,3 +290,6 @@ impl MachineCursor {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

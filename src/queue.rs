@@ -424,7 +424,7 @@ impl Queue {
             return self.go_behind(state, &item, history, trail);
         }
         let Some(item) = self.ready(state, item.clone(), promised.flatten()) else {
-            return self.without_a_copy(state, item, history, trail);
+            return self.without_a_copy(state, &item, history, trail);
         };
         state.stalled_since = None;
         state.lines += item.lines;
@@ -445,10 +445,10 @@ impl Queue {
     }
 
     /// The reserve for copies is used up.
-    fn without_a_copy(&self, state: &mut State, item: Item, history: &History, trail: Trail) -> Place {
+    fn without_a_copy(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
         if self.terms.full != Full::DropOldest {
             let returned = self.return_copies(state, history);
-            let from = returned.first().map_or(item.first_seq(), Item::first_seq);
+            let from = returned.first().unwrap_or(item).first_seq();
             let lines = returned.iter().map(|item| item.lines).sum::<u64>() + item.lines;
             return self.continue_at(state, MachineCursor::new(from), lines, history, trail);
         }
@@ -679,7 +679,7 @@ impl Queue {
         let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
         let before = place(state);
         let after = self.bounds.abandoned_after;
-        if !state.readerless_since.is_some_and(|since| now.duration_since(since) >= after) {
+        if state.readerless_since.is_none_or(|since| now.duration_since(since) < after) {
             return (before, false);
         }
         let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
@@ -985,3 +985,6 @@ impl Drop for Wait {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -593,3 +593,6 @@ pub async fn drain_queue(queue: &LogQueue, timeout: Option<Duration>) -> Result<
 pub fn async_iter_queue(queue: &LogQueue) -> LogStream {
     LogStream::new(queue.clone())
 }
+
+#[cfg(test)]
+mod tests;

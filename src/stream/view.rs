@@ -383,7 +383,7 @@ fn fleet_start(
     if !start.looks_back() {
         return (history.live(), false);
     }
-    let mut cursor = history.from_line(history.oldest_line());
+    let mut cursor = history.at_line(history.oldest_line());
     let mut unknown = false;
     match start.after {
         Some(id) if id.epoch == collector.epoch() => cursor = history.after_line(id.line),
@@ -391,10 +391,10 @@ fn fleet_start(
         None => {}
     }
     if let Some(since) = start.since {
-        cursor = cursor.max(history.from_time(since));
+        cursor = cursor.max(history.at_time(since));
     }
     if let Some(last) = start.last {
-        cursor = cursor.max(history.from_line(newest_matching(collector, last, wanted)));
+        cursor = cursor.max(history.at_line(newest_matching(collector, last, wanted)));
     }
     (cursor, unknown)
 }
