@@ -292,6 +292,7 @@ impl BodyReader {
     }
 
     /// Bytes really held now: the buffer's capacity and the decoder's state.
+    #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
         self.out.capacity() + self.decoder.held_bytes()
     }

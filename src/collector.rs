@@ -61,7 +61,7 @@ pub(crate) struct Ledger {
     pub(crate) rejected: [AtomicU64; RejectReason::ALL.len()],
     queue_in: AtomicU64,
     queue_delivered: AtomicU64,
-    queue_dropped: [AtomicU64; Reason::ALL.len()],
+    queue_dropped: [AtomicU64; Reason::NAMES.len()],
     pub(crate) viewer_skipped: AtomicU64,
     pub(crate) viewers: AtomicU64,
     /// Received → taken by a queue's reader, once a group.
@@ -150,10 +150,10 @@ impl Stats {
         RejectReason::ALL.map(|reason| self.lines_rejected_by_reason.get(reason.as_str()).copied().unwrap_or(0))
     }
 
-    /// Dropped lines in the order of [`Reason::ALL`].
+    /// Dropped lines in the order of [`Reason`].
     #[cfg(feature = "server")]
-    pub(crate) fn dropped_by_reason(&self) -> [u64; Reason::ALL.len()] {
-        Reason::ALL.map(|reason| self.queue_lines_dropped_by_reason.get(reason.as_str()).copied().unwrap_or(0))
+    pub(crate) fn dropped_by_reason(&self) -> [u64; Reason::NAMES.len()] {
+        Reason::NAMES.map(|reason| self.queue_lines_dropped_by_reason.get(reason).copied().unwrap_or(0))
     }
 }
 
@@ -753,7 +753,7 @@ impl LogCollector {
             names.iter().copied().zip(counts.iter().map(load)).collect::<BTreeMap<_, _>>()
         };
         let rejected = by(&RejectReason::ALL.map(RejectReason::as_str), &ledger.rejected);
-        let dropped = by(&Reason::ALL.map(Reason::as_str), &ledger.queue_dropped);
+        let dropped = by(&Reason::NAMES, &ledger.queue_dropped);
         let age = |since: Option<Instant>| since.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
         Stats {
             lines_received: load(&ledger.received),

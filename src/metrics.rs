@@ -29,7 +29,4 @@ mod text;
 pub(crate) use histogram::Histogram;
 
 #[cfg(feature = "server")]
-pub(crate) use {
-    catalogue::FAMILIES,
-    scrape::{BodyRefusal, Listener, MachineSeries, Metrics, QueueDrop, Snapshot},
-};
+pub(crate) use scrape::{BodyRefusal, Listener, MachineSeries, Metrics, Snapshot};

@@ -796,23 +796,12 @@ pub(crate) enum Reason {
     QueueFull = 0,
     HistoryEvicted = 1,
     Abandoned = 2,
-    Limited = 3,
     Shutdown = 4,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::QueueFull, Self::HistoryEvicted, Self::Abandoned, Self::Limited, Self::Shutdown];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::HistoryEvicted => "history_evicted",
-            Self::Abandoned => "abandoned",
-            Self::Limited => "limited",
-            Self::Shutdown => "shutdown",
-        }
-    }
+    /// The names in metrics, by the variants' numbers: the closed set of the contract, what cannot happen yet included.
+    pub(crate) const NAMES: [&str; 5] = ["queue_full", "history_evicted", "abandoned", "limited", "shutdown"];
 }
 
 /// The reader's side.

@@ -12,14 +12,7 @@ use std::{
 use hyper::StatusCode;
 
 use super::problem::Reason;
-
-/// Which listener a request came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Role {
-    Ingest,
-    Control,
-}
+pub(crate) use crate::metrics::Listener as Role;
 
 /// Called with each answered request: its listener, its status, and the time from its head to its answer's head.
 pub(crate) type OnAnswer = Box<dyn Fn(Role, u16, Duration) + Send + Sync>;
@@ -29,7 +22,7 @@ pub(crate) type OnAnswer = Box<dyn Fn(Role, u16, Duration) + Send + Sync>;
 pub(crate) struct HttpCounters {
     /// Set once, before serving, by whoever keeps `http_requests_total` and `http_request_duration_seconds`.
     pub(crate) on_answer: OnceLock<OnAnswer>,
-    refused: [AtomicU64; Reason::COUNT],
+    refused: [AtomicU64; Reason::ALL.len()],
     wire_bytes: AtomicU64,
     body_bytes: AtomicU64,
     duplicates: AtomicU64,
@@ -56,7 +49,7 @@ impl HttpCounters {
     }
 
     /// `bodies_refused_total`, in the order of [`Reason`], which is the contract's.
-    pub(crate) fn bodies_refused(&self) -> [u64; Reason::COUNT] {
+    pub(crate) fn bodies_refused(&self) -> [u64; Reason::ALL.len()] {
         std::array::from_fn(|reason| self.refused[reason].load(Ordering::Relaxed))
     }
 

@@ -9,54 +9,9 @@ use hyper::{
 use serde::Serialize;
 
 use super::{Body, full};
-
-/// Why a body was refused: the closed set of `fleetdrain_bodies_refused_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Reason {
-    Unauthorized,
-    BadRequest,
-    TooSlow,
-    TooLarge,
-    UnsupportedEncoding,
-    QueueFull,
-    Memory,
-    Spool,
-    Jetstream,
-    ShuttingDown,
-}
+pub(crate) use crate::metrics::BodyRefusal as Reason;
 
 impl Reason {
-    pub(crate) const ALL: [Self; Self::COUNT] = [
-        Self::Unauthorized,
-        Self::BadRequest,
-        Self::TooSlow,
-        Self::TooLarge,
-        Self::UnsupportedEncoding,
-        Self::QueueFull,
-        Self::Memory,
-        Self::Spool,
-        Self::Jetstream,
-        Self::ShuttingDown,
-    ];
-    pub(crate) const COUNT: usize = 10;
-
-    /// The name in answers and metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Unauthorized => "unauthorized",
-            Self::BadRequest => "bad_request",
-            Self::TooSlow => "too_slow",
-            Self::TooLarge => "too_large",
-            Self::UnsupportedEncoding => "unsupported_encoding",
-            Self::QueueFull => "queue_full",
-            Self::Memory => "memory",
-            Self::Spool => "spool",
-            Self::Jetstream => "jetstream",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
-
     /// The status that answers it.
     pub(crate) fn status(self) -> StatusCode {
         match self {

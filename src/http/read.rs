@@ -128,7 +128,7 @@ impl ControlState {
 
     fn counted(&self) -> Counted {
         let elsewhere = (self.hooks.counted)();
-        Counted { dropped: elsewhere.dropped + self.collector.stats().queue_lines_dropped, ..elsewhere }
+        Counted { dropped: elsewhere.dropped + self.collector.queue_lines_dropped(), ..elsewhere }
     }
 
     /// Whether logs can be taken now.

@@ -2,7 +2,8 @@
 
 use metrics::Unit;
 
-use super::scrape::{BodyRefusal, QueueDrop, Snapshot};
+use super::scrape::{BodyRefusal, Snapshot};
+use crate::queue::Reason as QueueReason;
 
 /// What a family measures, as Prometheus types it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Lines offered to queues."),
     family!("fleetdrain_queue_lines_delivered_total", Counter, Count, &[], Source::Counter(|s| s.queue_lines_delivered),
         "Lines taken by a queue's reader."),
-    family!("fleetdrain_queue_lines_dropped_total", Counter, Count, &["reason"], Source::CounterBy(&QueueDrop::NAMES, |s| &s.queue_lines_dropped),
+    family!("fleetdrain_queue_lines_dropped_total", Counter, Count, &["reason"], Source::CounterBy(&QueueReason::NAMES, |s| &s.queue_lines_dropped),
         "Lines that a queue gave up."),
     family!("fleetdrain_queue_lines", Gauge, Count, &[], Source::Gauge(|s| s.queue_lines as f64),
         "Lines in queues, what is left to catch up included."),

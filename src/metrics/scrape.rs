@@ -28,11 +28,6 @@ macro_rules! reasons {
 
         impl $type {
             pub(crate) const NAMES: [&str; [$($name),*].len()] = [$($name),*];
-
-            /// The name in metrics.
-            pub(crate) fn as_str(self) -> &'static str {
-                Self::NAMES[self as usize]
-            }
         }
     };
 }
@@ -53,14 +48,24 @@ reasons! {
     }
 }
 
-reasons! {
-    /// Why a queue gave lines up.
-    QueueDrop {
-        QueueFull = "queue_full",
-        HistoryEvicted = "history_evicted",
-        Abandoned = "abandoned",
-        Limited = "limited",
-        Shutdown = "shutdown",
+impl BodyRefusal {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; Self::NAMES.len()] = [
+        Self::Unauthorized,
+        Self::BadRequest,
+        Self::TooSlow,
+        Self::TooLarge,
+        Self::UnsupportedEncoding,
+        Self::QueueFull,
+        Self::Memory,
+        Self::Spool,
+        Self::Jetstream,
+        Self::ShuttingDown,
+    ];
+
+    /// The name in answers and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 }
 
@@ -90,8 +95,8 @@ pub(crate) struct Snapshot {
     pub(crate) lines_repaired: u64,
     pub(crate) queue_lines_in: u64,
     pub(crate) queue_lines_delivered: u64,
-    /// By [`QueueDrop`].
-    pub(crate) queue_lines_dropped: [u64; QueueDrop::NAMES.len()],
+    /// By [`crate::queue::Reason`].
+    pub(crate) queue_lines_dropped: [u64; crate::queue::Reason::NAMES.len()],
     pub(crate) queue_lines: u64,
     pub(crate) queue_bytes: u64,
     pub(crate) oldest_entry_age_seconds: f64,

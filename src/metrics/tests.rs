@@ -1,6 +1,7 @@
 use std::{
     io::Write,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,11 +14,12 @@ fn samples<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
 }
 
 fn busy() -> (Metrics, Snapshot) {
-    let metrics = fresh();
+    let delivery_latency = Arc::new(Histogram::new(Histogram::LATENCY));
+    let metrics = Metrics::new(Arc::clone(&delivery_latency), Arc::new(Histogram::new(Histogram::LAG)));
     metrics.answered(Listener::Ingest, 200, Duration::from_millis(3));
     metrics.answered(Listener::Control, 418, Duration::from_secs(3600));
     metrics.answered(Listener::Control, 9999, Duration::ZERO);
-    metrics.delivery_latency.record(Duration::from_micros(40));
+    delivery_latency.record(Duration::from_micros(40));
     let hostile = MachineSeries {
         machine: "a\\b\"} 1\nfleetdrain_machines 666\n\0\r\u{7f}é".to_owned(),
         app: "x".repeat(127) + "é" + &"y".repeat(1 << 20),

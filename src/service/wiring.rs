@@ -14,14 +14,14 @@ use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
     http::{
-        HttpCounters, Role,
+        HttpCounters,
         auth::Tokens,
         problem::Reason,
         read::{Access, ControlState, Hooks},
         rejected::RejectedRecords,
         status::Counted,
     },
-    metrics::{Listener, MachineSeries, Metrics, Snapshot},
+    metrics::{MachineSeries, Metrics, Snapshot},
 };
 
 /// What both listeners share.
@@ -43,13 +43,7 @@ impl Wiring {
         let metrics = Arc::new(metrics);
         let counters = Arc::new(HttpCounters::default());
         let requests = Arc::clone(&metrics);
-        let count = move |role, status, took| {
-            let listener = match role {
-                Role::Ingest => Listener::Ingest,
-                Role::Control => Listener::Control,
-            };
-            requests.answered(listener, status, took);
-        };
+        let count = move |listener, status, took| requests.answered(listener, status, took);
         counters.on_answer.get_or_init(|| Box::new(count));
         Self {
             collector: collector.clone(),

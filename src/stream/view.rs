@@ -154,11 +154,6 @@ impl MachineView {
         self.ended
     }
 
-    /// Whether the view has shown everything that was sent up to now.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.cursor.next_seq() >= self.machine.trail().next_seq
-    }
-
     /// Waits until [`MachineView::step`] may have something new. Cancel safe.
     pub(crate) async fn changed(&self) {
         let notified = self.machine.watch().notified();
