@@ -399,6 +399,17 @@ pub struct EntryId {
     pub(crate) machine_seq: u64,
 }
 
+impl EntryId {
+    /// Appends what `Display` shows, without its machinery.
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        write_hex(out, self.epoch);
+        out.push(b'-');
+        write_hex(out, self.line);
+        out.push(b'-');
+        write_hex(out, self.machine_seq);
+    }
+}
+
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}", self.epoch, self.line, self.machine_seq)
@@ -527,6 +538,11 @@ impl<'a> EntryView<'a> {
     /// Appends the entry as one JSON object on one line, without a newline: the fields in the contract's order, then `id`,
     /// `received_at` and `machine_seq` where the drain gave them, then `raw` if asked for.
     pub fn write_json(&self, out: &mut Vec<u8>, with_raw: bool) {
+        self.write_json_by(&mut Clock::default(), out, with_raw);
+    }
+
+    /// As [`EntryView::write_json`], for many lines: those of one batch share the text of their time of receipt.
+    pub(crate) fn write_json_by(&self, clock: &mut Clock, out: &mut Vec<u8>, with_raw: bool) {
         let fields = [
             ("{\"machine_id\":", self.machine_id()),
             (",\"message\":", self.message()),
@@ -542,10 +558,12 @@ impl<'a> EntryView<'a> {
             write_json_string(out, value);
         }
         if let Some(Origin { id, received_at }) = self.origin {
-            let EntryId { machine_seq, .. } = id;
-            let tail = format_args!(",\"id\":\"{id}\",\"received_at\":\"{received_at}\",\"machine_seq\":{machine_seq}")
-                .to_string();
-            out.extend_from_slice(tail.as_bytes());
+            out.extend_from_slice(b",\"id\":\"");
+            id.write(out);
+            out.extend_from_slice(b"\",\"received_at\":\"");
+            clock.write(out, received_at);
+            out.extend_from_slice(b"\",\"machine_seq\":");
+            write_decimal(out, id.machine_seq);
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
@@ -582,6 +600,41 @@ fn move_row(mut row: Row, body: &[u8], arena: &[u8], bytes: &mut Vec<u8>) -> Row
         };
     }
     row
+}
+
+/// The last time of receipt that was written, as text: to write one anew costs as much as half of the entry.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    at: Option<Timestamp>,
+    text: String,
+}
+
+impl Clock {
+    fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
+        if self.at != Some(at) {
+            (self.at, self.text) = (Some(at), at.to_string());
+        }
+        out.extend_from_slice(self.text.as_bytes());
+    }
+}
+
+fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+fn write_hex(out: &mut Vec<u8>, number: u64) {
+    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15]));
 }
 
 /// Appends `text` as a JSON string.

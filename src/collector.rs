@@ -834,6 +834,13 @@ impl LogCollector {
         ranked.iter().filter_map(|(_, machine)| self.facts_of(machine, now)).collect()
     }
 
+    /// Shows every machine seen to `visit`, in no order: a million facts at once would be half a gigabyte.
+    #[cfg(feature = "server")]
+    pub(crate) fn visit_machines(&self, visit: impl FnMut(MachineFacts)) {
+        let now = Instant::now();
+        self.all_machines().iter().filter_map(|machine| self.facts_of(machine, now)).for_each(visit);
+    }
+
     fn all_machines(&self) -> Vec<Arc<Machine>> {
         self.shared.table.iter().map(|entry| Arc::clone(entry.value())).collect()
     }

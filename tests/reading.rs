@@ -1040,3 +1040,31 @@ async fn the_other_rooms_are_heard_too() {
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert!(metrics.text().await.contains("fleetdrain_lines_received_total 3"));
 }
+
+#[tokio::test]
+async fn a_slow_queue_reader_does_not_pin_the_bodies_its_lines_came_in() {
+    let drain = Drain::with(|config| {
+        config.history.bytes = 64 << 10;
+        config.queue.lines = 1_000_000;
+        config.queue.bytes = 64 << 20;
+    })
+    .await;
+    let mut queue = drain.get(&format!("{M}/m/queue")).await;
+    let (own, others) = ("x".repeat(2000), "y".repeat(900 << 10));
+    // The first bodies fill the connection; then the reader holds one in part.
+    for body in 0..25 {
+        let lines = (0..200).map(|line| record("m", &format!("{} {own}", body * 200 + line)));
+        let others = (0..3).map(|_| record("other", &others));
+        drain.push_records(&lines.chain(others).collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drain.push("evicting", 0..2000);
+    let stats = drain.collector.stats();
+    assert!(stats.queue_lines > 300, "the reader is slow: {stats:?}");
+    // The rest of a copy of its own lines, and the history; a body with the others' is twice as much.
+    let beside_the_queue = stats.memory_used_bytes - stats.queue_bytes;
+    assert!(beside_the_queue < 3 << 19, "{beside_the_queue} bytes are held beside the queue's");
+    drain.collector.finish("m");
+    let (lines, reason) = queue.until_end().await;
+    assert_eq!((lines.len(), reason.as_str()), (5000, "finished"));
+}

@@ -247,7 +247,7 @@ impl Asked<'_> {
         let page = Page::of(query)?;
         let collector = self.state.collector.clone();
         // A hundred thousand machines take a while: not on a thread that serves connections.
-        aside(move || document(StatusCode::OK, &page.cut(collector.all_machine_facts()))).await
+        aside(move || document(StatusCode::OK, &page.pick(|visit| collector.visit_machines(visit)))).await
     }
 
     fn machine(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {

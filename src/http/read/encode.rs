@@ -2,7 +2,7 @@
 
 use hyper::{HeaderMap, header::ACCEPT};
 
-use crate::batch::EntryView;
+use crate::batch::{Clock, EntryView};
 
 /// A frame takes no further line beyond this: with one more of usual length it stays within 64 KiB.
 const FRAME_BYTES: usize = 60 << 10;
@@ -113,18 +113,20 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    fn entry(self, out: &mut Vec<u8>, entry: &EntryView<'_>) {
+    fn entry(self, clock: &mut Clock, out: &mut Vec<u8>, entry: &EntryView<'_>) {
         match self.format {
             Format::Ndjson => {
-                entry.write_json(out, self.raw);
+                entry.write_json_by(clock, out, self.raw);
                 out.push(b'\n');
             }
             Format::EventStream => {
                 if let Some(id) = entry.id() {
-                    append(out, format_args!("id: {id}\n"));
+                    out.extend_from_slice(b"id: ");
+                    id.write(out);
+                    out.push(b'\n');
                 }
                 out.extend_from_slice(b"data: ");
-                entry.write_json(out, self.raw);
+                entry.write_json_by(clock, out, self.raw);
                 out.extend_from_slice(b"\n\n");
             }
             Format::Text => {
@@ -176,12 +178,13 @@ pub(super) struct Frame {
     /// Lines that the reader may still get.
     lines_left: u64,
     lines: u64,
+    clock: Clock,
 }
 
 impl Frame {
     /// An empty frame of at most `lines_left` lines.
     pub(super) fn new(encoder: Encoder, lines_left: u64) -> Self {
-        Self { encoder, out: Vec::new(), lines_left, lines: 0 }
+        Self { encoder, out: Vec::new(), lines_left, lines: 0, clock: Clock::default() }
     }
 
     /// Whether another line may be put in.
@@ -194,7 +197,7 @@ impl Frame {
             self.out.reserve(FRAME_BYTES_FIRST);
         }
         self.lines += 1;
-        self.encoder.entry(&mut self.out, entry);
+        self.encoder.entry(&mut self.clock, &mut self.out, entry);
     }
 
     pub(super) fn skipped(&mut self, lines: Option<u64>) {
@@ -275,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_reads_the_same_alone_and_in_a_frame_and_as_serde_has_it() {
+        let numbers = [0, 1, 9, 10, 15, 16, 255, 1 << 32, u64::MAX - 7];
+        let body = br#"{"instance":"m","message":"x"}"#.to_vec();
+        let parsed = Parser::default().parse(&body, Limits { line_bytes_max: 1 << 20, errors_max: 10 });
+        let mut clock = Clock::default();
+        for (millis, number) in [0, 1, 1000, 1500, 1_700_000_000_123].into_iter().cycle().zip(numbers) {
+            let at = jiff::Timestamp::from_millisecond(millis).unwrap();
+            let mut batch = Batch::new(body.clone().into(), parsed.arena.clone(), &parsed.rows, at);
+            (batch.epoch, batch.first_line, batch.groups[0].first_seq) = (number, number, number);
+            let entry = batch.view(&batch.groups[0], 0);
+            let (mut alone, mut framed) = (Vec::new(), Vec::new());
+            entry.write_json(&mut alone, false);
+            entry.write_json_by(&mut clock, &mut framed, false);
+            assert_eq!(alone, framed);
+            assert_eq!(String::from_utf8(alone).unwrap(), serde_json::to_string(&entry.to_entry()).unwrap());
+        }
+    }
+
+    #[test]
     fn text_is_the_message_and_a_line_feed_and_nothing_else() {
         assert_eq!(written(Format::Text, false, r#"{"instance":"m","message":"a\tb"}"#), "a\tb\n");
     }
@@ -301,6 +323,37 @@ mod tests {
         assert_eq!(id.strip_prefix("id: ").unwrap(), entry["id"]);
         assert_eq!(events[1], "event: skipped\ndata: {\"event\":\"skipped\",\"lines\":7}");
         assert_eq!(events[3], "event: end\ndata: {\"event\":\"end\",\"reason\":\"caught_up\"}");
+    }
+
+    /// `cargo test --profile … -- --ignored --nocapture`: what an entry costs a reader.
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_an_entry() {
+        let line = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"4d891d77b05118","name":"my-app"},"region":"lax"},"host":"f442","log":{"level":"info"},"message":"GET /api/v1/things/42 200 in 13 ms, user 1234, and some more text that makes it a usual line","timestamp":"2026-06-27T01:19:11.789045558Z"}"#;
+        let body = format!("{line}\n").repeat(1000);
+        let parsed = Parser::default().parse(body.as_bytes(), Limits { line_bytes_max: 1 << 20, errors_max: 10 });
+        let batch = Batch::new(body.into_bytes().into(), parsed.arena, &parsed.rows, jiff::Timestamp::now());
+        let entry = batch.view(&batch.groups[0], 7);
+        let mut out = Vec::with_capacity(1 << 20);
+        let mut clock = Clock::default();
+        for round in 0..3 {
+            let since = std::time::Instant::now();
+            for _ in 0..100_000 {
+                out.clear();
+                entry.write_json(&mut out, false);
+            }
+            let alone = since.elapsed() / 100_000;
+            let since = std::time::Instant::now();
+            for _ in 0..100_000 {
+                out.clear();
+                entry.write_json_by(&mut clock, &mut out, false);
+            }
+            println!(
+                "{round}: {alone:?} an entry alone, {:?} in a frame, {} bytes",
+                since.elapsed() / 100_000,
+                out.len()
+            );
+        }
     }
 
     #[test]

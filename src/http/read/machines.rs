@@ -94,24 +94,32 @@ impl Page {
         Ok(Self { sort, limit, after })
     }
 
-    /// The page of `all`, which may come in any order.
-    pub(super) fn cut(&self, mut all: Vec<MachineFacts>) -> MachineList {
+    /// The page out of what `visit_all` shows, in any order. Never holds more than twice the page.
+    pub(super) fn pick(&self, visit_all: impl FnOnce(&mut dyn FnMut(MachineFacts))) -> MachineList {
         let sort = self.sort;
-        if let Some(after) = &self.after {
-            all.retain(|facts| after.cmp(sort.key(facts), &facts.machine_id) == Ordering::Less);
-        }
+        let is_behind = |facts: &MachineFacts| {
+            self.after.as_ref().is_none_or(|after| after.cmp(sort.key(facts), &facts.machine_id) == Ordering::Less)
+        };
         let by_place = |a: &MachineFacts, b: &MachineFacts| {
             sort.key(b).cmp(&sort.key(a)).then_with(|| a.machine_id.cmp(&b.machine_id))
         };
-        let has_more = all.len() > self.limit;
-        if has_more {
-            // Of a hundred thousand machines only those of the page need an order.
-            all.select_nth_unstable_by(self.limit, by_place);
-            all.truncate(self.limit);
-        }
-        all.sort_unstable_by(by_place);
-        let next = all.last().filter(|_| has_more).map(|last| Place::of(last, sort).token(sort));
-        MachineList { machines: all, next }
+        // One more than the page tells that there is a next one.
+        let wanted = self.limit + 1;
+        let mut picked: Vec<MachineFacts> = Vec::new();
+        visit_all(&mut |facts| {
+            if is_behind(&facts) {
+                picked.push(facts);
+            }
+            if picked.len() >= 2 * wanted {
+                picked.select_nth_unstable_by(wanted, by_place);
+                picked.truncate(wanted);
+            }
+        });
+        picked.sort_unstable_by(by_place);
+        let has_more = picked.len() > self.limit;
+        picked.truncate(self.limit);
+        let next = picked.last().filter(|_| has_more).map(|last| Place::of(last, sort).token(sort));
+        MachineList { machines: picked, next }
     }
 }
 
@@ -201,7 +209,9 @@ mod tests {
             for limit in [1, 7, 24, 25, 26, 100] {
                 let (mut seen, mut after) = (Vec::new(), String::new());
                 loop {
-                    let page = page(&format!("sort={sort}&limit={limit}{after}")).unwrap().cut(all.clone());
+                    let page = page(&format!("sort={sort}&limit={limit}{after}"))
+                        .unwrap()
+                        .pick(|visit| all.iter().cloned().for_each(visit));
                     assert!(page.machines.len() <= limit);
                     seen.extend(page.machines.iter().map(|facts| (facts.lines, facts.machine_id.clone())));
                     let Some(next) = page.next else { break };
