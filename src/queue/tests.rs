@@ -14,24 +14,12 @@ pub(crate) struct Probe {
     pub(crate) behind: bool,
     pub(crate) waiting: u32,
     pub(crate) readers: u32,
-    /// Items that wait and are not compact copies.
-    pub(crate) uncopied: usize,
     pub(crate) has_something: bool,
 }
 
 impl Queue {
     pub(crate) fn probe(&self) -> Probe {
-        let mut state = self.state.lock();
-        // Looking must not disturb, so the channel's tokens go back in.
-        let tokens: Vec<Token> = self.receiver.try_iter().collect();
-        let in_channel = tokens.iter().filter(|token| matches!(token, Token::Item(_))).count();
-        let is_uncopied = |token: &&Token| matches!(token, Token::Item(item) if !item.copied);
-        let uncopied =
-            tokens.iter().filter(is_uncopied).count() + state.front.iter().filter(|item| !item.copied).count();
-        for token in tokens {
-            self.send(token);
-        }
-        let state = &mut *state;
+        let state = self.state.lock();
         Probe {
             lines: state.lines,
             bytes: state.bytes,
@@ -42,9 +30,19 @@ impl Queue {
             behind: state.behind.is_some(),
             waiting: state.waiting,
             readers: state.readers,
-            uncopied,
-            has_something: state.has_something() || in_channel > 0,
+            has_something: state.has_something() || !self.receiver.is_empty(),
         }
+    }
+
+    /// Items that wait and are not compact copies. Brings all of them to the front.
+    pub(crate) fn uncopied(&self) -> usize {
+        let mut state = self.state.lock();
+        for token in self.receiver.try_iter() {
+            if let Token::Item(item) = token {
+                state.front.push_back(item);
+            }
+        }
+        state.front.iter().filter(|item| !item.copied).count()
     }
 }
 
@@ -325,18 +323,34 @@ mod policies {
     async fn a_waiting_reader_gets_the_batch_itself_and_a_sleeping_one_a_copy() {
         let (collector, queue) = with(Full::CatchUp, |_| {});
         let _ = push_numbers(&collector, "m", 0..1).unwrap();
-        assert_eq!(queue.inner().probe().uncopied, 0);
+        assert_eq!(queue.inner().uncopied(), 0);
         let mut stream = LogStream::new(queue.clone());
         assert_eq!(read_all(&mut stream), numbers(0..1));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), &mut context).is_pending());
         let _ = push_numbers(&collector, "m", 1..2).unwrap();
+        assert_eq!(queue.inner().uncopied(), 1, "it finds a reader that waits");
         let _ = push_numbers(&collector, "m", 2..3).unwrap();
-        assert_eq!(queue.inner().probe().uncopied, 1, "the first finds a reader that waits");
+        assert_eq!(queue.inner().uncopied(), 1, "the reader already has one to take");
+        read_all(&mut stream);
+        assert!(futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), &mut context).is_pending());
+        let _ = push_numbers(&collector, "m", 3..4).unwrap();
         drop(stream);
-        let probe = queue.inner().probe();
-        assert_eq!((probe.uncopied, probe.waiting), (0, 0), "who left pins nothing");
-        assert_eq!(read_queue(&queue), numbers(1..3));
+        assert_eq!((queue.inner().uncopied(), queue.inner().probe().waiting), (0, 0), "who left pins nothing");
+        assert_eq!(read_queue(&queue), numbers(3..4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_leaves_passes_its_wake_on_though_the_lines_were_moved_meanwhile() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        let read = |queue: LogQueue| tokio::spawn(async move { LogStream::new(queue).next().await });
+        let (first, second) = (read(queue.clone()), read(queue));
+        tokio::task::yield_now().await;
+        let _ = push_numbers(&collector, "m", 0..1).unwrap();
+        assert_eq!(collector.stats().queue_lines, 1, "looking for the oldest takes it out of the channel");
+        first.abort();
+        let line = tokio::time::timeout(Duration::from_secs(1), second).await.expect("it was woken");
+        assert_eq!(line.unwrap().unwrap().message(), "0");
     }
 
     #[tokio::test(start_paused = true)]

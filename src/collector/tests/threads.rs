@@ -127,6 +127,7 @@ fn storm_over(full: [Full; MACHINES], change: impl FnOnce(&mut CollectorConfig))
     let readers: Vec<_> = (0..READERS)
         .map(|reader| runtime.spawn(read(collector.clone(), reader % MACHINES, seed ^ (reader as u64) << 32)))
         .collect();
+    let mut watching = collector.fleet();
     let until = std::time::Instant::now() + storm();
     let publishers: Vec<_> = (0..PUBLISHERS)
         .map(|publisher| {
@@ -134,7 +135,6 @@ fn storm_over(full: [Full; MACHINES], change: impl FnOnce(&mut CollectorConfig))
             thread::spawn(move || publish(&collector, publisher, seed, until))
         })
         .collect();
-    let mut watching = collector.fleet();
     let looking = runtime.spawn(async move {
         let mut seen = 0;
         while let Some(batch) = watching.next().await {
