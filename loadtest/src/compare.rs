@@ -2,6 +2,8 @@
 
 mod table;
 
+pub(crate) use table::thousands;
+
 use crate::client::{Connection, Target};
 use crate::encode::Encoding;
 use crate::failure::Failure;
