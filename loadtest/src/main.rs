@@ -29,7 +29,7 @@ enum Command {
     /// Serve bare hyper that discards bodies: what the transport alone costs
     Ceiling(serve::ServeArgs),
     /// Serve the straightforward server: a JSON value a line, owned strings, unbounded queues
-    Naive(serve::ServeArgs),
+    Naive(serve::naive::NaiveArgs),
     /// Simulate a fleet and its readers, verify every line
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds

@@ -363,11 +363,11 @@ mod tests {
     #[test]
     fn overrides_win_over_the_file() {
         let over = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        let overrides = [over("load.rate", "2x"), over("load.duration", "500ms"), over("fleet.machines", "7")];
+        let overrides = [over("load.rate", "2x"), over("load.duration", "500ms"), over("fleet.machines", "77")];
         let scenario = Scenario::read("[load]\nrate = 10\n", &overrides).unwrap();
         assert_eq!(scenario.load.rate, Rate::Times(2.0));
         assert_eq!(scenario.load.duration.0, Duration::from_millis(500));
-        assert_eq!(scenario.fleet.machines, 7);
+        assert_eq!(scenario.fleet.machines, 77);
     }
 
     #[test]
