@@ -135,7 +135,12 @@ impl Reading {
                         Over::Churned => {}
                         Over::Broken(error) => {
                             self.told.trouble.get_or_insert(format!("a reader's connection broke: {error}"));
-                            self.lose_connection();
+                            // Not ours to forgive: what was in it counts as lost.
+                            self.rest.clear();
+                            tokio::time::sleep(LOOK).await;
+                            if self.complete().await {
+                                break;
+                            }
                         }
                     }
                     self.told.reconnects += 1;
@@ -156,7 +161,7 @@ impl Reading {
         }
     }
 
-    fn lose_connection(&mut self) {
+    fn tear_connection(&mut self) {
         self.rest.clear();
         if self.reader.settings.from == From::Queue {
             self.told.verifier.torn();
@@ -230,7 +235,7 @@ impl Reading {
                 return over;
             }
             if leave.is_some_and(|leave| Instant::now() > leave) && self.sending() {
-                self.lose_connection();
+                self.tear_connection();
                 return Over::Churned;
             }
             if self.complete().await {
