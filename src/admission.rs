@@ -164,8 +164,10 @@ impl LogCollector {
         let limits = Limits { line_bytes_max: self.shared.config.line_bytes_max, errors_max: ERRORS_MAX };
         let parsed = Parser::default().parse(&body, limits);
         let mut draft = Draft::new(body, parsed, Timestamp::now());
-        if !permit.try_resize(draft.batch.bytes.len() + draft.batch.table_bytes()) {
-            return refuse(draft.batch.bytes, Cause::Memory);
+        let held = draft.batch.bytes.len() + draft.batch.table_bytes();
+        if !permit.try_resize(held) {
+            let cause = if held > self.budget().body_bytes_max() { Cause::TooLarge } else { Cause::Memory };
+            return refuse(draft.batch.bytes, cause);
         }
         draft.batch.permit = Some(permit);
         self.admit(draft).or_else(|refused| refuse(refused.draft.batch.bytes, refused.cause))

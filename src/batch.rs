@@ -57,6 +57,11 @@ impl Span {
         (self.start & !ARENA) as usize
     }
 
+    /// Whether all of it lies within `record`, a part of the body.
+    fn is_within(self, record: Self) -> bool {
+        !self.is_arena() && self.start >= record.start && self.start + self.len <= record.start + record.len
+    }
+
     /// The bytes that this span names.
     pub(crate) fn of<'a>(self, body: &'a [u8], arena: &'a [u8]) -> &'a [u8] {
         let from = if self.is_arena() { arena } else { body };
@@ -167,9 +172,10 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Bytes of this row's text that lie in the arena.
-    fn arena_bytes(mut self) -> usize {
-        self.text_spans().iter().filter(|span| span.is_arena()).map(|span| span.len()).sum()
+    /// Bytes of this row's text that do not lie in its record.
+    fn bytes_apart(mut self) -> usize {
+        let raw = self.raw;
+        self.text_spans().iter().filter(|span| !span.is_within(raw)).map(|span| span.len()).sum()
     }
 
     /// The spans that may lie in the arena, for whoever moves a row elsewhere.
@@ -282,7 +288,7 @@ impl Batch {
     pub(crate) fn compact(&self, group: &Group, rows: Range<u32>, streams: Streams) -> Self {
         let picked = &self.rows[rows.start as usize..rows.end as usize];
         let wanted = || picked.iter().filter(|row| streams.wants(row.kind));
-        let bytes = wanted().map(|row| row.raw.len() + row.arena_bytes()).sum();
+        let bytes = wanted().map(|row| row.raw.len() + row.bytes_apart()).sum();
         let mut bytes = Vec::with_capacity(bytes);
         let mut machine = Span::EMPTY;
         let mut counts = [0; Kind::COUNT];
@@ -551,26 +557,28 @@ impl<'a> EntryView<'a> {
     /// An owned copy of this line alone.
     #[must_use]
     pub fn to_entry(&self) -> LogEntry {
-        let mut bytes = Vec::with_capacity(self.row.raw.len() + self.row.arena_bytes());
+        let mut bytes = Vec::with_capacity(self.row.raw.len() + self.row.bytes_apart());
         let row = move_row(*self.row, self.body, self.arena, &mut bytes);
         LogEntry { bytes: bytes.into_boxed_slice(), row, origin: self.origin }
     }
 }
 
-/// Appends one row's record and arena strings to `bytes`, and moves its spans there.
+/// Appends one row's record, and its strings that lie apart from it, to `bytes`, and moves its spans there.
 fn move_row(mut row: Row, body: &[u8], arena: &[u8], bytes: &mut Vec<u8>) -> Row {
-    let (from, to) = (row.raw.start(), bytes.len());
+    let record = row.raw;
+    let (from, to) = (record.start(), bytes.len());
     bytes.extend_from_slice(row.raw.of(body, arena));
     row.raw = Span::body(to, row.raw.len());
     for span in row.text_spans() {
         *span = match *span {
             empty if empty.is_empty() => Span::EMPTY,
-            text if text.is_arena() => {
+            sent if sent.is_within(record) => Span::body(sent.start() - from + to, sent.len()),
+            // From the arena, or from behind the record where an earlier move has put it.
+            text => {
                 let start = bytes.len();
                 bytes.extend_from_slice(text.of(body, arena));
                 Span::body(start, text.len())
             }
-            sent => Span::body(sent.start() - from + to, sent.len()),
         };
     }
     row

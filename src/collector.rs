@@ -4,7 +4,8 @@
 //! and the offers to all machines of a batch are one short critical section, so history order = queue order = `machine_seq`
 //! order. The obvious alternative, to number under the history's lock and offer concurrently, repeats and loses batches.
 //!
-//! Lock order: publish → machine → queue → history. No `async fn` here: a DashMap guard must never cross an await.
+//! Lock order: publish → shard of the table → machine → queue → history; the roster's is taken with none of these wanted
+//! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::RandomState as StdRandomState},
@@ -28,6 +29,7 @@ use crate::{
     budget::Budget,
     config::{self, Full},
     history::{Held, History, Trail},
+    metrics::Histogram,
     queue::{Bounds, Ended, Offered, Place, Queue, QueueFacts, QueueRoom, Reason, Taken, Terms},
     record::RejectReason,
     stream::LogQueue,
@@ -49,11 +51,7 @@ const SWEEP_MAX: Duration = Duration::from_secs(30);
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Called with each observation, in seconds; see [`Ledger`].
-pub(crate) type Observer = Box<dyn Fn(f64) + Send + Sync>;
-
 /// Every counter of the balances, separate per collector, without any metrics recorder.
-#[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) received: AtomicU64,
     pub(crate) accepted: AtomicU64,
@@ -66,8 +64,30 @@ pub(crate) struct Ledger {
     queue_dropped: [AtomicU64; Reason::ALL.len()],
     pub(crate) viewer_skipped: AtomicU64,
     pub(crate) viewers: AtomicU64,
-    pub(crate) on_delivery: OnceLock<Observer>,
-    pub(crate) on_lag: OnceLock<Observer>,
+    /// Received → taken by a queue's reader, once a group.
+    pub(crate) delivery_latency: Arc<Histogram>,
+    /// A record's own timestamp → received.
+    pub(crate) log_lag: Arc<Histogram>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            received: AtomicU64::default(),
+            accepted: AtomicU64::default(),
+            filtered: AtomicU64::default(),
+            unrouted: AtomicU64::default(),
+            repaired: AtomicU64::default(),
+            rejected: Default::default(),
+            queue_in: AtomicU64::default(),
+            queue_delivered: AtomicU64::default(),
+            queue_dropped: Default::default(),
+            viewer_skipped: AtomicU64::default(),
+            viewers: AtomicU64::default(),
+            delivery_latency: Arc::new(Histogram::new(Histogram::LATENCY)),
+            log_lag: Arc::new(Histogram::new(Histogram::LAG)),
+        }
+    }
 }
 
 impl Ledger {
@@ -81,12 +101,6 @@ impl Ledger {
 
     pub(crate) fn queue_dropped(&self, reason: Reason, lines: u64) {
         self.queue_dropped[reason as usize].fetch_add(lines, Relaxed);
-    }
-
-    pub(crate) fn delivery_latency(&self, latency: Duration) {
-        if let Some(observe) = self.on_delivery.get() {
-            observe(latency.as_secs_f64());
-        }
     }
 }
 
@@ -127,6 +141,20 @@ pub struct Stats {
     pub memory_used_bytes: u64,
     pub memory_budget_bytes: u64,
     pub oldest_entry_age_seconds: f64,
+}
+
+impl Stats {
+    /// Rejected lines in the order of [`RejectReason::ALL`].
+    #[must_use]
+    pub fn rejected_by_reason(&self) -> [u64; RejectReason::ALL.len()] {
+        RejectReason::ALL.map(|reason| self.lines_rejected_by_reason.get(reason.as_str()).copied().unwrap_or(0))
+    }
+
+    /// Dropped lines in the order of [`Reason::ALL`].
+    #[cfg(feature = "server")]
+    pub(crate) fn dropped_by_reason(&self) -> [u64; Reason::ALL.len()] {
+        Reason::ALL.map(|reason| self.queue_lines_dropped_by_reason.get(reason.as_str()).copied().unwrap_or(0))
+    }
 }
 
 /// What a collector may hold.
@@ -302,12 +330,16 @@ impl MachineState {
         self.queue.as_ref().filter(|_| self.finished.is_none())
     }
 
-    /// The last moment at which anything happened to it, and until when it must be remembered.
+    /// Whether nobody is subscribed to it, and nobody reads what is left of its queue.
+    fn is_idle(&self) -> bool {
+        self.live_queue().is_none() && self.queue.as_ref().is_none_or(|queue| queue.facts().readers == 0)
+    }
+
+    /// Whether it was kept for as long as it must be.
     fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        let is_read = || self.queue.as_ref().is_some_and(|queue| queue.facts().readers > 0);
         match self.finished {
-            Some((at, _)) => now.duration_since(at) >= keep.finished_keep && !is_read(),
-            None => self.queue.is_none() && now.duration_since(self.touched) >= keep.idle_expire,
+            Some((at, _)) => now.saturating_duration_since(at) >= keep.finished_keep,
+            None => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
@@ -374,6 +406,8 @@ impl fmt::Debug for Machine {
 /// What the publish lock guards.
 #[derive(Default)]
 struct Publisher {
+    /// When the newest batch was received.
+    newest: Option<(Timestamp, Instant)>,
     /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
     behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
 }
@@ -383,6 +417,15 @@ fn key(queue: &Arc<Queue>) -> usize {
 }
 
 impl Publisher {
+    /// Bodies are parsed side by side, and a wall clock may be set back; published times only go forward.
+    fn set_received(&mut self, batch: &mut Batch) {
+        if let Some((at, instant)) = self.newest {
+            batch.received_at = batch.received_at.max(at);
+            batch.received = batch.received.max(instant);
+        }
+        self.newest = Some((batch.received_at, batch.received));
+    }
+
     fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: Place, to: Place) {
         if from == to {
             return;
@@ -415,6 +458,8 @@ pub(crate) struct Shared {
     epoch: u64,
     started: Instant,
     swept: Mutex<Instant>,
+    /// What queues take whose subscribers do not say.
+    streams: Mutex<Streams>,
 }
 
 /// Routes lines to machines' queues, and remembers the recent ones. Cheap to clone; all clones are the same collector.
@@ -443,6 +488,7 @@ impl LogCollector {
     pub fn new(config: CollectorConfig) -> Self {
         let budget = Budget::new(config.budget_bytes);
         let history = History::new(config.history_bytes);
+        let streams = config.queue.streams;
         // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
         let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
         let shared = Shared {
@@ -460,6 +506,7 @@ impl LogCollector {
             epoch,
             started: Instant::now(),
             swept: Mutex::new(Instant::now()),
+            streams: Mutex::new(streams),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -467,6 +514,17 @@ impl LogCollector {
     /// The byte budget that bodies and batches are charged to.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.shared.budget
+    }
+
+    /// What queues take that are created from now on by subscribers who do not say.
+    pub fn set_default_streams(&self, streams: Streams) {
+        *self.shared.streams.lock() = streams;
+    }
+
+    /// Takes bodies and subscribers again, after [`LogCollector::shut_down`].
+    #[cfg(feature = "server")]
+    pub(crate) fn open(&self) {
+        self.shared.shutting_down.store(false, Relaxed);
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
@@ -560,6 +618,7 @@ impl LogCollector {
             state.dropped_before += old.facts().dropped;
         }
         (state.finished, state.finish_at, state.touched) = (None, None, now);
+        drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
         self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
@@ -602,9 +661,11 @@ impl LogCollector {
             if !state.is_seen() {
                 return false;
             }
-            let pending = state.finish_at.is_some_and(|pending| pending <= at);
-            state.finish_at = Some(at);
-            if pending || state.finished.is_some() {
+            if state.finished.is_some() {
+                return true;
+            }
+            let pending = state.finish_at.replace(at);
+            if pending.is_some_and(|pending| pending <= at) {
                 return true;
             }
         }
@@ -621,7 +682,7 @@ impl LogCollector {
         state.finished = Some((Instant::now(), ended));
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended);
+            queue.end(ended, state.trail);
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);
@@ -655,16 +716,17 @@ impl LogCollector {
     pub(crate) fn drop_what_is_left(&self) -> u64 {
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
-        let roster = self.shared.roster.lock();
-        roster.values().map(|(_, queue)| queue.give_up(Reason::Shutdown)).sum()
+        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
+        queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum()
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.
     #[must_use]
     pub fn machine_ids(&self) -> Vec<String> {
-        let roster = self.shared.roster.lock();
-        let live = roster
-            .values()
+        // Not under the roster's lock: a machine's own comes before it.
+        let all: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let live = all
+            .iter()
             .filter(|(machine, queue)| machine.state.lock().live_queue().is_some_and(|live| Arc::ptr_eq(live, queue)));
         live.map(|(machine, _)| machine.id.to_string()).collect()
     }
@@ -720,6 +782,12 @@ impl LogCollector {
         }
     }
 
+    /// Lines that queues have dropped so far; cheaper than [`LogCollector::stats`].
+    #[cfg(feature = "server")]
+    pub(crate) fn queue_lines_dropped(&self) -> u64 {
+        self.shared.ledger.queue_dropped.iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
     fn queue_totals(&self) -> QueueFacts {
         // Not under the roster's lock: facts take each queue's own.
         let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
@@ -743,6 +811,27 @@ impl LogCollector {
     pub fn all_machine_facts(&self) -> Vec<MachineFacts> {
         let now = Instant::now();
         self.all_machines().iter().filter_map(|machine| self.facts_of(machine, now)).collect()
+    }
+
+    /// The machines with most lines in about the last five minutes, at most `count` of them.
+    #[cfg(feature = "server")]
+    pub(crate) fn loudest_machines(&self, count: usize) -> Vec<MachineFacts> {
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.shared.started);
+        let mut ranked: Vec<_> = self
+            .shared
+            .table
+            .iter()
+            .filter_map(|entry| {
+                let state = entry.value().state.lock();
+                state.is_seen().then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(entry.value())))
+            })
+            .collect();
+        if ranked.len() > count && count > 0 {
+            ranked.select_nth_unstable_by_key(count - 1, |(lines, _)| std::cmp::Reverse(*lines));
+        }
+        ranked.truncate(count);
+        ranked.iter().filter_map(|(_, machine)| self.facts_of(machine, now)).collect()
     }
 
     fn all_machines(&self) -> Vec<Arc<Machine>> {
@@ -820,7 +909,7 @@ impl LogCollector {
         let mut idle: Vec<(Instant, Arc<Machine>)> = Vec::new();
         for machine in self.all_machines() {
             let state = machine.state.lock();
-            if !Arc::ptr_eq(&machine, newest) && state.live_queue().is_none() && machine.watchers.load(Relaxed) == 0 {
+            if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
                 let touched = state.touched;
                 drop(state);
                 idle.push((touched, machine));
@@ -836,10 +925,11 @@ impl LogCollector {
         }
     }
 
+    /// Forgets a machine, unless somebody has come to want it since it was chosen.
     fn forget(&self, machine: &Arc<Machine>) {
         let mut publisher = self.shared.publisher.lock();
         let mut state = machine.state.lock();
-        if state.forgotten || machine.watchers.load(Relaxed) > 0 {
+        if state.forgotten || !state.is_idle() || machine.watchers.load(Relaxed) > 0 {
             return;
         }
         state.forgotten = true;
@@ -860,7 +950,9 @@ impl LogCollector {
         match self.shared.table.entry(Arc::clone(&machine.id)) {
             Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
-                machine.state.lock().forgotten = false;
+                let mut state = machine.state.lock();
+                (state.forgotten, state.finished) = (false, None);
+                drop(state);
                 entry.insert(Arc::clone(machine));
                 self.shared.machines.fetch_add(1, Relaxed);
             }
@@ -881,8 +973,10 @@ impl LogCollector {
             *swept = now;
         }
         self.abandon_and_tidy(now);
-        let expired =
-            |machine: &Arc<Machine>| machine.watchers.load(Relaxed) == 0 && machine.state.lock().expired(now, keep);
+        let expired = |machine: &Arc<Machine>| {
+            let state = machine.state.lock();
+            machine.watchers.load(Relaxed) == 0 && state.is_idle() && state.expired(now, keep)
+        };
         let expired: Vec<_> = self
             .shared
             .table
@@ -929,15 +1023,20 @@ async fn linger_and_finish(shared: Weak<Shared>, machine: Weak<Machine>) {
 
 /// The publish section.
 impl LogCollector {
-    /// The machines of a batch's groups, in their order; new ones are created.
-    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Arc<Machine>> {
-        batch.groups.iter().map(|group| self.machine(batch.machine_id(group))).collect()
+    /// The machines of a batch's groups, in their order, as far as they are known: a body that is refused makes none known.
+    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Option<Arc<Machine>>> {
+        batch.groups.iter().map(|group| self.known(batch.machine_id(group))).collect()
     }
 
     /// Keeps room in the `block` queues among `machines`, or says that one of them has none.
-    pub(crate) fn reserve_queues(&self, batch: &Batch, machines: &[Arc<Machine>]) -> Result<Vec<(u32, QueueRoom)>, ()> {
+    pub(crate) fn reserve_queues(
+        &self,
+        batch: &Batch,
+        machines: &[Option<Arc<Machine>>],
+    ) -> Result<Vec<(u32, QueueRoom)>, ()> {
         let mut rooms = Vec::new();
-        for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| machine.blocks.load(Relaxed)) {
+        let known = machines.iter().enumerate().filter_map(|(index, machine)| Some((index, machine.as_ref()?)));
+        for (index, machine) in known.filter(|(_, machine)| machine.blocks.load(Relaxed)) {
             let queue = machine.state.lock().live_queue().cloned();
             let Some(queue) = queue else { continue };
             let room = queue.reserve(batch, &batch.groups[index], Instant::now())?;
@@ -952,21 +1051,27 @@ impl LogCollector {
     pub(crate) fn publish(
         &self,
         mut batch: Batch,
-        mut machines: Vec<Arc<Machine>>,
+        machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
     ) -> (u64, u64, u64) {
         let shared = &*self.shared;
+        let groups = machines.into_iter().zip(&batch.groups);
+        let new = |group| self.machine(batch.machine_id(group));
+        let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
         let mut publisher = shared.publisher.lock();
         let (seq, first_line) = shared.history.end();
         (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
             let trail = self.trail_to_extend(machine);
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
         }
         let batch = Arc::new(batch);
-        let evicted = shared.history.append(Arc::clone(&batch));
-        for batch in &evicted {
-            self.count_evicted(&mut publisher, batch);
+        shared.history.append(Arc::clone(&batch));
+        let mut evicted = Vec::new();
+        while let Some(batch) = shared.history.evict() {
+            self.count_evicted(&mut publisher, &batch);
+            evicted.push(batch);
         }
         let mut rooms = rooms.into_iter().peekable();
         let mut fates = (0, 0, 0);
@@ -1099,3 +1204,6 @@ impl Drop for Attached {
         self.collector.finish(self.queue.machine_id());
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,10 +1,33 @@
-//! Everything an operator may set, its default, unit and bounds.
+//! Everything an operator may set, its default, unit and bounds; the only reader of file and environment.
 //!
-//! (First cut: the types. Loading, environment, errors and derived values follow.)
+//! A [`Setting`] is one line of the catalogue [`SETTINGS`]: from it come the keys of the TOML file, the names of the
+//! environment variables, `fleetdrain config`, `fleetdrain validate` and `docs/configuration.md`. [`load()`] is a pure function
+//! of [`Sources`] but for the token files and host names they name; [`Loader`] gathers those from the process, again and
+//! again where a reload is asked for.
+//!
+//! Flags win over the environment, that over the file, that over the defaults. Every mistake is found before any is told.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-const KIB: usize = 1 << 10;
+#[cfg(feature = "server")]
+mod error;
+#[cfg(feature = "server")]
+mod load;
+#[cfg(feature = "server")]
+mod memory;
+#[cfg(feature = "server")]
+mod setting;
+#[cfg(feature = "server")]
+pub(crate) mod value;
+
+#[cfg(feature = "server")]
+pub use self::{
+    error::{Mistake, Mistakes, Place, Problem},
+    load::{Effective, Flag, Loaded, Loader, Source, Sources, load},
+    memory::MachineMemory,
+    setting::{SETTINGS, Setting, default_toml, reference},
+};
+
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
@@ -32,6 +55,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[shutdown]`
     pub shutdown: Shutdown,
+    /// `[log]`
+    pub log: Log,
 }
 
 /// `[ingest]`: the listener that senders post to.
@@ -182,7 +207,10 @@ pub enum Full {
 }
 
 impl Full {
-    /// The name in configuration and parameters.
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::CatchUp, Self::Block, Self::DropOldest];
+
+    /// The name in the configuration and in `?full=`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -255,4 +283,37 @@ impl Default for Shutdown {
     }
 }
 
-const _: usize = KIB;
+/// `[log]`: what the process says of itself, on standard error.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Log {
+    /// How each event is written.
+    pub format: LogFormat,
+}
+
+/// How the process's own log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text, with colours on a terminal.
+    #[default]
+    Auto,
+    /// Text without colours.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Text, Self::Json];
+
+    /// The name in the configuration and behind `--log-format`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}

@@ -49,20 +49,26 @@ impl History {
         (ring.first + ring.batches.len() as u64, ring.lines)
     }
 
-    /// Appends the next batch and evicts what is then over the bound; the newest stays, however large.
-    pub(crate) fn append(&self, batch: Arc<Batch>) -> Vec<Arc<Batch>> {
+    /// Appends the next batch; [`History::evict`] then until nothing is over the bound.
+    pub(crate) fn append(&self, batch: Arc<Batch>) {
         let mut ring = self.ring.write();
         ring.bytes += batch.charged_bytes();
         ring.lines = batch.first_line + batch.lines();
         ring.batches.push_back(batch);
-        let mut evicted = Vec::new();
-        while ring.bytes > self.bytes_max && ring.batches.len() > 1 {
-            let oldest = ring.batches.pop_front().expect("more than one batch is held");
-            ring.bytes -= oldest.charged_bytes();
-            ring.first += 1;
-            evicted.push(oldest);
+    }
+
+    /// Evicts the oldest batch if the history is over its bound; the newest stays, however large.
+    ///
+    /// One at a time, so that a queue which stood there finds its next lines still held.
+    pub(crate) fn evict(&self) -> Option<Arc<Batch>> {
+        let mut ring = self.ring.write();
+        if ring.bytes <= self.bytes_max || ring.batches.len() <= 1 {
+            return None;
         }
-        evicted
+        let oldest = ring.batches.pop_front()?;
+        ring.bytes -= oldest.charged_bytes();
+        ring.first += 1;
+        Some(oldest)
     }
 
     pub(crate) fn batch(&self, seq: u64) -> Held {
@@ -89,7 +95,7 @@ impl History {
     }
 
     /// Where a reader of all machines stands who wants everything from `line` on.
-    pub(crate) fn from_line(&self, line: u64) -> FleetCursor {
+    pub(crate) fn at_line(&self, line: u64) -> FleetCursor {
         let ring = self.ring.read();
         let after = ring.batches.partition_point(|batch| batch.first_line + batch.lines() <= line);
         FleetCursor { seq: ring.first + after as u64, line: line.min(ring.lines) }
@@ -97,11 +103,11 @@ impl History {
 
     /// Where a reader of all machines stands who has read up to `line`: what was evicted since counts as missed.
     pub(crate) fn after_line(&self, line: u64) -> FleetCursor {
-        self.from_line(line.saturating_add(1))
+        self.at_line(line.saturating_add(1))
     }
 
     /// Where a reader of all machines stands who wants what was received at `time` or later.
-    pub(crate) fn from_time(&self, time: Timestamp) -> FleetCursor {
+    pub(crate) fn at_time(&self, time: Timestamp) -> FleetCursor {
         let ring = self.ring.read();
         let index = ring.batches.partition_point(|batch| batch.received_at < time);
         let line = ring.batches.get(index).map_or(ring.lines, |batch| batch.first_line);
@@ -161,6 +167,11 @@ impl FleetCursor {
         self.line = batch.first_line + batch.lines();
         self.seq += 1;
         Some(FleetStep { batch, from, missed })
+    }
+
+    /// Where a reader stands who wants `line` next, which is in batch `seq`.
+    pub(crate) fn at(seq: u64, line: u64) -> Self {
+        Self { seq, line }
     }
 
     /// The later of two places.
@@ -231,6 +242,12 @@ impl MachineCursor {
         self.next
     }
 
+    /// Goes back to `next`, which is in the group at `at`: the rest of a group that was taken only in part.
+    pub(crate) fn put_back(&mut self, at: GroupRef, next: u64) {
+        self.plan.push_back(at);
+        self.next = next;
+    }
+
     /// The machine's next lines, or how many were lost at its very end, or `None` when caught up with `trail`.
     pub(crate) fn step(&mut self, history: &History, trail: Trail) -> Option<Result<MachineStep, u64>> {
         while self.next < trail.next_seq {
@@ -273,3 +290,6 @@ impl MachineCursor {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

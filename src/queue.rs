@@ -7,9 +7,18 @@
 //! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
 //! delivering them and giving them back, which are the reader's and need this lock alone.
 
-use std::{cmp::Ordering, collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::VecDeque,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use parking_lot::{Mutex, MutexGuard};
+use flume::r#async::RecvFut;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -17,7 +26,7 @@ use crate::{
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
-    history::{History, MachineCursor, Trail},
+    history::{Held, History, MachineCursor, Trail},
 };
 
 /// What an item costs beside its lines: the batch, its one group, the channel's slot.
@@ -76,6 +85,12 @@ impl Item {
     fn first_seq(&self) -> u64 {
         let rank = self.batch.rows.get(self.rows.start as usize).map_or(0, |row| row.rank);
         self.group().first_seq + u64::from(rank)
+    }
+
+    /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
+    fn end_seq(&self) -> u64 {
+        let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
+        self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
     }
 
     /// Takes the next wanted row off the front.
@@ -169,15 +184,36 @@ struct State {
     reserved_bytes: usize,
     behind: Option<Behind>,
     skips: VecDeque<Skip>,
+    /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
+    taken_to: u64,
     readers: u32,
     waiting: u32,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
     /// Since when nothing fitted (`block`).
     stalled_since: Option<Instant>,
-    ended: Option<Ended>,
+    /// Why it ended, and behind which of its machine's lines.
+    ended: Option<(Ended, Trail)>,
     dropped: u64,
     latencies: Option<Box<Latencies>>,
+}
+
+impl State {
+    /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
+    fn until_the_end(&self, trail: Trail) -> Trail {
+        self.ended.map_or(trail, |(_, end)| end)
+    }
+
+    /// Whether a reader would find something, other than in the channel.
+    fn has_something(&self) -> bool {
+        !self.front.is_empty() || self.behind.is_some() || !self.skips.is_empty() || self.ended.is_some()
+    }
+
+    fn hand_over(&mut self, item: &Item) {
+        self.held_lines += item.lines;
+        self.held_bytes += item.bytes;
+        self.taken_to = self.taken_to.max(item.end_seq());
+    }
 }
 
 /// Latencies by powers of two of a microsecond.
@@ -224,7 +260,7 @@ pub(crate) enum Taken {
     Skipped(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
     Behind,
-    /// Nothing now; the reader counts as waiting until [`Queue::wait`] returns or is dropped.
+    /// Nothing now; see [`Wait`].
     Empty,
     Ended(Ended),
 }
@@ -276,15 +312,23 @@ pub(crate) struct QueueRoom {
 
 impl Drop for QueueRoom {
     fn drop(&mut self) {
-        let mut state = self.queue.state.lock();
-        state.reserved_lines -= self.lines;
-        state.reserved_bytes -= self.bytes;
+        if self.lines > 0 {
+            self.settle(&mut self.queue.clone().state.lock());
+            self.queue.budget.announce_room();
+        }
     }
 }
 
 impl QueueRoom {
     pub(crate) fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    /// Gives the room back under the queue's lock, so that nobody takes it before the lines that it was kept for.
+    fn settle(&mut self, state: &mut State) -> Option<Permit> {
+        state.reserved_lines -= std::mem::take(&mut self.lines);
+        state.reserved_bytes -= std::mem::take(&mut self.bytes);
+        self.copy.take()
     }
 }
 
@@ -343,15 +387,15 @@ impl Queue {
         &self,
         batch: &Arc<Batch>,
         at: GroupRef,
-        room: Option<QueueRoom>,
+        mut room: Option<QueueRoom>,
         history: &History,
         trail: Trail,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
         let wanted = self.terms.streams.count(&group.counts);
         let offered = Offered { accepted: wanted, filtered: group.lines() - wanted };
-        let copy = room.and_then(|mut room| room.copy.take());
         let mut state = self.state.lock();
+        let promised = room.as_mut().map(|room| room.settle(&mut state));
         if wanted == 0 {
             return (offered, None);
         }
@@ -361,18 +405,26 @@ impl Queue {
             return (offered, None);
         }
         let item = Item::whole(Arc::clone(batch), at, group.rows.clone(), self.terms.streams);
-        let place = self.take_in(&mut state, item, copy, history, trail);
+        let place = self.take_in(&mut state, item, promised, history, trail);
         (offered, place)
     }
 
-    fn take_in(&self, state: &mut State, item: Item, copy: Option<Permit>, history: &History, trail: Trail) -> Place {
+    /// `promised` is that of a body that reserved, with its permit for a copy if that needed one.
+    fn take_in(
+        &self,
+        state: &mut State,
+        item: Item,
+        promised: Option<Option<Permit>>,
+        history: &History,
+        trail: Trail,
+    ) -> Place {
         if self.terms.full == Full::DropOldest {
             self.drop_until_fits(state, item.lines, item.bytes);
-        } else if copy.is_none() && !self.fits(state, item.lines, item.bytes) {
+        } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
             return self.go_behind(state, &item, history, trail);
         }
-        let Some(item) = self.ready(state, item.clone(), copy) else {
-            return self.without_a_copy(state, item, history, trail);
+        let Some(item) = self.ready(state, item.clone(), promised.flatten()) else {
+            return self.without_a_copy(state, &item, history, trail);
         };
         state.stalled_since = None;
         state.lines += item.lines;
@@ -393,10 +445,10 @@ impl Queue {
     }
 
     /// The reserve for copies is used up.
-    fn without_a_copy(&self, state: &mut State, item: Item, history: &History, trail: Trail) -> Place {
+    fn without_a_copy(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
         if self.terms.full != Full::DropOldest {
             let returned = self.return_copies(state, history);
-            let from = returned.first().map_or(item.first_seq(), Item::first_seq);
+            let from = returned.first().unwrap_or(item).first_seq();
             let lines = returned.iter().map(|item| item.lines).sum::<u64>() + item.lines;
             return self.continue_at(state, MachineCursor::new(from), lines, history, trail);
         }
@@ -409,19 +461,28 @@ impl Queue {
                 return None;
             }
         }
-        self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::QueueFull);
+        self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::QueueFull);
         None
     }
 
     /// An empty queue takes any one body; else both bounds hold, with what is promised.
     fn fits(&self, state: &State, lines: u64, bytes: usize) -> bool {
-        let (lines_now, bytes_now) = (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes);
+        let (lines_now, bytes_now) = self.counted(state);
         lines_now == 0 || lines_now + lines <= self.bounds.lines && bytes_now + bytes <= self.bounds.bytes
+    }
+
+    /// Lines and bytes that count for the bound.
+    fn counted(&self, state: &State) -> (u64, usize) {
+        if self.terms.full == Full::DropOldest {
+            // What a reader holds cannot be dropped, and must not cost the newest lines their place.
+            return (state.lines - state.held_lines, state.bytes - state.held_bytes);
+        }
+        (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes)
     }
 
     fn drop_until_fits(&self, state: &mut State, lines: u64, bytes: usize) {
         while !self.fits(state, lines, bytes) {
-            let over_lines = (state.lines + lines).saturating_sub(self.bounds.lines);
+            let over_lines = (self.counted(state).0 + lines).saturating_sub(self.bounds.lines);
             // Bytes are only known line by line; lines alone say how many must go at least.
             if !self.drop_oldest(state, over_lines.max(1)) {
                 return;
@@ -444,7 +505,7 @@ impl Queue {
         let dropped = before.0 - item.lines;
         state.lines -= dropped;
         state.bytes -= before.1 - item.bytes;
-        let to = if item.lines == 0 { from + dropped } else { item.first_seq() };
+        let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
         self.skip(state, from, to, dropped, Reason::QueueFull);
         if item.lines > 0 {
             state.front.push_front(item);
@@ -484,8 +545,8 @@ impl Queue {
                 state.front.push_back(item);
             }
         }
-        let first_held = history.first_seq();
-        let kept = state.front.partition_point(|item| item.origin.batch < first_held);
+        let (first_held, taken_to) = (history.first_seq(), state.taken_to);
+        let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
         let returned: Vec<Item> = state.front.drain(kept..).collect();
         state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
         state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
@@ -518,10 +579,11 @@ impl Queue {
     /// Returns where the queue stands now: further on, or nowhere if it has caught up.
     pub(crate) fn evicted(&self, batch: &Batch, history: &History, trail: Trail) -> Place {
         let mut state = self.state.lock();
-        let Some(behind) = &mut state.behind else { return None };
+        let behind = state.behind.as_ref()?;
         if behind.at.batch != batch.seq {
             return Some(behind.at);
         }
+        let trail = state.until_the_end(trail);
         self.drop_group(&mut state, batch, Reason::HistoryEvicted, history, trail)
     }
 
@@ -562,35 +624,40 @@ impl Queue {
     pub(crate) fn claim(&self, history: &History, trail: Trail) -> (Place, Option<Taken>) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let trail = state.until_the_end(trail);
         if !state.front.is_empty() || !self.receiver.is_empty() {
             return (state.behind.as_ref().map(|behind| behind.at), None);
         }
-        let Some(behind) = &mut state.behind else { return (None, None) };
-        let crate::history::Held::Batch(batch) = history.batch(behind.at.batch) else {
-            unreachable!("a queue that is behind stands at a group that the history holds");
-        };
-        let group = &batch.groups[behind.at.group as usize];
-        let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
-        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
-            return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+        while let Some(behind) = &mut state.behind {
+            let Held::Batch(batch) = history.batch(behind.at.batch) else {
+                unreachable!("a queue that is behind stands at a group that the history holds");
+            };
+            let group = &batch.groups[behind.at.group as usize];
+            let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
+            if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
+                return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+            }
+            let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
+            let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
+            behind.lines -= item.lines;
+            let place = if rows.end < behind.rows.end {
+                behind.rows.start = rows.end;
+                Some(behind.at)
+            } else {
+                self.advance(state, history, trail)
+            };
+            // A group may hold nothing but streams that the queue does not want.
+            if item.lines > 0 {
+                state.lines += item.lines;
+                state.bytes += item.bytes;
+                state.hand_over(&item);
+                return (place, Some(Taken::Item(item)));
+            }
         }
-        let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
-        let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
-        behind.lines -= item.lines;
-        state.lines += item.lines;
-        state.bytes += item.bytes;
-        state.held_lines += item.lines;
-        state.held_bytes += item.bytes;
-        let place = if rows.end < behind.rows.end {
-            behind.rows.start = rows.end;
-            Some(behind.at)
-        } else {
-            self.advance(state, history, trail)
-        };
-        (place, Some(Taken::Item(item)))
+        (None, None)
     }
 
-    /// As many of `rows` as a queue may hold, and at least one.
+    /// As many of `rows` as a queue may hold, and at least one wanted line if there is one.
     fn at_most_a_queueful(&self, batch: &Batch, rows: Range<u32>) -> Range<u32> {
         let (mut lines, mut bytes) = (0, ITEM_BYTES);
         let over = rows.clone().position(|index| {
@@ -599,20 +666,20 @@ impl Queue {
                 lines += 1;
                 bytes += line_cost(row);
             }
-            lines > self.bounds.lines || bytes > self.bounds.bytes
+            lines > 1 && (lines > self.bounds.lines || bytes > self.bounds.bytes)
         });
-        let rows_taken = over.map_or(rows.end - rows.start, |over| (over as u32).max(1));
-        rows.start..rows.start + rows_taken
+        rows.start..over.map_or(rows.end, |over| rows.start + over as u32)
     }
 
     /// Drops what has waited without a reader for too long. Returns where the queue stands then, and whether it moved.
     pub(crate) fn abandon(&self, now: Instant, history: &History, trail: Trail) -> (Place, bool) {
         let mut state = self.state.lock();
         let state = &mut *state;
+        let trail = state.until_the_end(trail);
         let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
         let before = place(state);
         let after = self.bounds.abandoned_after;
-        if !state.readerless_since.is_some_and(|since| now.duration_since(since) >= after) {
+        if state.readerless_since.is_none_or(|since| now.duration_since(since) < after) {
             return (before, false);
         }
         let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
@@ -623,11 +690,11 @@ impl Queue {
             }
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, Reason::Abandoned);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::Abandoned);
         }
         let mut moved = false;
         while let Some(at) = place(state) {
-            let crate::history::Held::Batch(batch) = history.batch(at.batch) else { break };
+            let Held::Batch(batch) = history.batch(at.batch) else { break };
             if !too_old(&batch) {
                 break;
             }
@@ -637,10 +704,10 @@ impl Queue {
         (place(state), moved)
     }
 
-    /// Sets the end behind what is queued.
-    pub(crate) fn end(&self, ended: Ended) {
+    /// Sets the end behind what is queued, which goes up to `trail`.
+    pub(crate) fn end(&self, ended: Ended, trail: Trail) {
         let mut state = self.state.lock();
-        state.ended.get_or_insert(ended);
+        state.ended.get_or_insert((ended, trail));
         self.wake_all(&mut state);
     }
 
@@ -653,7 +720,7 @@ impl Queue {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
             dropped += item.lines;
-            self.skip(state, item.first_seq(), item.group().end_seq(), item.lines, reason);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
         }
         if let Some(behind) = state.behind.take() {
             dropped += behind.lines;
@@ -691,10 +758,10 @@ impl Queue {
         self.state.lock().behind.as_ref().map(|behind| behind.at)
     }
 
-    /// Whether nothing is queued, held or to be caught up.
+    /// Whether nothing is queued, held or to be caught up. A reader may still have to be told of dropped lines.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.lines == 0 && state.behind.is_none() && state.skips.is_empty()
+        state.lines == 0 && state.behind.is_none()
     }
 
     fn send(&self, token: Token) {
@@ -764,7 +831,7 @@ impl Queue {
         }
     }
 
-    /// What comes next. A reader that gets [`Taken::Empty`] must call [`Queue::wait`].
+    /// What comes next.
     pub(crate) fn take(&self) -> Taken {
         let mut state = self.state.lock();
         self.take_locked(&mut state)
@@ -778,8 +845,7 @@ impl Queue {
             state.front.push_front(item);
             return Taken::Skipped(skip.lines);
         }
-        state.held_lines += item.lines;
-        state.held_bytes += item.bytes;
+        state.hand_over(&item);
         Taken::Item(item)
     }
 
@@ -789,30 +855,9 @@ impl Queue {
         }
         match (state.skips.pop_front(), state.ended) {
             (Some(skip), _) => Taken::Skipped(skip.lines),
-            (None, Some(ended)) => Taken::Ended(ended),
+            (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
-    }
-
-    /// Waits until there may be something to take, and takes it.
-    ///
-    /// Cancel safe: what arrives while it is dropped stays queued.
-    pub(crate) async fn wait(&self) -> Taken {
-        let waiting = {
-            let mut state = self.state.lock();
-            match self.take_locked(&mut state) {
-                Taken::Empty => Waiting::new(self, &mut state),
-                taken => return taken,
-            }
-        };
-        // A fresh future each turn: a reused one grows without bound (flume #182).
-        let token = self.receiver.recv_async().await.expect("the queue holds a sender of its own channel");
-        let mut state = self.state.lock();
-        waiting.over(&mut state);
-        if let Token::Item(item) = token {
-            self.put_front(&mut state, item);
-        }
-        self.take_locked(&mut state)
     }
 
     /// Puts an item back where it belongs among what was given back before.
@@ -838,13 +883,16 @@ impl Queue {
     /// Notes how long a group took from its receipt to its reader.
     pub(crate) fn note_latency(&self, received: Instant, now: Instant) {
         let latency = now.saturating_duration_since(received);
-        self.ledger.delivery_latency(latency);
+        self.ledger.delivery_latency.record(latency);
         self.state.lock().latencies.get_or_insert_default().record(latency);
     }
 
     /// What a reader held and did not deliver; the next reader gets it first.
-    pub(crate) fn give_back(&self, item: Item) {
+    pub(crate) fn give_back(&self, mut item: Item) {
         let mut state = self.state.lock();
+        if self.terms.full == Full::DropOldest {
+            self.trim(&mut state, &mut item);
+        }
         state.held_lines -= item.lines;
         state.held_bytes -= item.bytes;
         if item.lines == 0 {
@@ -854,6 +902,21 @@ impl Queue {
         let item = self.own_copy(item);
         self.put_front(&mut state, item);
         self.wake_all(&mut state);
+    }
+
+    /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
+    fn trim(&self, state: &mut State, item: &mut Item) {
+        let (from, lines, bytes) = (item.first_seq(), item.lines, item.bytes);
+        while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
+            item.next_row(self.terms.streams);
+        }
+        let dropped = lines - item.lines;
+        let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
+        state.lines -= dropped;
+        state.held_lines -= dropped;
+        state.bytes -= bytes - item.bytes;
+        state.held_bytes -= bytes - item.bytes;
+        self.skip(state, from, to, dropped, Reason::QueueFull);
     }
 
     /// A reader that will hold an item for a while lets go of other machines' bytes.
@@ -866,30 +929,46 @@ impl Queue {
     }
 }
 
-/// Counts a reader as waiting.
-struct Waiting<'a> {
-    queue: &'a Queue,
-    over: bool,
+/// A reader's wait for something to take. The reader counts as waiting until it gets something or drops this.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    queue: Arc<Queue>,
+    /// Registered with the channel for a wake. What comes is taken under the queue's lock, not by this: in between it would
+    /// be out of sight for everybody else, and out of order.
+    turn: Option<RecvFut<'static, Token>>,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(queue: &'a Queue, state: &mut MutexGuard<'_, State>) -> Self {
-        state.waiting += 1;
-        Self { queue, over: false }
+impl Wait {
+    pub(crate) fn new(queue: &Arc<Queue>) -> Self {
+        Self { queue: Arc::clone(queue), turn: None }
     }
 
-    fn over(mut self, state: &mut MutexGuard<'_, State>) {
-        self.over = true;
-        state.waiting -= 1;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.over {
-            return;
+    /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
+        let queue = &*self.queue;
+        let mut state = queue.state.lock();
+        let taken = queue.take_locked(&mut state);
+        let last = self.turn.take();
+        state.waiting -= u32::from(last.is_some());
+        if !matches!(taken, Taken::Empty) {
+            return Poll::Ready(taken);
         }
-        let queue = self.queue;
+        state.waiting += 1;
+        // A fresh future each turn: a reused one grows without bound (flume #182), and one that was woken for nothing looks
+        // and registers again in two steps, between which it misses a send.
+        let mut turn = queue.receiver.clone().into_recv_async();
+        let registered = Pin::new(&mut turn).poll(cx);
+        debug_assert!(registered.is_pending(), "who sends holds the queue's lock, and the channel was just emptied");
+        self.turn = Some(turn);
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.take() else { return };
+        drop(turn);
+        let queue = &*self.queue;
         let mut state = queue.state.lock();
         state.waiting -= 1;
         // What was handed over zero-copy to a reader that then left must not pin its batch while it waits for the next.
@@ -900,6 +979,12 @@ impl Drop for Waiting<'_> {
                 state.front.push_back(item);
             }
         }
-        queue.wake_all(&mut state);
+        // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
+        if state.has_something() {
+            queue.wake_all(&mut state);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

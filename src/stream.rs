@@ -18,7 +18,7 @@ pub use self::view::{FleetBatch, FleetStream};
 use crate::{
     batch::{EntryView, LogEntry, Streams},
     collector::{LogCollector, Machine},
-    queue::{Ended, Item, Queue, Taken},
+    queue::{Ended, Item, Queue, Taken, Wait},
 };
 
 /// A machine's queue, as a live handle: while one exists the queue counts as read. Clones share the same queue.
@@ -40,7 +40,7 @@ impl LogQueue {
         &self.machine.id
     }
 
-    /// Wanted lines that no reader has taken yet, those still to be caught up too.
+    /// Wanted lines that are not delivered yet, those still to be caught up and those in readers' hands too.
     #[must_use]
     pub fn lines(&self) -> u64 {
         self.queue.facts().lines
@@ -57,13 +57,18 @@ impl LogQueue {
         loop {
             match self.queue.take() {
                 Taken::Behind => {
-                    if let Some(taken) = self.collector.claim(&self.machine, &self.queue) {
+                    if let Some(taken) = self.claim() {
                         return taken;
                     }
                 }
                 taken => return taken,
             }
         }
+    }
+
+    /// The next lines of a queue that is behind; `None` if it has changed meanwhile.
+    fn claim(&self) -> Option<Taken> {
+        self.collector.claim(&self.machine, &self.queue)
     }
 }
 
@@ -150,6 +155,13 @@ pub enum StreamEvent {
     Skipped(u64),
 }
 
+/// As [`StreamEvent`], borrowed from the batch.
+#[derive(Debug)]
+pub(crate) enum Ready<'a> {
+    Line(EntryView<'a>),
+    Skipped(u64),
+}
+
 /// Reads a machine's queue to its end: an async iterator of owned entries, with time-outs.
 ///
 /// The counterpart of the Python module's `LogStream`: `item_timeout` starts anew for each line, `total_timeout` runs from
@@ -171,9 +183,9 @@ pub struct LogStream {
     state: Reading,
 }
 
-/// A wait under way, and the time-out that bounds it.
+/// A wait under way, and the time-out that bounds it, however often it is woken for nothing.
 struct Waiting {
-    taken: Pin<Box<dyn Future<Output = Taken> + Send>>,
+    wait: Wait,
     timeout: Option<(Pin<Box<Sleep>>, Timeout)>,
 }
 
@@ -345,28 +357,45 @@ impl LogStream {
         entry.map(StreamEvent::Entry)
     }
 
+    /// As [`LogStream::ready_event`], borrowed: the line is delivered with this call.
+    pub(crate) fn next_ready(&mut self) -> Option<Ready<'_>> {
+        if self.done() || self.total_is_over() {
+            return None;
+        }
+        if self.skipped > 0 {
+            return Some(Ready::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        self.held.take_if(|held| held.lines() == 0);
+        let view = self.held.as_mut()?.next()?;
+        self.lines_yielded += 1;
+        Some(Ready::Line(view))
+    }
+
+    /// Waits for more to yield; `false` at the end or a time-out. Cancel safe.
+    pub(crate) async fn more(&mut self) -> bool {
+        let reader = CancelSafe(self);
+        poll_fn(|cx| reader.0.poll_more(cx)).await
+    }
+
+    /// Lets go of other machines' bytes before its caller waits for something else.
+    pub(crate) fn keep_a_copy(&mut self) {
+        self.held.iter_mut().for_each(Held::keep_a_copy);
+    }
+
     /// Whether there is more to yield; `false` at the end or a time-out.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.done() {
             return Poll::Ready(false);
         }
         if self.total_is_over() {
-            self.waiting = None;
+            // A stream that is done may live on; the lines that it will not yield are for the next reader.
+            (self.waiting, self.held) = (None, None);
             self.state = Reading::TimedOut(Timeout::Total);
             return Poll::Ready(false);
         }
-        loop {
-            let taken = match self.queue.take() {
-                Taken::Empty => ready!(self.poll_wait(cx)),
-                taken => Some(taken),
-            };
-            self.waiting = None;
-            match taken {
-                None => return Poll::Ready(false),
-                Some(Taken::Empty | Taken::Behind) => {}
-                Some(taken) => return Poll::Ready(self.keep(taken)),
-            }
-        }
+        let taken = ready!(self.poll_take(cx));
+        self.waiting = None;
+        Poll::Ready(taken.is_some_and(|taken| self.keep(taken)))
     }
 
     /// Keeps what was taken until it is yielded; `false` at the end.
@@ -386,26 +415,33 @@ impl LogStream {
         true
     }
 
-    /// Waits for something to take; `None` when a time-out came first.
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+    /// Takes what comes next, or waits for it; `None` when a time-out came first.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+        if self.waiting.is_none() {
+            match self.queue.take() {
+                Taken::Empty => {}
+                taken => return Poll::Ready(Some(taken)),
+            }
+        }
         let nearer = self.nearer_timeout();
-        let queue = &self.queue.queue;
         let waiting = self.waiting.get_or_insert_with(|| Waiting {
-            taken: Box::pin({
-                let queue = Arc::clone(queue);
-                async move { queue.wait().await }
-            }),
+            wait: Wait::new(&self.queue.queue),
             timeout: nearer.map(|(at, which)| (Box::pin(sleep_until(at)), which)),
         });
-        if let Poll::Ready(taken) = waiting.taken.as_mut().poll(cx) {
-            return Poll::Ready(Some(taken));
+        while let Poll::Ready(taken) = waiting.wait.poll_take(cx) {
+            match taken {
+                Taken::Behind => {
+                    if let Some(taken) = self.queue.claim() {
+                        return Poll::Ready(Some(taken));
+                    }
+                }
+                taken => return Poll::Ready(Some(taken)),
+            }
         }
-        if let Some((sleep, which)) = &mut waiting.timeout {
-            ready!(sleep.as_mut().poll(cx));
-            self.state = Reading::TimedOut(*which);
-            return Poll::Ready(None);
-        }
-        Poll::Pending
+        let Some((sleep, which)) = &mut waiting.timeout else { return Poll::Pending };
+        ready!(sleep.as_mut().poll(cx));
+        self.state = Reading::TimedOut(*which);
+        Poll::Ready(None)
     }
 
     fn nearer_timeout(&self) -> Option<(Instant, Timeout)> {
@@ -557,3 +593,6 @@ pub async fn drain_queue(queue: &LogQueue, timeout: Option<Duration>) -> Result<
 pub fn async_iter_queue(queue: &LogQueue) -> LogStream {
     LogStream::new(queue.clone())
 }
+
+#[cfg(test)]
+mod tests;

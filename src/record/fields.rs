@@ -1,4 +1,4 @@
-//! The seed's field rules, once, for whoever finds the values: the tape and the scanner.
+//! The seed's field rules, once, for whoever finds the values: the scanner and the shapes.
 //!
 //! A finder reports each value of a key that [`Level::locate`] knows; a later one of the same key takes the place of an earlier
 //! one with all that lay inside it. [`Found::row`] then takes the first that fits of each field's list.
@@ -44,16 +44,6 @@ const TIMESTAMP: [Slot; 4] = [Slot::Timestamp, Slot::Time, Slot::Ts, Slot::Dt];
 const LEVEL: [Slot; 2] = [Slot::LogLevel, Slot::Level];
 
 impl Slot {
-    /// Whether some rule takes a number from here, so that its place in the record must be known.
-    pub(super) fn takes_numbers(self) -> bool {
-        self.takes_true() || MACHINE.contains(&self) || TIMESTAMP.contains(&self)
-    }
-
-    /// Whether some rule takes `true` from here.
-    pub(super) fn takes_true(self) -> bool {
-        MESSAGE.contains(&self)
-    }
-
     /// Whether some rule takes an object or array from here.
     pub(super) fn takes_containers(self) -> bool {
         self == Self::Message
@@ -169,7 +159,7 @@ impl Value {
     /// A string, as good as absent if it is empty.
     pub(super) fn string(start: usize, len: usize, escaped: bool) -> Self {
         match (len, escaped) {
-            (0, _) => Self::default(),
+            (0, _) => Self::of(Sort::Absent, start, 0),
             (_, false) => Self::of(Sort::Plain, start, len),
             (_, true) => Self::of(Sort::Escaped, start, len),
         }
@@ -181,7 +171,7 @@ impl Value {
         if mantissa.clone().any(|byte| matches!(byte, b'1'..=b'9')) {
             Self::of(Sort::Number, start, digits.len())
         } else {
-            Self::default()
+            Self::of(Sort::Absent, start, 0)
         }
     }
 
@@ -201,26 +191,40 @@ impl Value {
 /// Where the text of found values is.
 pub(super) struct Texts<'a> {
     pub(super) body: &'a [u8],
-    /// Whether all of it is known to be valid UTF-8.
+    /// Whether the record is known to be valid UTF-8.
     pub(super) valid: bool,
-    /// The record with strings unescaped in place, and where in the body the record begins. Then an escaped value's length is that
-    /// of its text; else that of its source in the body.
-    pub(super) unescaped: Option<(&'a [u8], usize)>,
 }
 
 impl Texts<'_> {
     /// A span of valid UTF-8: of the body where the text can be used as it stands there, else of the arena.
+    #[inline]
     fn span(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        let (start, len) = (value.start as usize, value.len as usize);
-        let from = arena.len();
-        match (value.sort, self.unescaped) {
-            (Sort::Absent, _) => return Span::EMPTY,
-            (Sort::Escaped, Some((record, at))) => arena.extend_from_slice(&record[start - at..][..len]),
-            (Sort::Escaped, None) => text::unescape(&self.body[start..][..len], arena),
-            _ if self.valid || str::from_utf8(&self.body[start..][..len]).is_ok() => return Span::body(start, len),
-            _ => text::push_repaired(&self.body[start..][..len], arena),
+        match value.sort {
+            Sort::Absent => Span::EMPTY,
+            Sort::Escaped => self.unescaped(value, arena),
+            _ if self.valid => Span::body(value.start as usize, value.len as usize),
+            _ => self.repaired(value, arena),
         }
+    }
+
+    fn unescaped(&self, value: Value, arena: &mut Vec<u8>) -> Span {
+        let from = arena.len();
+        text::unescape(self.source(value), self.valid, arena);
         Span::arena(from, arena.len() - from)
+    }
+
+    fn repaired(&self, value: Value, arena: &mut Vec<u8>) -> Span {
+        let source = self.source(value);
+        if str::from_utf8(source).is_ok() {
+            return Span::body(value.start as usize, source.len());
+        }
+        let from = arena.len();
+        text::push_repaired(source, arena);
+        Span::arena(from, arena.len() - from)
+    }
+
+    fn source(&self, value: Value) -> &[u8] {
+        &self.body[value.start as usize..][..value.len as usize]
     }
 }
 
@@ -242,11 +246,21 @@ impl Found {
         self.0[slot as usize] = value;
     }
 
+    /// Whether some value is neither string nor number, so that it is part of the record's shape.
+    pub(super) fn has_fixed(&self) -> bool {
+        self.0.iter().any(|value| matches!(value.sort, Sort::True | Sort::Container))
+    }
+
+    /// Whether the slot's value, fit or not, is the string or number that begins at `start`.
+    pub(super) fn stands_at(&self, slot: Slot, start: usize) -> bool {
+        self.get(slot).start as usize == start
+    }
+
     fn get(&self, slot: Slot) -> Value {
         self.0[slot as usize]
     }
 
-    fn first(&self, slots: &[Slot], fits: fn(Value) -> bool) -> Value {
+    fn first(&self, slots: &[Slot], fits: impl Fn(Value) -> bool) -> Value {
         slots.iter().map(|&slot| self.get(slot)).find(|&value| fits(value)).unwrap_or_default()
     }
 

@@ -2,13 +2,10 @@
 
 use std::{collections::VecDeque, ops::Range, str};
 
-use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 
 use super::{
-    Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample,
-    fields::Texts,
-    scan::{Scan, skip_blanks},
-    tape::{self, Reading},
+    Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample, fields::Texts, lex::skip_blanks, scan::Scan,
 };
 use crate::batch::{Row, Span};
 
@@ -26,11 +23,10 @@ const REPAIR_GROWTH: usize = 3;
 
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
-    let valid = str::from_utf8(body).is_ok();
     let mut reader = Reader {
         parser,
         body,
-        valid,
+        valid_to: 0,
         limits,
         parsed: Parsed::default(),
         samples: VecDeque::new(),
@@ -44,8 +40,8 @@ pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed 
 struct Reader<'a> {
     parser: &'a mut Parser,
     body: &'a [u8],
-    /// Whether all of the body is valid UTF-8.
-    valid: bool,
+    /// Up to where the body is valid UTF-8 from the last record's start on.
+    valid_to: usize,
     limits: Limits,
     parsed: Parsed,
     samples: VecDeque<(RecordError, Range<usize>)>,
@@ -110,11 +106,7 @@ impl Reader<'_> {
         if range.len() > self.limits.line_bytes_max {
             return self.reject(range, RejectReason::LineTooLong);
         }
-        if self.by_tape(range.clone()) {
-            return;
-        }
-        let line = &self.body[..range.end];
-        let scan = self.parser.scanner.scan(line, range.start, &mut self.parser.found);
+        let scan = self.scan(range.end, range.start);
         self.by_scan(range, &scan);
     }
 
@@ -165,42 +157,33 @@ impl Reader<'_> {
 
     /// The value at `start`, which may be broken there already.
     fn element(&mut self, start: usize) -> Element {
-        if let Some(end) = self.object_end(start)
-            && self.by_tape(start..end)
-        {
-            return Element { end, whole: true };
-        }
-        let scan = self.parser.scanner.scan(self.body, start, &mut self.parser.found);
+        let scan = self.scan(self.body.len(), start);
         self.by_scan(start..scan.end, &scan);
         Element { end: scan.end, whole: scan.whole }
     }
 
-    /// Where the object at `start` ends if it is valid; short ones only.
-    fn object_end(&self, start: usize) -> Option<usize> {
-        let longest = tape::RECORD_BYTES_MAX.min(self.limits.line_bytes_max);
-        let text = &self.body[start..self.body.len().min(start + longest)];
-        text.starts_with(b"{").then(|| matching_brace(text)).flatten().map(|len| start + len)
-    }
-
-    /// Counts the record if the tape can tell what it is.
-    fn by_tape(&mut self, range: Range<usize>) -> bool {
+    /// What stands at `start` and ends at `end` or before.
+    fn scan(&mut self, end: usize, start: usize) -> Scan {
+        let body = &self.body[..end];
         #[cfg(test)]
         if self.parser.scan_only {
-            return false;
+            return self.parser.scanner.scan(body, start, &mut self.parser.found);
         }
-        let Parser { tape, found, .. } = &mut *self.parser;
-        match tape.read(self.body, range.clone(), found) {
-            Reading::Unknown => return false,
-            Reading::NotAnObject => self.reject(range, RejectReason::NotAnObject),
-            Reading::Object if !self.has_room(&range) => self.reject(range, RejectReason::LineTooLong),
-            Reading::Object => {
-                let Parser { tape, found, .. } = &*self.parser;
-                let texts = tape.texts(self.body, range.clone());
-                let row = found.row(&texts, raw_span(&range), &mut self.parsed.arena);
-                self.count(range, row.ok_or(RejectReason::NoMachineId));
-            }
+        let Parser { scanner, shapes, found, .. } = &mut *self.parser;
+        shapes.read(body, start, found).unwrap_or_else(|| {
+            let scan = scanner.scan(body, start, found);
+            shapes.learn(body, start, &scan, scanner.holes(), found);
+            scan
+        })
+    }
+
+    /// Up to where the body is valid UTF-8 from `start` on: each byte is looked at once, for starts only grow.
+    fn valid_from(&mut self, start: usize) -> usize {
+        if start >= self.valid_to && self.valid_to < self.body.len() {
+            let rest = &self.body[start..];
+            self.valid_to = start + str::from_utf8(rest).map_or_else(|error| error.valid_up_to(), str::len);
         }
-        true
+        self.valid_to
     }
 
     /// Counts the record at `range` after the scanner has read it.
@@ -214,8 +197,8 @@ impl Reader<'_> {
             return Err(RejectReason::LineTooLong);
         }
         scan.verdict(range.end)?;
-        let valid = self.valid || str::from_utf8(&self.body[range.clone()]).is_ok();
-        let texts = Texts { body: self.body, valid, unescaped: None };
+        let valid = range.end <= self.valid_from(range.start);
+        let texts = Texts { body: self.body, valid };
         let row = self.parser.found.row(&texts, raw_span(range), &mut self.parsed.arena);
         self.parsed.repaired += u64::from(row.is_some() && (!valid || scan.lone_surrogate));
         row.ok_or(RejectReason::NoMachineId)
@@ -279,31 +262,6 @@ impl Reader<'_> {
         self.line += memchr_iter(b'\n', &self.body[self.counted..pos]).count() as u64;
         self.counted = pos;
         self.line
-    }
-}
-
-/// Where the object that `text` begins with closes, if it is valid: braces are counted, strings passed over, nothing is checked.
-fn matching_brace(text: &[u8]) -> Option<usize> {
-    let (mut pos, mut depth) = (0, 0_usize);
-    loop {
-        pos += memchr3(b'"', b'{', b'}', &text[pos..])? + 1;
-        match text[pos - 1] {
-            b'"' => pos = string_end(text, pos)?,
-            b'{' => depth += 1,
-            _ if depth == 1 => return Some(pos),
-            _ => depth -= 1,
-        }
-    }
-}
-
-/// Just past the closing quote of the string whose inside begins at `pos`.
-fn string_end(text: &[u8], mut pos: usize) -> Option<usize> {
-    loop {
-        pos += memchr2(b'"', b'\\', text.get(pos..)?)? + 1;
-        if text[pos - 1] == b'"' {
-            return Some(pos);
-        }
-        pos += 1;
     }
 }
 

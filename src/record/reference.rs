@@ -197,6 +197,19 @@ impl Tokens<'_> {
     }
 }
 
+/// Whether what is wanted may begin with this byte, for else the break is here and not inside what begins here.
+fn may_begin(want: Want, byte: Option<u8>) -> bool {
+    let begins = match want {
+        Want::Value => "{[\"-0123456789tfn",
+        Want::ValueOrClose => "{[\"-0123456789tfn]",
+        Want::Key => "\"",
+        Want::KeyOrClose => "\"}",
+        Want::Colon => ":",
+        Want::CommaOrClose => ",]}",
+    };
+    byte.is_some_and(|byte| begins.as_bytes().contains(&byte))
+}
+
 fn read(text: &[u8], start: usize) -> Reading {
     let mut tokens = Tokens { text, at: start, repaired: false };
     let mut stack: Vec<Frame> = Vec::new();
@@ -207,6 +220,9 @@ fn read(text: &[u8], start: usize) -> Reading {
             tokens.blanks();
         }
         let at = tokens.at;
+        if !may_begin(want, tokens.byte(at)) {
+            break Err(());
+        }
         let Ok(token) = tokens.next().map_err(|broken| tokens.at = broken) else { break Err(()) };
         let mut done = None;
         match (want, token) {

@@ -223,6 +223,9 @@ mod fields {
     fn keys_may_be_written_with_escapes() {
         assert_eq!(machine(r#"{"\u0066\u006Cy":{"ap\u0070":{"\u0069nstance":"a"}}}"#), "a");
         assert_eq!(machine(r#"{"machine\u005fid":17}"#), "17");
+        let escaped: String = "machine_id".bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        assert_eq!(machine(&format!(r#"{{"{escaped}":17}}"#)), "17");
+        assert_eq!(machine(&format!(r#"{{"{escaped}\u0000":17}}"#)), "");
         assert_eq!(with(r#""m\u0065ssage" : true"#).message, "true");
         assert_eq!(with(r#""\u006desSage":"no","ms\u0067":"yes""#).message, "yes");
     }
@@ -295,6 +298,19 @@ mod repairs {
         }
         let found = agreed(b"{\"machine_id\":\"m\",\"message\":[\"\xFF\"]}");
         assert_eq!((&*found.entries[0].message, found.repaired), ("[\"\u{FFFD}\"]", 1));
+    }
+
+    #[test]
+    fn what_is_invalid_in_one_place_does_not_touch_the_rest() {
+        let broken = b"{\"machine_id\":\"m\",\"message\":\"\xE2\x82\"}";
+        for between in [&b"\n"[..], b"", b","] {
+            let body =
+                [FLY.as_bytes(), broken, broken, FLY.as_bytes(), FLY.as_bytes(), broken, FLY.as_bytes()].join(between);
+            let body = if between == b"," { [b"[", &body[..], b"]"].concat() } else { body };
+            let found = agreed(&body);
+            assert_eq!((found.entries.len(), found.repaired, found.errors.len()), (7, 3, 0));
+        }
+        assert_eq!(agreed([FLY.as_bytes(), b"\n\xE2\x82"].concat()).entries.len(), 1);
     }
 
     #[test]
@@ -601,6 +617,136 @@ mod library {
     }
 }
 
+/// A parser that has seen each of the records twice.
+fn trained(records: &[impl AsRef<str>]) -> Parser {
+    let mut parser = Parser::default();
+    for record in records.iter().flat_map(|record| [record.as_ref(); 2]) {
+        let _ = parser.parse(format!("[{record}]").as_bytes(), LIMITS);
+    }
+    parser
+}
+
+mod shapes {
+    use super::*;
+
+    /// Whether a parser that knows the shape of `record` takes it for that of `other`.
+    fn known(record: &str, other: &str) -> bool {
+        let mut parser = trained(&[record]);
+        let scan = parser.shapes.read(other.as_bytes(), 0, &mut parser.found);
+        scan.is_some_and(|scan| scan.end == other.len())
+    }
+
+    /// What a parser that knows the shape of `record` says of `other`, which is what the reference says.
+    #[track_caller]
+    fn after(record: &str, other: &str) -> Expected {
+        let parsed = trained(&[record]).parse(other.as_bytes(), LIMITS);
+        let (got, wanted) = (expected(other.as_bytes(), parsed), reference::parse(other.as_bytes(), LIMITS));
+        assert_eq!(got, wanted, "{other}");
+        wanted
+    }
+
+    #[test]
+    fn values_may_differ_and_nothing_else() {
+        let other = FLY.replace("6e82d4e6a37548", "x").replace("checked", r#"\"\u00e9\\"#).replace("info", "");
+        assert!(known(FLY, FLY) && known(FLY, &other));
+        assert_eq!(after(FLY, &other).entries[0].message, r#"time="12:00" level=debug msg=""é\""#);
+        for (from, to) in
+            [("\"host\":", "\"host\" :"), ("\"host\"", "\"h\\u006fst\""), ("\"c0de\"", "1"), ("},", "} ,")]
+        {
+            let other = FLY.replacen(from, to, 1);
+            assert!(!known(FLY, &other), "{other}");
+            after(FLY, &other);
+        }
+    }
+
+    #[test]
+    fn numbers_are_values_too() {
+        let record = r#"{"machine_id":17,"ts":1656.25,"status":200,"message":"m"}"#;
+        let other = r#"{"machine_id":-1e9,"ts":0.0,"status":1E+400,"message":""}"#;
+        assert!(known(record, other));
+        assert_eq!(after(record, other).entries[0].machine, "-1e9");
+        for bad in ["01", "1.", "-", "", "1e", "+1", "1 1"] {
+            assert_eq!(
+                after(record, &record.replace("200", bad)).errors[0].reason,
+                RejectReason::MalformedJson,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_rules_run_on_each_records_own_values() {
+        let record =
+            r#"{"instance":"a","machine_id":"b","stream":"stderr","event":{"provider":"app"},"log":"x","msg":"y"}"#;
+        for (from, to) in [
+            ("\"a\"", "\"\""),
+            ("\"b\"", "\"\\ud800\""),
+            ("stderr", ""),
+            ("stderr", "other"),
+            ("\"app\"", "\"runner\""),
+            ("\"x\"", "\"\""),
+            ("\"a\"", &format!("\"{}\"", "i".repeat(129))),
+        ] {
+            let other = record.replacen(from, to, 1);
+            assert!(known(record, &other), "{other}");
+            assert_eq!(after(record, &other).entries.len(), 1);
+        }
+        assert_eq!(after(record, &record.replace("stderr", "").replace("app", "runner")).entries[0].stream, "system");
+        assert_eq!(after(record, &record.replace("\"b\"", "\"\\ud800\"")).repaired, 1);
+    }
+
+    #[test]
+    fn of_a_repeated_key_the_last_counts() {
+        for record in [
+            r#"{"instance":"a","instance":"b"}"#,
+            r#"{"fly":{"app":{"instance":"a"}},"fly":{"region":"r"},"machine_id":"m"}"#,
+            r#"{"machine_id":"m","message":{"a":"b"},"message":"c"}"#,
+            r#"{"machine_id":"m","log":"a","log":{"level":"b"},"msg":"c"}"#,
+            r#"{"machine_id":"m","log":{"level":"b"},"log":"","msg":"c"}"#,
+            r#"{"machine_id":"m","message":"b","message":null,"msg":"c"}"#,
+        ] {
+            assert!(known(record, record), "{record}");
+            after(record, record);
+            after(record, &record.replace("\"b\"", "\"\"").replace("\"a\"", "\"\""));
+        }
+    }
+
+    #[test]
+    fn what_a_hole_cannot_hold_is_malformed() {
+        for bad in ["\n", "\t", "\"", "\\", "\\q", "\\u12", "\0", "\u{1f}"] {
+            after(FLY, &FLY.replace("c0de", bad));
+            after(FLY, &format!("[{}]", FLY.replace("c0de", bad)));
+        }
+        for at in 0..FLY.len() {
+            after(FLY, &FLY[..at]);
+            after(FLY, &format!("{FLY}{}", &FLY[at..]));
+            after(FLY, &format!("[{FLY},{}]", &FLY[at..]));
+        }
+    }
+
+    #[test]
+    fn records_whose_constants_matter_are_never_taken_for_a_shape() {
+        assert!(!known(r#"{"machine_id":"m","message":true}"#, r#"{"machine_id":"m","message":true}"#));
+        assert!(!known(r#"{"machine_id":"m","message":{"a":1}}"#, r#"{"machine_id":"m","message":{"a":1}}"#));
+        let many = format!(r#"{{"machine_id":"m","x":[{}1]}}"#, "1,".repeat(64));
+        assert!(!known(&many, &many));
+        let long = format!(r#"{{"machine_id":"m","{}":1}}"#, "k".repeat(5000));
+        assert!(!known(&long, &long));
+    }
+
+    #[test]
+    fn a_constant_that_varies_does_not_evict_the_good_ones() {
+        let good: Vec<_> = (0..8).map(|i| format!(r#"{{"machine_id":"m","good{i}":"x"}}"#)).collect();
+        let mut parser = trained(&good);
+        for i in 0..1000 {
+            let _ = parser.parse(format!(r#"{{"machine_id":"m","k{i}":1}}"#).as_bytes(), LIMITS);
+        }
+        for record in good {
+            assert!(parser.shapes.read(record.as_bytes(), 0, &mut parser.found).is_some(), "{record}");
+        }
+    }
+}
+
 mod differential {
     use super::*;
 
@@ -748,7 +894,8 @@ mod differential {
         }
     }
 
-    fn body() -> impl Strategy<Value = Vec<u8>> {
+    /// The records that a body is made of, and the body after mutations.
+    fn body() -> impl Strategy<Value = (Vec<String>, Vec<u8>)> {
         let form = select(
             &[
                 ("", "\n", ""),
@@ -762,7 +909,7 @@ mod differential {
         (form, vec(record(), 0..6), vec(mutation(), 0..4)).prop_map(|((open, between, close), records, mutations)| {
             let mut body = format!("{open}{}{close}", records.join(between)).into_bytes();
             mutations.into_iter().for_each(|mutation| mutate(&mut body, mutation));
-            body
+            (records, body)
         })
     }
 
@@ -780,8 +927,28 @@ mod differential {
         #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn any_body_is_read_as_the_reference_reads_it(body in body(), line_bytes_max in select(&[1_usize << 20, 1 << 20, 300, 60][..])) {
+        fn any_body_is_read_as_the_reference_reads_it((_, body) in body(), line_bytes_max in select(&[1_usize << 20, 1 << 20, 300, 60][..])) {
             agreed_within(&body, Limits { line_bytes_max, errors_max: 5 });
+        }
+
+        #[test]
+        fn what_simd_json_reads_we_read((_, body) in body()) {
+            for line in body.split(|&byte| byte == b'\n') {
+                let parsed = parse_log_entry(line);
+                if simd_json::to_tape(&mut line.to_vec()).is_ok() {
+                    prop_assert_ne!(parsed.err(), Some(RejectReason::MalformedJson));
+                }
+            }
+        }
+
+        #[test]
+        fn known_shapes_change_nothing((records, body) in body(), line_bytes_max in select(&[1_usize << 20, 300][..])) {
+            let limits = Limits { line_bytes_max, errors_max: 5 };
+            let mut parser = trained(&records);
+            let (first, again) = (parser.parse(&body, limits), parser.parse(&body, limits));
+            let wanted = reference::parse(&body, limits);
+            prop_assert_eq!(&expected(&body, first), &wanted, "{}", String::from_utf8_lossy(&body));
+            prop_assert_eq!(&expected(&body, again), &wanted, "{}", String::from_utf8_lossy(&body));
         }
 
         #[test]

@@ -16,15 +16,25 @@ pub(super) fn push_repaired(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the text of a string whose escapes are known to be well formed; `source` is what lies between its quotes.
 ///
-/// Invalid UTF-8 and lone surrogates become U+FFFD.
-pub(super) fn unescape(source: &[u8], out: &mut Vec<u8>) {
+/// Invalid UTF-8 and lone surrogates become U+FFFD; `valid` says that the source is known to be UTF-8.
+pub(super) fn unescape(source: &[u8], valid: bool, out: &mut Vec<u8>) {
+    out.reserve(source.len());
     let mut rest = source;
     while let Some(at) = memchr(b'\\', rest) {
-        push_repaired(&rest[..at], out);
+        push(&rest[..at], valid, out);
         let used = push_escape(&rest[at + 1..], out);
         rest = &rest[at + 1 + used..];
     }
-    push_repaired(rest, out);
+    push(rest, valid, out);
+}
+
+#[inline]
+fn push(bytes: &[u8], valid: bool, out: &mut Vec<u8>) {
+    if valid {
+        out.extend_from_slice(bytes);
+    } else {
+        push_repaired(bytes, out);
+    }
 }
 
 /// Appends what the escape means that stands behind a backslash, and gives the bytes that it takes there.

@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    batch::{Batch, EntryId, EntryView, Group, Row},
+    batch::{Batch, EntryId, EntryView, Group, GroupRef, Row},
     collector::{LogCollector, Machine},
     history::{FleetCursor, MachineCursor},
     queue::Ended,
@@ -125,10 +125,23 @@ impl MachineView {
             }
             Some(Err(missed)) => Some(self.skipped(missed)),
             None => {
-                self.ended = ended;
+                self.ended = ended.or_else(|| self.viewer.0.is_shutting_down().then_some(Ended::Shutdown));
                 None
             }
         }
+    }
+
+    /// Goes back to the row at `index` of `lines`, which were the last taken: nothing is held while a reader is slow.
+    pub(crate) fn put_back(&mut self, lines: &MachineLines, index: u32) {
+        let group = &lines.batch.groups[lines.group as usize];
+        let at = GroupRef { batch: lines.batch.seq, group: lines.group };
+        self.cursor.put_back(at, group.first_seq + u64::from(index - group.rows.start));
+    }
+
+    /// Whether the machine is finished and there is nothing to show, nor to tell, beyond what was asked for.
+    pub(crate) fn is_over(&self) -> bool {
+        let (trail, ended) = self.machine.trail_and_end();
+        ended == Some(Ended::Finished) && !self.unknown_skipped && self.cursor.next_seq() >= trail.next_seq
     }
 
     fn skipped<T>(&self, missed: u64) -> Seen<T> {
@@ -152,7 +165,8 @@ impl MachineView {
         tokio::pin!(notified);
         notified.as_mut().enable();
         let (trail, ended) = self.machine.trail_and_end();
-        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq {
+        // A machine that was first looked at after the shutdown began is not among those that it ended.
+        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq && !self.viewer.0.is_shutting_down() {
             notified.await;
         }
     }
@@ -270,6 +284,11 @@ impl FleetBatch {
         self.batch.groups.iter().map(move |group| (self.batch.machine_id(group), self.lines_of(group)))
     }
 
+    /// The batch as it lies, and the [`Row::ordinal`] of the first row wanted of it.
+    pub(crate) fn parts(&self) -> (&Batch, u32) {
+        (&self.batch, self.from)
+    }
+
     fn lines_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = EntryView<'a>> {
         let wanted = |index: &u32| self.batch.rows[*index as usize].ordinal >= self.from;
         group.rows.clone().filter(wanted).map(move |index| self.batch.view(group, index))
@@ -323,6 +342,11 @@ impl FleetStream {
         Some(Seen::Lines(FleetBatch { batch: step.batch, from: step.from, skipped: step.missed }))
     }
 
+    /// Goes back to the row with `ordinal` of `lines`: nothing is held while a reader is slow.
+    pub(crate) fn put_back(&mut self, lines: &FleetBatch, ordinal: u32) {
+        self.cursor = FleetCursor::at(lines.batch.seq, lines.batch.first_line + u64::from(ordinal));
+    }
+
     /// Whether there will be nothing more once [`FleetStream::step`] says that it is caught up.
     pub(crate) fn is_over(&self) -> bool {
         self.viewer.0.is_shutting_down() && self.is_caught_up()
@@ -359,7 +383,7 @@ fn fleet_start(
     if !start.looks_back() {
         return (history.live(), false);
     }
-    let mut cursor = history.from_line(history.oldest_line());
+    let mut cursor = history.at_line(history.oldest_line());
     let mut unknown = false;
     match start.after {
         Some(id) if id.epoch == collector.epoch() => cursor = history.after_line(id.line),
@@ -367,10 +391,10 @@ fn fleet_start(
         None => {}
     }
     if let Some(since) = start.since {
-        cursor = cursor.max(history.from_time(since));
+        cursor = cursor.max(history.at_time(since));
     }
     if let Some(last) = start.last {
-        cursor = cursor.max(history.from_line(newest_matching(collector, last, wanted)));
+        cursor = cursor.max(history.at_line(newest_matching(collector, last, wanted)));
     }
     (cursor, unknown)
 }

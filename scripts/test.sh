@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs all tests, those that need real servers too; installs the servers where they are missing.
+#
+# Usage: scripts/test.sh [filter…]      extra arguments go to every `cargo test`
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain.
+needed=(promtool:prometheus prometheus:prometheus)
+
+missing=()
+for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -n "$@"
+    else
+        echo "scripts/test.sh: neither root nor sudo here" >&2
+        return 1
+    fi
+}
+
+install_missing() {
+    local packages
+    mapfile -t packages < <(printf '%s\n' "$@" | sort -u)
+    if ! command -v apt-get >/dev/null; then
+        echo "scripts/test.sh: no apt-get here" >&2
+        return 1
+    fi
+    echo "scripts/test.sh: installing ${packages[*]}"
+    as_root apt-get update -q
+    # Without recommends: the server's web console and exporters are not tested. Without a start: a service of its own would
+    # hold the port.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends "${packages[@]}"
+}
+
+servers=yes
+if [ "${#missing[@]}" -gt 0 ] && ! install_missing "${missing[@]}"; then
+    servers=no
+fi
+
+# Documentation tests are part of this.
+cargo test --workspace --all-features "$@"
+
+if [ "$servers" = yes ]; then
+    # Those marked `#[ignore]` need the servers above. Not the documentation's: there `ignore` means that it does not compile.
+    cargo test --workspace --all-features --lib --bins --tests "$@" -- --ignored
+else
+    echo >&2
+    echo "scripts/test.sh: the tests that need ${missing[*]} did NOT run: install it and run" >&2
+    echo "    cargo test --workspace --all-features --lib --bins --tests -- --ignored" >&2
+    # In CI a test that did not run is a failure; on a laptop without apt it is not the developer's.
+    [ -z "${CI:-}" ] || exit 1
+fi

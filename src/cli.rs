@@ -1,0 +1,227 @@
+//! The command line: flags, logging, the runtime, signals and exit codes; one file a subcommand.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use thiserror::Error;
+
+use crate::{config::Mistakes, service::ServeError};
+
+mod client;
+mod health;
+mod logging;
+mod machines;
+mod parse;
+mod serve;
+mod stats;
+mod tail;
+mod text;
+mod validate;
+
+/// How a command ended, as the contract's exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Success = 0,
+    Usage = 64,
+    Data = 65,
+    Unavailable = 69,
+    Io = 74,
+    Config = 78,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed; told on standard error.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// Whoever read our standard output has seen enough: no failure, but the end.
+    #[error("standard output is closed")]
+    Closed,
+    #[error("the drain refuses this token ({status}): set FLEETDRAIN_TOKEN")]
+    Unauthorized { status: u16 },
+    #[error(transparent)]
+    Config(#[from] Mistakes),
+    #[error(transparent)]
+    Serve(ServeError),
+}
+
+impl Failure {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Closed => Exit::Success,
+            Self::Usage(_) => Exit::Usage,
+            Self::Unavailable(_) => Exit::Unavailable,
+            Self::Io { .. } | Self::Serve(_) => Exit::Io,
+            Self::Unauthorized { .. } | Self::Config(_) => Exit::Config,
+        }
+    }
+
+    fn stdout(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io { what: "standard output".to_owned(), source },
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fleetdrain serve                          senders on :8080, readers on 127.0.0.1:8081
+  curl --data-binary @records.ndjson http://localhost:8080/
+  fleetdrain tail -a my-app -i 'error|panic'
+  fleetdrain parse records.ndjson | jq .message";
+
+/// The central log drain for large Fly.io fleets: every machine's log is a stream, every record is accounted for.
+#[derive(Debug, Parser)]
+#[command(name = "fleetdrain", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the drain
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::Args),
+    /// Turn any body that senders post into one JSON entry a line
+    #[command(after_help = parse::EXAMPLES)]
+    Parse(parse::Args),
+    /// Follow the logs of all machines, or of some
+    #[command(after_help = tail::EXAMPLES)]
+    Tail(tail::Args),
+    /// List the machines that the drain has seen
+    #[command(after_help = machines::EXAMPLES)]
+    Machines(machines::Args),
+    /// Show the drain's ledger: what came in, where it went, what was lost
+    #[command(after_help = stats::EXAMPLES)]
+    Stats(stats::Args),
+    /// Check a configuration and print every setting, or every mistake
+    #[command(after_help = validate::EXAMPLES)]
+    Validate(validate::Args),
+    /// Print a configuration file with every setting, its default and meaning
+    #[command(after_help = validate::CONFIG_EXAMPLES)]
+    Config(validate::ConfigArgs),
+    /// Ask a running drain for its verdict: exit 0 if healthy, else 69
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::Args),
+    /// Print the completions for a shell
+    #[command(after_help = "Example:\n  fleetdrain completions bash > /etc/bash_completion.d/fleetdrain")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "Examples:\n  fleetdrain man | man -l -\n  fleetdrain man --dir /usr/share/man/man1")]
+    Man {
+        /// Write the pages of all commands here
+        #[arg(long, value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+    },
+}
+
+/// Runs the command that `args` ask for, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be done about a standard error that is closed.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success }.into();
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(Failure::Closed) => Exit::Success.into(),
+        Err(failure) => {
+            for line in failure.to_string().lines() {
+                complain(line);
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Parse(args) => parse::run(&args),
+        Command::Tail(args) => client::block_on(tail::run(args)),
+        Command::Machines(args) => client::block_on(machines::run(args)),
+        Command::Stats(args) => client::block_on(stats::run(args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Config(args) => validate::print_config(&args),
+        Command::Health(args) => client::block_on(health::run(args)),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fleetdrain", &mut out);
+            print(&out)
+        }
+        Command::Man { dir: Some(dir) } => {
+            let pages = std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            pages.map(|()| Exit::Success).map_err(Failure::io(dir.display().to_string()))
+        }
+        Command::Man { dir: None } => {
+            let mut out = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut out).map_err(Failure::io("manual page"))?;
+            print(&out)
+        }
+    }
+}
+
+/// Writes all of `out` to standard output.
+fn print(out: &[u8]) -> Result<Exit, Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(out).and_then(|()| stdout.flush()).map_err(Failure::stdout)?;
+    Ok(Exit::Success)
+}
+
+/// One line on standard error, where a closed one is no reason to stop.
+fn complain(line: &str) {
+    let line = text::escape(line);
+    let _ = writeln!(io::stderr(), "fleetdrain: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_fits_a_screen_and_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        let subcommands = command.get_subcommands_mut().filter(|sub| sub.get_name() != "help");
+        for subcommand in subcommands {
+            let help = subcommand.clone().term_width(100).render_help().to_string();
+            assert!(help.lines().count() <= 40, "{help}");
+            assert!(help.contains("Example"), "{help}");
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        }
+    }
+}

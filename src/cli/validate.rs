@@ -1,0 +1,55 @@
+//! `fleetdrain validate` and `fleetdrain config`.
+
+use super::{Exit, Failure, complain, print, serve::Settings, text::Table};
+use crate::config::{Effective, Loaded, default_toml, reference};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  fleetdrain validate --config fleetdrain.toml
+  FLEETDRAIN_MEMORY__BUDGET=512MiB fleetdrain validate";
+
+pub(super) const CONFIG_EXAMPLES: &str = "\
+Example:
+  fleetdrain config > fleetdrain.toml";
+
+/// The flags of `serve`, so that what it would do can be seen beforehand.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfigArgs {
+    /// The table of docs/configuration.md instead
+    #[arg(long, hide = true)]
+    markdown: bool,
+}
+
+/// Prints every setting with its value and who set it; warnings go to standard error.
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    let loaded = args.settings.loader().load()?;
+    for warning in &loaded.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    print(&report(&loaded))
+}
+
+pub(super) fn print_config(args: &ConfigArgs) -> Result<Exit, Failure> {
+    let text = if args.markdown { reference() } else { default_toml() };
+    print(text.as_bytes())
+}
+
+fn report(loaded: &Loaded) -> Vec<u8> {
+    let mut table = Table::new(&["KEY", "VALUE", "FROM", "NOTE"]);
+    for Effective { setting, value, source, note } in loaded.effective() {
+        let value = value.unwrap_or_else(|| "-".to_owned());
+        table.row([setting.key.to_owned(), value, source.as_str().to_owned(), note.unwrap_or_default()]);
+    }
+    for (key, tokens) in
+        [("ingest tokens", &loaded.config.ingest.tokens), ("control tokens", &loaded.config.control.tokens)]
+    {
+        table.row([key.to_owned(), tokens.len().to_string(), String::new(), String::new()]);
+    }
+    table.render()
+}

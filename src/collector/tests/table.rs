@@ -1,0 +1,132 @@
+//! Who is remembered, for how long, and what that costs.
+
+use tokio::time::advance;
+
+use super::*;
+use crate::stream::{
+    LogStream,
+    view::{MachineView, ViewStart},
+};
+
+fn known(collector: &LogCollector) -> Vec<String> {
+    let mut ids: Vec<_> = collector.all_machines().iter().map(|machine| machine.id.to_string()).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_table_forgets_the_least_recent_but_never_one_that_somebody_wants() {
+    let collector = small(|config| config.machines.max = 4);
+    let subscribed = collector.subscribe("subscribed").unwrap();
+    let view = MachineView::new(&collector, "watched", &ViewStart::default(), |_| true);
+    let finished = collector.subscribe("finished, and read").unwrap();
+    collector.finish("finished, and read");
+    for number in 0..20 {
+        advance(Duration::from_secs(1)).await;
+        let _ = push_numbers(&collector, &format!("m{number}"), 0..1).unwrap();
+    }
+    assert_eq!(known(&collector), ["finished, and read", "m19", "subscribed", "watched"]);
+    assert_eq!(collector.stats().machines, 4);
+    drop((subscribed, view, finished));
+    advance(Duration::from_secs(1)).await;
+    let _ = push_numbers(&collector, "last", 0..1).unwrap();
+    assert!(known(&collector).contains(&"subscribed".to_owned()), "subscribed, though nobody reads it");
+    assert_eq!(collector.stats().machines, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_are_kept_as_long_as_they_must_be() {
+    let collector = small(|config| {
+        config.machines.idle_expire = Duration::from_secs(100);
+        config.machines.finished_keep = Duration::from_secs(50);
+    });
+    let queue = collector.subscribe("finished").unwrap();
+    let _subscribed = collector.subscribe("subscribed").unwrap();
+    let _ = push(&collector, &[("idle", Kind::Stdout, "0"), ("finished", Kind::Stdout, "1")]).unwrap();
+    collector.finish("finished");
+    advance(Duration::from_secs(60)).await;
+    collector.maintain();
+    assert_eq!(known(&collector), ["finished", "idle", "subscribed"], "who is read stays");
+    drop(queue);
+    advance(Duration::from_secs(30)).await;
+    collector.maintain();
+    assert_eq!(known(&collector), ["idle", "subscribed"]);
+    assert_eq!(assert_balanced(&collector).queue_lines_dropped_by_reason["abandoned"], 1);
+    advance(Duration::from_secs(60)).await;
+    collector.maintain();
+    assert_eq!(known(&collector), ["subscribed"]);
+    // Known anew, it counts from 1 again.
+    let _ = push_numbers(&collector, "idle", 0..1).unwrap();
+    assert_eq!(collector.machine_facts("idle").unwrap().lines, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_chosen_to_be_forgotten_but_wanted_since_stays() {
+    let collector = small(|_| {});
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    let machine = collector.known("m").unwrap();
+    let queue = collector.subscribe("m").unwrap();
+    collector.forget(&machine);
+    let _ = push_numbers(&collector, "m", 1..2).unwrap();
+    assert_eq!(LogStream::new(queue).next().await.unwrap().message(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_on_its_way_in_brings_a_forgotten_machine_back_alive() {
+    let collector = small(|_| {});
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    collector.finish("m");
+    let draft = draft(&collector, &[("m", Kind::Stdout, "1")], Timestamp::now()).unwrap();
+    let machines = collector.machines_of(&draft.batch);
+    collector.forget(&collector.known("m").unwrap());
+    assert_eq!(collector.publish(draft.batch, machines, Vec::new()), (0, 0, 1));
+    assert_eq!(collector.machine_facts("m").unwrap().state, "live");
+    assert_eq!(collector.stats().machines, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_are_bounded() {
+    let collector = small(|config| config.queue.subscriptions_max = 2);
+    let _one = collector.subscribe("a").unwrap();
+    let _two = collector.subscribe("b").unwrap();
+    assert_eq!(collector.subscribe("c").unwrap_err(), SubscribeError::TooMany { bound: 2 });
+    assert!(collector.subscribe("a").is_ok());
+    collector.finish("a");
+    assert!(collector.subscribe("c").is_ok());
+    assert_eq!(collector.subscribe("").unwrap_err(), SubscribeError::BadId { bytes: 0 });
+    assert_eq!(collector.subscribe(&"x".repeat(129)).unwrap_err(), SubscribeError::BadId { bytes: 129 });
+}
+
+/// A ratchet: shrink it, or say in the commit what a hundred thousand machines pay for.
+#[test]
+fn a_machine_stays_small() {
+    assert!(size_of::<Machine>() <= 264, "{}", size_of::<Machine>());
+    assert!(size_of::<Queue>() <= 384, "{}", size_of::<Queue>());
+}
+
+/// Bytes that the process has in use, by the allocator's own count of resident pages.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// `cargo test --lib costs -- --ignored --nocapture --test-threads 1`
+#[test]
+#[ignore = "measures the whole process: alone, by hand"]
+fn what_a_machine_costs() {
+    const COUNT: usize = 200_000;
+    println!("Machine {} B, state {} B", size_of::<Machine>(), size_of::<MachineState>());
+    println!("Queue {} B", size_of::<Queue>());
+    let config = CollectorConfig { budget_bytes: 1 << 30, history_bytes: 1, ..CollectorConfig::default() };
+    let collector = LogCollector::new(config);
+    let before = resident();
+    for number in 0..COUNT {
+        let _ = push_numbers(&collector, &format!("{number:014x}"), 0..1).unwrap();
+    }
+    let seen = resident();
+    println!("a machine seen: {} B", (seen - before) / COUNT);
+    for number in 0..COUNT {
+        drop(collector.subscribe(&format!("{number:014x}")).unwrap());
+    }
+    println!("its subscription: {} B", (resident() - seen) / COUNT);
+}

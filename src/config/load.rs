@@ -1,0 +1,461 @@
+//! From file, environment and flags to a [`Config`], or to every mistake in them.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Config, GIB, MIB, MachineMemory, Mistake, Mistakes, Place, Problem, SETTINGS, Setting,
+    setting::{Value, variable},
+    value::format_size,
+};
+
+/// The two keys that are secrets, and what to use in the file instead.
+const TOKENS: [(&str, &str); 2] = [("ingest.token", "ingest.token_file"), ("control.token", "control.token_file")];
+
+/// Only variables that begin so and hold `__` are the server's; `FLEETDRAIN_URL` is a client's.
+const PREFIX: &str = "FLEETDRAIN_";
+
+/// A setting given by a flag.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// The flag as typed, as in `--listen`.
+    pub name: &'static str,
+    /// The key of the setting, as in `ingest.listen`.
+    pub key: &'static str,
+    /// The value as typed.
+    pub value: String,
+}
+
+/// Everything that a configuration is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file: its path and its text.
+    pub file: Option<(PathBuf, String)>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// Flags that set something.
+    pub flags: Vec<Flag>,
+    /// How much memory there is.
+    pub memory: Option<MachineMemory>,
+}
+
+/// Gathers the [`Sources`] of this process; kept by `serve` for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Loader {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// Flags that set something.
+    pub flags: Vec<Flag>,
+}
+
+impl Loader {
+    /// Reads the file, the environment and the token files anew.
+    ///
+    /// # Errors
+    /// Every mistake that was found.
+    pub fn load(&self) -> Result<Loaded, Mistakes> {
+        let read = |path: &PathBuf| match fs::read_to_string(path) {
+            Ok(text) => Ok((path.clone(), text)),
+            Err(source) => Err(Mistakes(vec![Mistake {
+                key: String::new(),
+                place: Place::Flag("--config"),
+                problem: Problem::Unreadable { path: path.clone(), source },
+            }])),
+        };
+        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        load(&Sources {
+            file: self.file.as_ref().map(read).transpose()?,
+            env: env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect(),
+            flags: self.flags.clone(),
+            memory: MachineMemory::of_this_process(),
+        })
+    }
+}
+
+/// Which kind of source gave a setting its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// The configuration file.
+    File,
+    /// An environment variable.
+    Env,
+    /// A flag.
+    Flag,
+}
+
+impl Source {
+    /// Its name, in lower case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Env => "env",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// A configuration without mistakes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What an operator should know although it is no mistake: clamped values, open doors.
+    pub warnings: Vec<String>,
+    sources: BTreeMap<&'static str, Source>,
+    notes: BTreeMap<&'static str, String>,
+}
+
+/// One setting of a [`Loaded`] configuration.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// Which setting.
+    pub setting: &'static Setting,
+    /// Its value as text; `None`: nothing is set.
+    pub value: Option<String>,
+    /// Who set it.
+    pub source: Source,
+    /// How the value came about, where it is not simply what was set.
+    pub note: Option<String>,
+}
+
+impl Loaded {
+    /// Every setting with its value, in the order of the catalogue.
+    pub fn effective(&self) -> impl Iterator<Item = Effective> {
+        SETTINGS.iter().map(|setting| Effective {
+            setting,
+            value: setting.show(&self.config),
+            source: self.sources.get(setting.key).copied().unwrap_or_default(),
+            note: self.notes.get(setting.key).cloned(),
+        })
+    }
+}
+
+/// Makes a configuration of its sources: flags over environment over file over defaults.
+///
+/// Reads the token files and resolves the host names that the sources name; else a pure function of them.
+///
+/// # Errors
+/// Every mistake in any of the sources, also in values that another source overrides.
+pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
+    let mut loading = Loading::default();
+    if let Some((path, text)) = &sources.file {
+        loading.read_file(path, text);
+    }
+    loading.read_env(&sources.env);
+    for flag in &sources.flags {
+        loading.set(flag.key, &Value::Text(flag.value.clone()), Place::Flag(flag.name), Source::Flag);
+    }
+    loading.read_token_files();
+    loading.derive_memory(sources.memory);
+    let on_fly = sources.env.iter().any(|(name, value)| name == "FLY_APP_NAME" && !value.is_empty());
+    loading.derive_control(on_fly);
+    loading.warn_of_open_doors();
+    loading.finish()
+}
+
+/// A configuration in the making.
+#[derive(Default)]
+struct Loading {
+    config: Config,
+    mistakes: Vec<Mistake>,
+    places: BTreeMap<&'static str, (Source, Place)>,
+    notes: BTreeMap<&'static str, String>,
+    warnings: Vec<String>,
+}
+
+impl Loading {
+    fn mistake(&mut self, key: impl Into<String>, place: Place, problem: Problem) {
+        self.mistakes.push(Mistake { key: key.into(), place, problem });
+    }
+
+    /// Sets a key of the catalogue; the caller has looked it up or names it itself.
+    fn set(&mut self, key: &str, value: &Value, place: Place, source: Source) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            let problem = Problem::Unknown { what: "key", nearest: nearest_key(key).to_owned() };
+            return self.mistake(key.escape_debug().to_string(), place, problem);
+        };
+        match setting.apply(&mut self.config, value) {
+            Ok(()) => {
+                self.places.insert(setting.key, (source, place));
+            }
+            Err(problem) => self.mistake(setting.key, place, problem),
+        }
+    }
+
+    fn is_set(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Where a key was set, for a mistake that shows only when all is read.
+    fn place(&self, key: &str) -> Place {
+        self.places.get(key).map_or(Place::Whole, |(_, place)| place.clone())
+    }
+
+    fn read_file(&mut self, path: &Path, text: &str) {
+        let at = |span: Range<usize>| {
+            let before = &text[..text.floor_char_boundary(span.start)];
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            Place::File {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+            }
+        };
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            // What is left of a broken file would only give mistakes that are none.
+            for error in errors {
+                let message = error.message().trim().replace('\n', ", ");
+                self.mistake("", at(error.span().unwrap_or(0..0)), Problem::Syntax { message });
+            }
+            return;
+        }
+        for (section, value) in table.get_ref() {
+            let place = at(section.span());
+            let section = section.get_ref().as_ref();
+            let known = SETTINGS.iter().any(|setting| setting.section() == section);
+            match value.get_ref() {
+                DeValue::Table(table) if known => {
+                    for (name, value) in table {
+                        let key = format!("{section}.{}", name.get_ref());
+                        self.set_from_file(
+                            &key,
+                            value.get_ref(),
+                            &text[value.span()],
+                            at(name.span()),
+                            at(value.span()),
+                        );
+                    }
+                }
+                value if known => {
+                    let value = value.type_str().to_owned();
+                    self.mistake(section, place, Problem::NotA { value, expected: "a table" });
+                }
+                DeValue::Table(_) => {
+                    let problem = Problem::Unknown { what: "section", nearest: nearest_section(section).to_owned() };
+                    self.mistake(section.escape_debug().to_string(), place, problem);
+                }
+                _ => {
+                    let problem = Problem::Unknown { what: "key", nearest: nearest_key(section).to_owned() };
+                    self.mistake(section.escape_debug().to_string(), place, problem);
+                }
+            }
+        }
+    }
+
+    /// An unknown key is placed where it stands, a bad value where the value stands.
+    fn set_from_file(&mut self, key: &str, value: &DeValue<'_>, text: &str, key_at: Place, value_at: Place) {
+        if let Some(&(key, token_file)) = TOKENS.iter().find(|(token, _)| *token == key) {
+            return self.mistake(key, key_at, Problem::TokenInFile { token_file, variable: variable(key) });
+        }
+        let known = SETTINGS.iter().any(|setting| setting.key == key);
+        let value = match value {
+            DeValue::String(text) => Value::Text(text.clone().into_owned()),
+            DeValue::Boolean(value) => Value::Bool(*value),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Value::Integer(number),
+                Err(_) => Value::Other(text.to_owned()),
+            },
+            DeValue::Array(items) => words(items).map_or_else(|| Value::Other("an array".to_owned()), Value::List),
+            DeValue::Table(_) => Value::Other("a table".to_owned()),
+            DeValue::Float(_) | DeValue::Datetime(_) => Value::Other(text.to_owned()),
+        };
+        self.set(key, &value, if known { value_at } else { key_at }, Source::File);
+    }
+
+    fn read_env(&mut self, env: &[(String, String)]) {
+        let mut env: Vec<_> = env.iter().filter(|(name, _)| name.starts_with(PREFIX) && name.contains("__")).collect();
+        // The order of an environment means nothing; mistakes should come in the same one each time.
+        env.sort_unstable();
+        for (name, value) in env {
+            let place = Place::Variable(name.clone());
+            if let Some((key, _)) = TOKENS.iter().find(|(key, _)| variable(key) == *name) {
+                match tokens(value) {
+                    Ok(tokens) => self.tokens(key).extend(tokens),
+                    Err(problem) => self.mistake(*key, place, problem),
+                }
+                continue;
+            }
+            match SETTINGS.iter().find(|setting| setting.variable() == *name) {
+                Some(setting) => self.set(setting.key, &Value::Text(value.clone()), place, Source::Env),
+                None => {
+                    let nearest = nearest_variable(name);
+                    self.mistake("", place, Problem::Unknown { what: "variable", nearest });
+                }
+            }
+        }
+    }
+
+    fn tokens(&mut self, key: &str) -> &mut Vec<String> {
+        if key.starts_with("ingest.") { &mut self.config.ingest.tokens } else { &mut self.config.control.tokens }
+    }
+
+    /// Those of the files are as live as those of the environment.
+    fn read_token_files(&mut self) {
+        let ingest = ("ingest.token_file", self.config.ingest.token_file.clone());
+        let control = ("control.token_file", self.config.control.token_file.clone());
+        for (key, path) in [ingest, control] {
+            let Some(path) = path else { continue };
+            let read = fs::read_to_string(&path).map_err(|source| Problem::Unreadable { path, source });
+            match read.and_then(|text| tokens(&text)) {
+                Ok(tokens) => self.tokens(key).extend(tokens),
+                Err(problem) => self.mistake(key, self.place(key), problem),
+            }
+        }
+    }
+
+    /// The budget of the machine, and what depends on the budget.
+    fn derive_memory(&mut self, machine: Option<MachineMemory>) {
+        if !self.is_set("memory.budget") {
+            let (budget, note) = default_budget(machine);
+            self.config.memory.budget = budget;
+            self.notes.insert("memory.budget", note);
+        } else if let Some(MachineMemory { bytes, from }) = machine
+            && self.config.memory.budget as u64 > bytes
+        {
+            let budget = format_size(self.config.memory.budget);
+            self.warnings.push(format!("memory.budget {budget} is more than the {from}, {bytes} bytes"));
+        }
+        let budget = self.config.memory.budget;
+        if !self.is_set("history.bytes") {
+            self.config.history.bytes = budget / 4;
+            self.notes.insert("history.bytes", "a quarter of memory.budget".to_owned());
+        } else if self.config.history.bytes > budget {
+            let (value, max) =
+                (format_size(self.config.history.bytes), format!("memory.budget {}", format_size(budget)));
+            let problem = Problem::OutOfBounds { value, min: "0".to_owned(), max };
+            self.mistake("history.bytes", self.place("history.bytes"), problem);
+        }
+        let asked = self.config.ingest.decoded_bytes_max;
+        if asked > budget / 4 {
+            self.config.ingest.decoded_bytes_max = budget / 4;
+            let note = format!("a quarter of memory.budget, instead of {}", format_size(asked));
+            if self.is_set("ingest.decoded_bytes_max") {
+                self.warnings.push(format!("ingest.decoded_bytes_max is {}: {note}", format_size(budget / 4)));
+            }
+            self.notes.insert("ingest.decoded_bytes_max", note);
+        }
+    }
+
+    /// Where control listens, and whether it may.
+    fn derive_control(&mut self, on_fly: bool) {
+        let has_token = !self.config.control.tokens.is_empty();
+        let default = match on_fly && has_token {
+            true => {
+                self.notes.insert("control.listen", "on Fly with a control token".to_owned());
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8081))
+            }
+            false => SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+        };
+        if self.is_set("control.listen") {
+            self.notes.remove("control.listen");
+        }
+        if !self.is_set("ingest.listen") {
+            let note = "[::]:8080, or 0.0.0.0:8080 where IPv6 is off: decided when it binds";
+            self.notes.insert("ingest.listen", note.to_owned());
+        }
+        let address = *self.config.control.listen.get_or_insert(default);
+        // A token file that could not be read is told already, and is no decision for an open door.
+        let locked = has_token || self.config.control.token_file.is_some() || self.config.control.insecure;
+        if !locked && !is_loopback(address.ip()) {
+            self.mistake("control.listen", self.place("control.listen"), Problem::OpenControl { address });
+        }
+        if self.config.ingest.listen == Some(address) && address.port() != 0 {
+            self.mistake("control.listen", self.place("control.listen"), Problem::SameAddress { address });
+        }
+    }
+
+    fn warn_of_open_doors(&mut self) {
+        let Config { ingest, control, .. } = &self.config;
+        if ingest.tokens.is_empty() && !ingest.listen.is_some_and(|address| is_loopback(address.ip())) {
+            let warning =
+                "ingest has no token: whoever reaches it may send (FLEETDRAIN_INGEST__TOKEN or ingest.token_file)";
+            self.warnings.push(warning.to_owned());
+        }
+        if control.tokens.is_empty() && control.listen.is_some_and(|address| !is_loopback(address.ip())) {
+            self.warnings.push("control has no token: whoever reaches it reads every log".to_owned());
+        }
+    }
+
+    fn finish(self) -> Result<Loaded, Mistakes> {
+        if !self.mistakes.is_empty() {
+            return Err(Mistakes(self.mistakes));
+        }
+        let sources = self.places.into_iter().map(|(key, (source, _))| (key, source)).collect();
+        Ok(Loaded { config: self.config, warnings: self.warnings, sources, notes: self.notes })
+    }
+}
+
+/// 60 % of what there is, at most 1 GiB, and how that came about.
+fn default_budget(machine: Option<MachineMemory>) -> (usize, String) {
+    let Some(MachineMemory { bytes, from }) = machine else {
+        return (GIB, "1GiB, as this system does not say how much memory it has".to_owned());
+    };
+    // A lower bound keeps the budget of a tiny cgroup in its own bounds; whole KiB read better.
+    let share = usize::try_from(bytes / 100 * 60).unwrap_or(usize::MAX) >> 10 << 10;
+    let mib = bytes / MIB as u64;
+    (share.clamp(MIB, GIB), format!("60% of the {from}, {mib}MiB, at most 1GiB"))
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// The tokens in `text`, one a line; blank lines do not count.
+fn tokens(text: &str) -> Result<Vec<String>, Problem> {
+    let lines =
+        text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())).filter(|(_, line)| !line.is_empty());
+    let tokens: Result<Vec<_>, _> = lines
+        .map(|(line, token)| match token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(token.to_owned()),
+            false => Err(Problem::BadToken { line }),
+        })
+        .collect();
+    tokens.and_then(|tokens| if tokens.is_empty() { Err(Problem::NoToken) } else { Ok(tokens) })
+}
+
+/// An array of words as the one text that the environment would hold; `None` where it holds something else.
+fn words(items: &toml::de::DeArray<'_>) -> Option<String> {
+    let words: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+    words.map(|words| words.join(","))
+}
+
+/// The known key that is most like `key`; the right name in a wrong section is nearer than a like name.
+fn nearest_key(key: &str) -> &'static str {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let nearness = |setting: &&Setting| {
+        let same_name = if setting.name() == name { 1.0 } else { 0.0 };
+        same_name + likeness(setting.key, key).max(likeness(setting.name(), key))
+    };
+    SETTINGS.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b))).map_or("", |setting| setting.key)
+}
+
+fn nearest_section(section: &str) -> &'static str {
+    let sections = SETTINGS.iter().map(Setting::section);
+    sections.max_by(|a, b| likeness(a, section).total_cmp(&likeness(b, section))).unwrap_or_default()
+}
+
+fn nearest_variable(name: &str) -> String {
+    let tokens = TOKENS.iter().map(|(key, _)| variable(key));
+    let known = SETTINGS.iter().map(Setting::variable).chain(tokens);
+    known.max_by(|a, b| likeness(a, name).total_cmp(&likeness(b, name))).unwrap_or_default()
+}
+
+fn likeness(a: &str, b: &str) -> f64 {
+    // The measure is quadratic; no key is so long that more of a misspelt one could matter.
+    let cut = |text: &str| text.chars().take(64).collect::<String>();
+    strsim::normalized_damerau_levenshtein(a, &cut(b))
+}

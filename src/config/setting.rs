@@ -1,0 +1,470 @@
+//! The catalogue: one line for each thing that may be set.
+
+use std::{
+    fmt::Write,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use super::{
+    Config, Full, GIB, LogFormat, MIB, Problem,
+    value::{duration, format_duration, format_size, size},
+};
+use crate::batch::Streams;
+
+const TIB: usize = 1 << 40;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// One thing that may be set.
+#[derive(Debug)]
+pub struct Setting {
+    /// Section and key, as in `ingest.listen`.
+    pub key: &'static str,
+    /// What it is, in one sentence without a full stop.
+    pub help: &'static str,
+    /// How the default comes about where it is not one value.
+    pub derived: Option<&'static str>,
+    kind: Kind,
+}
+
+/// What a setting is, where it lies in a [`Config`], and its bounds.
+#[derive(Debug)]
+enum Kind {
+    Size { at: fn(&mut Config) -> &mut usize, min: usize, max: usize },
+    Count { at: fn(&mut Config) -> &mut usize, min: usize, max: usize },
+    Time { at: fn(&mut Config) -> &mut Duration, min: Duration, max: Duration },
+    Address(fn(&mut Config) -> &mut Option<SocketAddr>),
+    Path(fn(&mut Config) -> &mut Option<PathBuf>),
+    Switch(fn(&mut Config) -> &mut bool),
+    Word { expected: &'static str, read: fn(&mut Config, &str) -> bool, show: fn(&Config) -> String },
+}
+
+/// A value as its source gave it.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Bool(bool),
+    /// An array of texts, joined by commas; only for settings that are lists.
+    List(String),
+    /// Something that no setting takes, as it stands in the file.
+    Other(String),
+}
+
+impl Value {
+    /// How it is named in a mistake.
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => format!("{text:?}"),
+            Self::Integer(number) => number.to_string(),
+            Self::Bool(value) => value.to_string(),
+            Self::List(text) => format!("[{text}]"),
+            Self::Other(text) => text.clone(),
+        }
+    }
+
+    /// What a setting that is a text makes of it.
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A count; from the environment it comes as text.
+    fn as_count(&self) -> Option<usize> {
+        match self {
+            Self::Integer(number) => usize::try_from(*number).ok(),
+            Self::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn as_size(&self) -> Option<usize> {
+        self.as_count().or_else(|| self.as_text().and_then(size))
+    }
+
+    fn as_switch(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            Self::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
+    Setting { key, help, derived: None, kind }
+}
+
+/// Everything that may be set, in the order of the sections.
+pub static SETTINGS: [Setting; 31] = [
+    Setting {
+        derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
+        ..setting(
+            "ingest.listen",
+            Kind::Address(|c| &mut c.ingest.listen),
+            "where senders post to; port 0 asks the operating system",
+        )
+    },
+    setting(
+        "ingest.token_file",
+        Kind::Path(|c| &mut c.ingest.token_file),
+        "a file of tokens for senders, one a line, all live",
+    ),
+    setting(
+        "ingest.body_bytes_max",
+        Kind::Size { at: |c| &mut c.ingest.body_bytes_max, min: 1, max: GIB },
+        "the largest body on the wire",
+    ),
+    Setting {
+        derived: Some("256MiB, at most a quarter of memory.budget"),
+        ..setting(
+            "ingest.decoded_bytes_max",
+            Kind::Size { at: |c| &mut c.ingest.decoded_bytes_max, min: 1, max: GIB },
+            "the largest body decoded; never more than a quarter of memory.budget",
+        )
+    },
+    setting(
+        "ingest.line_bytes_max",
+        Kind::Size { at: |c| &mut c.ingest.line_bytes_max, min: 1, max: GIB },
+        "the largest single record; a longer one is rejected, its neighbours are not",
+    ),
+    setting(
+        "ingest.header_deadline",
+        Kind::Time { at: |c| &mut c.ingest.header_deadline, min: MILLISECOND, max: HOUR },
+        "from a request's first byte to the end of its head",
+    ),
+    setting(
+        "ingest.body_deadline",
+        Kind::Time { at: |c| &mut c.ingest.body_deadline, min: MILLISECOND, max: HOUR },
+        "from the end of a head to the last byte of its body",
+    ),
+    setting(
+        "ingest.idle",
+        Kind::Time { at: |c| &mut c.ingest.idle, min: MILLISECOND, max: DAY },
+        "how long a connection may stay without a request",
+    ),
+    setting(
+        "ingest.connections_max",
+        Kind::Count { at: |c| &mut c.ingest.connections_max, min: 1, max: 1_000_000 },
+        "connections at once",
+    ),
+    Setting {
+        derived: Some("127.0.0.1:8081; [::]:8081 when FLY_APP_NAME and a control token are set"),
+        ..setting(
+            "control.listen",
+            Kind::Address(|c| &mut c.control.listen),
+            "where readers, scrapers and operators ask; off loopback only with a token",
+        )
+    },
+    setting(
+        "control.token_file",
+        Kind::Path(|c| &mut c.control.token_file),
+        "a file of tokens for readers, one a line, all live",
+    ),
+    setting(
+        "control.insecure",
+        Kind::Switch(|c| &mut c.control.insecure),
+        "lets control listen off loopback without a token: everybody reads your logs",
+    ),
+    setting(
+        "backpressure.wait",
+        Kind::Time { at: |c| &mut c.backpressure.wait, min: Duration::ZERO, max: HOUR },
+        "how long a sender is held for room before it is refused",
+    ),
+    setting(
+        "backpressure.waiting_max",
+        Kind::Count { at: |c| &mut c.backpressure.waiting_max, min: 0, max: 1_000_000 },
+        "senders held at once; the next is refused at once",
+    ),
+    setting(
+        "idempotency.keys_max",
+        Kind::Count { at: |c| &mut c.idempotency.keys_max, min: 0, max: 100_000_000 },
+        "Idempotency-Keys remembered at once",
+    ),
+    setting(
+        "idempotency.keep",
+        Kind::Time { at: |c| &mut c.idempotency.keep, min: MILLISECOND, max: YEAR },
+        "how long each Idempotency-Key is remembered",
+    ),
+    Setting {
+        derived: Some("60% of the cgroup limit or of memory, at most 1GiB"),
+        ..setting(
+            "memory.budget",
+            Kind::Size { at: |c| &mut c.memory.budget, min: MIB, max: 64 * TIB },
+            "bytes for bodies, batches, queues, history and readers",
+        )
+    },
+    Setting {
+        derived: Some("a quarter of memory.budget"),
+        ..setting(
+            "history.bytes",
+            Kind::Size { at: |c| &mut c.history.bytes, min: 0, max: 64 * TIB },
+            "recent lines kept for backlog, logs, tail and queues that catch up; at most memory.budget",
+        )
+    },
+    setting(
+        "queue.lines",
+        Kind::Count { at: |c| &mut c.queue.lines, min: 1, max: 100_000_000 },
+        "lines in each machine's queue",
+    ),
+    setting(
+        "queue.bytes",
+        Kind::Size { at: |c| &mut c.queue.bytes, min: 1, max: TIB },
+        "bytes in each machine's queue",
+    ),
+    setting(
+        "queue.full",
+        Kind::Word {
+            expected: "catch_up, block or drop_oldest",
+            read: read_full,
+            show: |c| c.queue.full.as_str().into(),
+        },
+        "what a full queue does; block answers senders 429",
+    ),
+    setting(
+        "queue.streams",
+        Kind::Word {
+            expected: "a list of stdout, stderr and system, or all",
+            read: read_streams,
+            show: |c| c.queue.streams.to_string(),
+        },
+        "which streams a queue takes unless its subscriber says otherwise",
+    ),
+    setting(
+        "queue.stalled_after",
+        Kind::Time { at: |c| &mut c.queue.stalled_after, min: MILLISECOND, max: DAY },
+        "a block queue into which nothing fitted for so long goes behind",
+    ),
+    setting(
+        "queue.abandoned_after",
+        Kind::Time { at: |c| &mut c.queue.abandoned_after, min: MILLISECOND, max: YEAR },
+        "what has waited without a reader for so long is dropped",
+    ),
+    setting(
+        "queue.subscriptions_max",
+        Kind::Count { at: |c| &mut c.queue.subscriptions_max, min: 1, max: 100_000_000 },
+        "queues at once",
+    ),
+    setting(
+        "machines.finished_keep",
+        Kind::Time { at: |c| &mut c.machines.finished_keep, min: Duration::ZERO, max: YEAR },
+        "how long a finished machine is remembered",
+    ),
+    setting(
+        "machines.idle_expire",
+        Kind::Time { at: |c| &mut c.machines.idle_expire, min: MILLISECOND, max: YEAR },
+        "a machine without a queue that was silent for so long is forgotten",
+    ),
+    setting(
+        "machines.max",
+        Kind::Count { at: |c| &mut c.machines.max, min: 1, max: 100_000_000 },
+        "machines remembered at once, least recent out",
+    ),
+    setting(
+        "metrics.machines_max",
+        Kind::Count { at: |c| &mut c.metrics.machines_max, min: 0, max: 1_000_000 },
+        "machines with metric series of their own: those with most lines in the last 5 minutes",
+    ),
+    setting(
+        "shutdown.deadline",
+        Kind::Time { at: |c| &mut c.shutdown.deadline, min: Duration::ZERO, max: HOUR },
+        "how long ending streams and flushing may take; keep it under the platform's kill time-out (Fly: 5s)",
+    ),
+    setting(
+        "log.format",
+        Kind::Word { expected: "auto, text or json", read: read_log_format, show: |c| c.log.format.as_str().into() },
+        "how the process's own log is written; auto is text, coloured on a terminal",
+    ),
+];
+
+fn read_full(config: &mut Config, text: &str) -> bool {
+    let full = Full::ALL.into_iter().find(|full| full.as_str() == text);
+    full.inspect(|&full| config.queue.full = full).is_some()
+}
+
+fn read_streams(config: &mut Config, text: &str) -> bool {
+    let streams = Streams::from_str(text).ok();
+    streams.inspect(|&streams| config.queue.streams = streams).is_some()
+}
+
+fn read_log_format(config: &mut Config, text: &str) -> bool {
+    let format = LogFormat::ALL.into_iter().find(|format| format.as_str() == text);
+    format.inspect(|&format| config.log.format = format).is_some()
+}
+
+impl Setting {
+    /// The section of the file that the key stands in.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(section, _)| section)
+    }
+
+    /// The key within its section.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The environment variable that sets it, as in `FLEETDRAIN_INGEST__LISTEN`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        variable(self.key)
+    }
+
+    /// What may be set, as in `1 to 1GiB`.
+    #[must_use]
+    pub fn bounds(&self) -> String {
+        match &self.kind {
+            Kind::Size { min, max, .. } => format!("{} to {}", format_size(*min), format_size(*max)),
+            Kind::Count { min, max, .. } => format!("{min} to {max}"),
+            Kind::Time { min, max, .. } => format!("{} to {}", format_duration(*min), format_duration(*max)),
+            Kind::Address(_) => "HOST:PORT".to_owned(),
+            Kind::Path(_) => "a path".to_owned(),
+            Kind::Switch(_) => "true or false".to_owned(),
+            Kind::Word { expected, .. } => (*expected).to_owned(),
+        }
+    }
+
+    /// The default as text, or how it is derived; `None`: nothing is set.
+    #[must_use]
+    pub fn default_text(&self) -> Option<String> {
+        self.derived.map(str::to_owned).or_else(|| self.show(&Config::default()))
+    }
+
+    /// The value in `config`, as the file would take it but without quotes; `None`: nothing is set.
+    #[must_use]
+    pub fn show(&self, config: &Config) -> Option<String> {
+        // The catalogue names each place once, by `&mut`; this is not a hot path.
+        let config = &mut config.clone();
+        match &self.kind {
+            Kind::Size { at, .. } => Some(format_size(*at(config))),
+            Kind::Count { at, .. } => Some(at(config).to_string()),
+            Kind::Time { at, .. } => Some(format_duration(*at(config))),
+            Kind::Address(at) => at(config).map(|address| address.to_string()),
+            Kind::Path(at) => at(config).as_ref().map(|path| path.display().to_string()),
+            Kind::Switch(at) => Some(at(config).to_string()),
+            Kind::Word { show, .. } => Some(show(config)),
+        }
+    }
+
+    /// Puts `value` into `config`, or says what is wrong with it and leaves `config` as it was.
+    pub(super) fn apply(&self, config: &mut Config, value: &Value) -> Result<(), Problem> {
+        let not_a = |expected| Problem::NotA { value: value.shown(), expected };
+        match &self.kind {
+            Kind::Size { at, min, max } => {
+                let bytes = value.as_size().ok_or_else(|| not_a("a size such as 65536, 64KiB or 10MB"))?;
+                *at(config) = within(bytes, *min, *max, format_size)?;
+            }
+            Kind::Count { at, min, max } => {
+                let count = value.as_count().ok_or_else(|| not_a("a whole number"))?;
+                *at(config) = within(count, *min, *max, |count| count.to_string())?;
+            }
+            Kind::Time { at, min, max } => {
+                let time = value.as_text().and_then(duration);
+                let time = time.ok_or_else(|| not_a("a duration such as 500ms, 30s or 1h30m"))?;
+                *at(config) = within(time, *min, *max, format_duration)?;
+            }
+            Kind::Address(at) => *at(config) = Some(address(value)?),
+            Kind::Path(at) => {
+                let path = value.as_text().ok_or_else(|| not_a("a path"))?;
+                *at(config) = Some(PathBuf::from(path));
+            }
+            Kind::Switch(at) => *at(config) = value.as_switch().ok_or_else(|| not_a("true or false"))?,
+            Kind::Word { expected, read, .. } => {
+                let text = if let Value::List(text) = value { Some(text.as_str()) } else { value.as_text() };
+                if !text.is_some_and(|text| read(config, text)) {
+                    return Err(not_a(expected));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The default as the file takes it.
+    fn toml_default(&self) -> String {
+        let text = self.show(&Config::default()).unwrap_or_default();
+        match &self.kind {
+            Kind::Count { .. } | Kind::Switch(_) => text,
+            _ => toml::Value::String(text).to_string(),
+        }
+    }
+}
+
+/// The environment variable for a key, as in `FLEETDRAIN_INGEST__LISTEN`.
+pub(super) fn variable(key: &str) -> String {
+    format!("FLEETDRAIN_{}", key.replacen('.', "__", 1).to_ascii_uppercase())
+}
+
+fn within<T: PartialOrd + Copy>(value: T, min: T, max: T, show: impl Fn(T) -> String) -> Result<T, Problem> {
+    if value < min || value > max {
+        return Err(Problem::OutOfBounds { value: show(value), min: show(min), max: show(max) });
+    }
+    Ok(value)
+}
+
+/// Reads `HOST:PORT`, where HOST is an address, IPv6 in brackets, or a name.
+fn address(value: &Value) -> Result<SocketAddr, Problem> {
+    let not_a = || Problem::NotA { value: value.shown(), expected: "HOST:PORT, such as 0.0.0.0:8080 or [::]:8080" };
+    let text = value.as_text().ok_or_else(not_a)?;
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(not_a)?;
+    let port: u16 = port.parse().map_err(|_| not_a())?;
+    // A resolver would take `256.1.1.1` or an unbracketed IPv6 address for a name and ask the network about it.
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !host.chars().all(name) || !host.contains(|c: char| c.is_ascii_alphabetic()) {
+        return Err(not_a());
+    }
+    let unresolved = |source| Problem::Unresolved { value: format!("{host:?}"), source };
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unresolved)?.collect();
+    // `localhost` is often ::1 first, even where IPv6 is off.
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()))
+}
+
+/// A configuration file that sets nothing: every key with its default, bounds and meaning, commented out.
+#[must_use]
+pub fn default_toml() -> String {
+    let mut text = String::from(
+        "# fleetdrain: every setting with its default. Take away the `#` before a key to change it.\n\
+         # Flags win over FLEETDRAIN_SECTION__KEY in the environment, that over this file.\n\
+         # Tokens do not belong here: FLEETDRAIN_INGEST__TOKEN, FLEETDRAIN_CONTROL__TOKEN, or token_file.\n",
+    );
+    let mut section = "";
+    for setting in &SETTINGS {
+        if setting.section() != section {
+            section = setting.section();
+            let _ = writeln!(text, "\n[{section}]");
+        }
+        let _ = writeln!(text, "\n# {} ({})", setting.help, setting.bounds());
+        match setting.derived {
+            Some(derived) => {
+                let _ = writeln!(text, "# default: {derived}");
+                let _ = writeln!(text, "# {} =", setting.name());
+            }
+            None => {
+                let _ = writeln!(text, "# {} = {}", setting.name(), setting.toml_default());
+            }
+        }
+    }
+    text
+}
+
+/// The table of all settings in Markdown, for `docs/configuration.md`.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("| key | default | bounds | what it is |\n|---|---|---|---|\n");
+    for setting in &SETTINGS {
+        let default = setting.default_text().unwrap_or_else(|| "none".to_owned());
+        let _ = writeln!(text, "| `{}` | {default} | {} | {} |", setting.key, setting.bounds(), setting.help);
+    }
+    text
+}

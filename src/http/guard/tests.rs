@@ -1,0 +1,176 @@
+use std::sync::Mutex;
+
+use http_body_util::BodyExt;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
+use tokio::io::duplex;
+
+use super::*;
+use crate::http::{Body, full};
+
+const DEADLINES: Deadlines = Deadlines {
+    header: Duration::from_secs(10),
+    idle: Duration::from_secs(10),
+    half_closed: None,
+    write: Some(Duration::from_secs(10)),
+};
+
+/// What a service saw of a request: method, target, body.
+type Seen = (String, String, Vec<u8>);
+
+/// Everything that `wire`, written in pieces of `piece` bytes, makes a service see; without its last, broken request.
+async fn seen(wire: &[u8], piece: usize, guarded: bool) -> Vec<Seen> {
+    let (mut far, near) = duplex(1 << 20);
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let link = Link::new();
+    let service = {
+        let (requests, link) = (Arc::clone(&requests), Arc::clone(&link));
+        service_fn(move |request: Request<Incoming>| {
+            let (requests, link) = (Arc::clone(&requests), Arc::clone(&link));
+            async move {
+                let (head, body) = request.into_parts();
+                if head.method.as_str() != REFUSED_METHOD
+                    && let Ok(body) = body.collect().await
+                {
+                    let seen = (head.method.to_string(), head.uri.to_string(), body.to_bytes().to_vec());
+                    requests.lock().unwrap().push(seen);
+                }
+                link.end();
+                Ok::<_, std::convert::Infallible>(Response::<Body>::new(full("")))
+            }
+        })
+    };
+    let write = async {
+        for bytes in wire.chunks(piece) {
+            if far.write_all(bytes).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let _ = far.shutdown().await;
+        let mut answers = Vec::new();
+        let _ = far.read_to_end(&mut answers).await;
+    };
+    let mut builder = http1::Builder::new();
+    builder.half_close(true);
+    let serve = async {
+        if guarded {
+            let guard = Guard::new(near, DEADLINES, Arc::clone(&link));
+            let _ = builder.serve_connection(TokioIo::new(guard), service).await;
+        } else {
+            let _ = builder.serve_connection(TokioIo::new(near), service).await;
+        }
+    };
+    tokio::join!(serve, write);
+    let requests = requests.lock().unwrap();
+    requests.clone()
+}
+
+/// A request that may be lawful or not quite.
+fn request() -> impl Strategy<Value = String> {
+    let version = prop_oneof![9 => Just("1.1"), 1 => Just("1.0")];
+    let host = prop_oneof![9 => Just("Host: a\r\n"), 1 => Just("")];
+    let length = "[a-z]{0,20}".prop_flat_map(|body| {
+        let off = prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(2)];
+        off.prop_map(move |off| format!("Content-Length: {}\r\n\r\n{body}", body.len() + off))
+    });
+    let chunk = ("[a-z]{1,20}", prop_oneof![6 => Just(""), 1 => Just(";x=y"), 1 => Just(" "), 1 => Just("\t;z")])
+        .prop_map(|(data, extension)| format!("{:x}{extension}\r\n{data}\r\n", data.len()));
+    let last = prop_oneof![6 => Just("0\r\n\r\n"), 1 => Just("0\r\nX: y\r\n\r\n"), 1 => Just("0\n\r\n"), 1 => Just("")];
+    let coding =
+        prop_oneof![8 => Just("chunked"), 1 => Just("Chunked"), 1 => Just("x, chunked"), 1 => Just("chunked,")];
+    let chunked = (coding, prop::collection::vec(chunk, 0..4), last)
+        .prop_map(|(coding, chunks, last)| format!("Transfer-Encoding: {coding}\r\n\r\n{}{last}", chunks.concat()));
+    let none = Just("\r\n".to_owned());
+    let framing = prop_oneof![3 => length, 3 => chunked, 1 => none];
+    (version, host, framing, "[a-z]{1,5}")
+        .prop_map(|(version, host, framing, path)| format!("POST /{path} HTTP/{version}\r\n{host}{framing}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_the_guard_passes_hyper_reads_alike(
+        requests in prop::collection::vec(request(), 1..5),
+        flip in prop::option::weighted(0.5, (any::<prop::sample::Index>(), any::<u8>())),
+        piece in 1_usize..200,
+    ) {
+        let mut wire = requests.concat().into_bytes();
+        if let Some((at, byte)) = flip {
+            let at = at.index(wire.len());
+            wire[at] = byte;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (guarded, bare) = runtime.block_on(async {
+            (seen(&wire, piece, true).await, seen(&wire, wire.len(), false).await)
+        });
+        prop_assert!(guarded.len() <= bare.len(), "{guarded:?} {bare:?}");
+        prop_assert_eq!(&guarded[..], &bare[..guarded.len()]);
+        let whole = runtime.block_on(seen(&wire, wire.len(), true));
+        prop_assert_eq!(guarded, whole, "the pieces make a difference");
+    }
+}
+
+#[tokio::test]
+async fn every_body_byte_reaches_hyper_whatever_its_buffer_holds() {
+    let body = "0123456789".repeat(30_000);
+    let wire = format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()).repeat(2);
+    for piece in [1 << 20, 4096, 1000] {
+        let seen = seen(wire.as_bytes(), piece, true).await;
+        assert_eq!(seen.len(), 2);
+        assert!(seen.iter().all(|(_, _, seen)| seen == body.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_holds_no_buffer() {
+    let (mut far, near) = duplex(1 << 16);
+    let mut guard = Guard::new(near, DEADLINES, Link::new());
+    far.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut head = [0; 100];
+    let length = guard.read(&mut head).await.unwrap();
+    assert!(head[..length].ends_with(b"\r\n\r\n"));
+    assert_eq!(guard.ahead.capacity(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_its_answer_is_cut_off() {
+    let (_far, near) = duplex(10);
+    let mut guard = Guard::new(near, DEADLINES, Link::new());
+    let error = guard.write_all(&[0; 100]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_that_reads_at_all_is_not_cut_off() {
+    let (mut far, near) = duplex(10);
+    let mut guard = Guard::new(near, DEADLINES, Link::new());
+    let read = async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            far.read_exact(&mut [0; 10]).await.unwrap();
+        }
+    };
+    let (written, ()) = tokio::join!(guard.write_all(&[0; 100]), read);
+    written.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn discarding_ends_by_time_by_bytes_and_at_the_end() {
+    let (far, near) = duplex(10);
+    let since = Instant::now();
+    Guard::new(near, DEADLINES, Link::new()).close_after_refusal().await;
+    assert_eq!(since.elapsed(), DISCARD_TIME_MAX);
+    drop(far);
+
+    let (far, near) = duplex(10);
+    drop(far);
+    let since = Instant::now();
+    Guard::new(near, DEADLINES, Link::new()).close_after_refusal().await;
+    assert_eq!(since.elapsed(), Duration::ZERO);
+
+    let mut endless = tokio::io::repeat(b'x');
+    discard(&mut endless).await.unwrap();
+}

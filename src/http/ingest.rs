@@ -1,0 +1,541 @@
+//! What senders may ask: a body taken whole or refused whole, a health check, and nothing else.
+//!
+//! A body goes through `receive` (off the wire, decoded, charged as it grows), `build` (parsed, off the reactor if it is
+//! large) and `admit`; at each step it may be held for room, all together no longer than `backpressure.wait`.
+//!
+//! ## Metrics
+//!
+//! `bodies_refused_total`, `bodies_duplicate_total`, `wire_bytes_total`, `body_bytes_total`.
+
+use std::{num::NonZero, sync::Arc, time::Duration};
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Incoming},
+    header::{
+        ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
+    },
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Body,
+    account::account,
+    auth::Tokens,
+    counters::HttpCounters,
+    full,
+    hold::{Expired, Hold, Holding},
+    idempotency::{Claim, KEY_BYTES_MAX, Keys, Known},
+    link::Link,
+    parsers::Parsers,
+    problem::{Problem, Reason},
+    rejected::RejectedRecords,
+};
+use crate::{
+    admission::{Cause, Draft, Receipt, Refused},
+    body::{BodyError, BodyLimits, BodyReader, Encoding, Progress},
+    budget::{Budget, Permit},
+    collector::LogCollector,
+    config::Config,
+    record::Limits,
+};
+
+/// What an answer's acknowledgement is worth without a spool: as much as the process's memory.
+const ACK: HeaderValue = HeaderValue::from_static("memory");
+
+/// Bodies over this are parsed on the blocking pool: at 400 ns a line this is about a millisecond, and other
+/// connections of the same thread wait for it.
+const PARSE_INLINE_BYTES_MAX: usize = 1 << 20;
+
+/// Rejections told in an answer; see contract, 2.
+const ERRORS_MAX: usize = 10;
+
+/// When a sender should come again that was refused for want of memory, or because its first try is under way.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A body's table of rows is charged ahead of parsing as one byte in so many of the body: a 313-byte record has an
+/// 80-byte row, twice while the rows are grouped. What it really is, is charged after.
+const TABLE_SHARE: usize = 2;
+
+/// What `/readyz` asks the budget for: the room of a small body.
+const READY_BYTES: usize = 64 << 10;
+
+/// Encodings that a body may have, as a 415 tells.
+const ENCODINGS: &str = "identity, gzip, x-gzip, deflate, zstd, snappy";
+
+/// The ingest listener's service.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    collector: LogCollector,
+    limits: BodyLimits,
+    line_bytes_max: usize,
+    body_deadline: Duration,
+    tokens: Arc<Tokens>,
+    counters: Arc<HttpCounters>,
+    rejected: Arc<RejectedRecords>,
+    keys: Keys,
+    holding: Holding,
+    parsers: Parsers,
+    /// Large bodies parsed at once: one a core, so that what they hold uncharged meanwhile is bounded.
+    parsing: Arc<Semaphore>,
+}
+
+impl Ingest {
+    /// `shutdown`: from then on bodies are refused and held senders let go.
+    pub(crate) fn new(
+        config: &Config,
+        collector: LogCollector,
+        tokens: Arc<Tokens>,
+        counters: Arc<HttpCounters>,
+        rejected: Arc<RejectedRecords>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Arc::new(Self {
+            collector,
+            limits: BodyLimits {
+                wire_bytes_max: config.ingest.body_bytes_max,
+                decoded_bytes_max: config.ingest.decoded_bytes_max,
+            },
+            line_bytes_max: config.ingest.line_bytes_max,
+            body_deadline: config.ingest.body_deadline,
+            tokens,
+            counters,
+            rejected,
+            keys: Keys::new(config.idempotency.clone()),
+            holding: Holding::new(config.backpressure.clone(), shutdown),
+            parsers: Parsers::new(2 * cores),
+            parsing: Arc::new(Semaphore::new(cores)),
+        })
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let is_probe = matches!(request.uri().path(), "/livez" | "/readyz");
+        match *request.method() {
+            Method::POST | Method::PUT => self.post(request).await,
+            Method::HEAD => self.head(request.headers()),
+            Method::GET if is_probe => self.probe(request.uri().path()),
+            _ => method_not_allowed(request.method(), is_probe),
+        }
+    }
+
+    fn head(&self, headers: &HeaderMap) -> Response<Body> {
+        match self.authorize(headers) {
+            Ok(()) => Response::new(full("")),
+            // A health check is no body, so this one does not count as refused.
+            Err(problem) => respond(&problem),
+        }
+    }
+
+    fn probe(&self, path: &str) -> Response<Body> {
+        let budget = self.collector.budget();
+        let room = READY_BYTES.min(budget.body_bytes_max());
+        match path {
+            "/readyz" if self.holding.is_shutting_down() => shutting_down().response(),
+            "/readyz" if budget.try_reserve(room).is_none() => {
+                no_memory(budget, room).retry_after(RETRY_AFTER).response()
+            }
+            _ => Response::new(full("ok\n")),
+        }
+    }
+
+    async fn post(&self, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let link = head.extensions.get::<Arc<Link>>().map(Arc::as_ref);
+        let mut inbound = Inbound { body, link, deadline: Instant::now() + self.body_deadline, ended: false };
+        let mut response = match self.take(&head.headers, &mut inbound).await {
+            Ok(answer) => taken(&answer),
+            Err(refusal) => self.refuse(&refusal),
+        };
+        // What is left of the body is not read as a body any more, so nothing behind it can be read either.
+        if !inbound.is_over() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn refuse(&self, refusal: &Problem) -> Response<Body> {
+        if let Some(reason) = refusal.reason {
+            self.counters.refused(reason);
+        }
+        respond(refusal)
+    }
+
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.tokens.admit(headers) {
+            return Ok(());
+        }
+        Err(Problem::refusal(
+            Reason::Unauthorized,
+            "expected a live ingest token: Bearer, or Basic with it as password",
+        ))
+    }
+
+    /// Takes a body, or nothing of it; the account as JSON.
+    ///
+    /// Cancel safe: dropped before the collector took the body, nothing is taken.
+    async fn take(&self, headers: &HeaderMap, inbound: &mut Inbound<'_>) -> Result<String, Problem> {
+        self.authorize(headers)?;
+        let key = idempotency_key(headers)?;
+        let encoding = encoding(headers)?;
+        let Some(key) = key else {
+            return self.take_new(encoding, inbound).await.map(|receipt| account(&receipt, false));
+        };
+        match self.keys.claim(key) {
+            Known::New(claim) => self.take_claimed(claim, encoding, inbound).await,
+            Known::UnderWay => {
+                let detail = "a body with this Idempotency-Key is under way and not yet answered";
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER))
+            }
+            Known::Taken(receipt) => {
+                self.counters.repeated();
+                Ok(account(&receipt, true))
+            }
+        }
+    }
+
+    async fn take_claimed(
+        &self,
+        claim: Claim<'_>,
+        encoding: Encoding,
+        inbound: &mut Inbound<'_>,
+    ) -> Result<String, Problem> {
+        let receipt = self.take_new(encoding, inbound).await?;
+        claim.settle(&receipt);
+        Ok(account(&receipt, false))
+    }
+
+    async fn take_new(&self, encoding: Encoding, inbound: &mut Inbound<'_>) -> Result<Receipt, Problem> {
+        if self.holding.is_shutting_down() {
+            return Err(shutting_down());
+        }
+        self.check_announced(inbound.announced(), &encoding)?;
+        let mut hold = self.holding.hold(inbound.link);
+        let arrived = tokio::select! {
+            biased;
+            arrived = self.receive(encoding, inbound, &mut hold) => arrived?,
+            () = self.holding.shutdown_grace() => return Err(shutting_down()),
+        };
+        let draft = self.build(arrived, &mut hold).await?;
+        if draft.received == 0 {
+            return Ok(Receipt::default());
+        }
+        if draft.is_unreadable() {
+            return Err(unreadable(&draft));
+        }
+        self.admit(draft, &mut hold).await
+    }
+
+    /// Refuses by its Content-Length a body that would be refused anyway, before it is sent.
+    fn check_announced(&self, announced: Option<u64>, encoding: &Encoding) -> Result<(), Problem> {
+        let Some(length) = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX)) else { return Ok(()) };
+        if length > self.limits.wire_bytes_max {
+            let max = self.limits.wire_bytes_max;
+            return Err(too_large(format!("the body is {length} bytes, over ingest.body_bytes_max = {max}")));
+        }
+        if !matches!(encoding, Encoding::Identity) {
+            return Ok(());
+        }
+        if length > self.limits.decoded_bytes_max {
+            let max = self.limits.decoded_bytes_max;
+            return Err(too_large(format!("the body is {length} bytes, over ingest.decoded_bytes_max = {max}")));
+        }
+        self.check_fits(length)
+    }
+
+    fn check_fits(&self, bytes: usize) -> Result<(), Problem> {
+        let max = self.collector.budget().body_bytes_max();
+        if bytes <= max {
+            return Ok(());
+        }
+        Err(too_large(format!(
+            "the body needs {bytes} bytes, over the {max} that an empty memory.budget has for bodies"
+        )))
+    }
+
+    async fn receive(
+        &self,
+        encoding: Encoding,
+        inbound: &mut Inbound<'_>,
+        hold: &mut Hold<'_>,
+    ) -> Result<Arrived, Problem> {
+        let mut reader = BodyReader::new(encoding, self.limits, inbound.announced());
+        let filled = self.fill(&mut reader, inbound, hold).await;
+        self.counters.received(reader.wire_bytes(), reader.decoded_bytes());
+        let mut permit = filled?;
+        let held = reader.kept_bytes();
+        let bytes = reader.into_bytes();
+        self.grow(&mut permit, held, hold).await?;
+        Ok(Arrived { bytes, held, permit })
+    }
+
+    /// Reads a body to its end, frame by frame; the permit covers what the reader holds.
+    async fn fill(
+        &self,
+        reader: &mut BodyReader,
+        inbound: &mut Inbound<'_>,
+        hold: &mut Hold<'_>,
+    ) -> Result<Permit, Problem> {
+        let budget = self.collector.budget();
+        let mut permit = budget.try_reserve(0).ok_or_else(|| no_memory(budget, 0))?;
+        while let Some(mut frame) = inbound.next(hold).await? {
+            while let Progress::NeedsRoom { consumed, want } =
+                reader.push(&frame, permit.bytes()).map_err(|error| undecodable(&error))?
+            {
+                frame.advance(consumed);
+                self.grow(&mut permit, want, hold).await?;
+            }
+        }
+        while let Progress::NeedsRoom { want, .. } =
+            reader.finish(permit.bytes()).map_err(|error| undecodable(&error))?
+        {
+            self.grow(&mut permit, want, hold).await?;
+        }
+        Ok(permit)
+    }
+
+    /// Resizes `permit` to `bytes`, holding the sender until there is room for them.
+    async fn grow(&self, permit: &mut Permit, bytes: usize, hold: &mut Hold<'_>) -> Result<(), Problem> {
+        self.check_fits(bytes)?;
+        if permit.try_resize(bytes) {
+            return Ok(());
+        }
+        let budget = self.collector.budget();
+        loop {
+            let mut room = budget.room();
+            room.enable();
+            if permit.try_resize(bytes) {
+                return Ok(());
+            }
+            hold.wait(room).await.map_err(|expired| match expired {
+                Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
+                Expired::ShuttingDown => shutting_down(),
+            })?;
+        }
+    }
+
+    /// Parses a body into a draft that is charged for what it really holds.
+    async fn build(&self, mut arrived: Arrived, hold: &mut Hold<'_>) -> Result<Draft, Problem> {
+        let length = arrived.bytes.len();
+        let ahead = (arrived.held + length / TABLE_SHARE).min(self.collector.budget().body_bytes_max());
+        self.grow(&mut arrived.permit, ahead.max(arrived.held), hold).await?;
+        let held = arrived.held;
+        let (mut draft, mut permit) = match length {
+            0..=PARSE_INLINE_BYTES_MAX => self.parsers.build(arrived, self.record_limits()),
+            _ => self.build_elsewhere(arrived).await?,
+        };
+        self.grow(&mut permit, held + draft.batch.table_bytes(), hold).await?;
+        draft.batch.permit = Some(permit);
+        Ok(draft)
+    }
+
+    /// The permit and the slot go along: who hangs up meanwhile does not free what is still held.
+    async fn build_elsewhere(&self, arrived: Arrived) -> Result<(Draft, Permit), Problem> {
+        let slot = Arc::clone(&self.parsing).acquire_owned().await.map_err(|_| shutting_down())?;
+        let (parsers, limits) = (self.parsers.clone(), self.record_limits());
+        let build = move || {
+            let _slot = slot;
+            parsers.build(arrived, limits)
+        };
+        match tokio::task::spawn_blocking(build).await {
+            Ok(built) => Ok(built),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(shutting_down()),
+        }
+    }
+
+    fn record_limits(&self) -> Limits {
+        Limits { line_bytes_max: self.line_bytes_max, errors_max: ERRORS_MAX }
+    }
+
+    /// Offers `draft` to the collector until it is taken, or its sender was held for long enough.
+    async fn admit(&self, mut draft: Draft, hold: &mut Hold<'_>) -> Result<Receipt, Problem> {
+        let samples = std::mem::take(&mut draft.samples);
+        let at = draft.batch.received_at;
+        let budget = self.collector.budget();
+        let mut room = None;
+        loop {
+            let Refused { draft: back, cause, retry_after, .. } = match self.collector.admit(draft) {
+                Ok(receipt) => {
+                    self.rejected.keep(samples, at);
+                    return Ok(receipt);
+                }
+                Err(refused) => refused,
+            };
+            // Waiting makes neither better.
+            if matches!(cause, Cause::ShuttingDown | Cause::TooLarge) {
+                return Err(not_admitted(cause, retry_after));
+            }
+            if let Some(registered) = room.take() {
+                hold.wait(registered).await.map_err(|expired| match expired {
+                    Expired::Refuse => not_admitted(cause, retry_after),
+                    Expired::ShuttingDown => shutting_down(),
+                })?;
+            }
+            // Registered before the next try, or the release that it needs could fall between the two.
+            room.insert(budget.room()).enable();
+            draft = *back;
+        }
+    }
+}
+
+/// A body on its way in from hyper.
+struct Inbound<'a> {
+    body: Incoming,
+    link: Option<&'a Link>,
+    deadline: Instant,
+    /// Its end was read; hyper does not say so of a chunked body.
+    ended: bool,
+}
+
+impl Inbound<'_> {
+    /// Its Content-Length.
+    fn announced(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    /// The next bytes, or `None` at the body's end. The time for which the sender was held is not its own.
+    async fn next(&mut self, hold: &Hold<'_>) -> Result<Option<Bytes>, Problem> {
+        loop {
+            match timeout_at(self.deadline + hold.waited(), self.body.frame()).await {
+                Ok(None) => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                // Trailers mean nothing here.
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(_) => continue,
+                },
+                Ok(Some(Err(_))) => return Err(self.broken()),
+                Err(_) => {
+                    return Err(Problem::refusal(Reason::TooSlow, "the body did not end within ingest.body_deadline"));
+                }
+            }
+        }
+    }
+
+    /// Why the body broke: by its framing, or because the sender went away in the middle of it.
+    fn broken(&self) -> Problem {
+        let fault = self.link.and_then(Link::fault);
+        let detail = fault.map_or_else(|| "the body ended before its end".to_owned(), |fault| fault.to_string());
+        Problem::refusal(Reason::BadRequest, detail)
+    }
+}
+
+/// A whole body, decoded, and the permit on what it holds.
+pub(super) struct Arrived {
+    pub(super) bytes: Bytes,
+    /// Bytes that `bytes` really holds: its buffer's capacity.
+    held: usize,
+    pub(super) permit: Permit,
+}
+
+/// The key that a request names, checked.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+    let Some(key) = headers.get("idempotency-key").map(HeaderValue::as_bytes) else { return Ok(None) };
+    match key.len() {
+        0 => Err(Problem::refusal(Reason::BadRequest, "Idempotency-Key is empty")),
+        1..=KEY_BYTES_MAX => Ok(Some(key)),
+        length => {
+            let detail = format!("Idempotency-Key is {length} bytes, over {KEY_BYTES_MAX}");
+            Err(Problem::refusal(Reason::BadRequest, detail))
+        }
+    }
+}
+
+/// The one encoding that a body has.
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let lines = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let mut codings = lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let Some(coding) = codings.next().filter(|coding| !coding.is_empty()) else { return Ok(Encoding::Identity) };
+    if codings.next().is_some() {
+        return Err(unsupported("more than one Content-Encoding, expected at most one".to_owned()));
+    }
+    let unknown = || {
+        unsupported(format!(
+            "unknown Content-Encoding {:?}, expected one of {ENCODINGS}",
+            coding.escape_ascii().to_string()
+        ))
+    };
+    Encoding::from_header(coding).ok_or_else(unknown)
+}
+
+fn unsupported(detail: String) -> Problem {
+    Problem::refusal(Reason::UnsupportedEncoding, detail)
+}
+
+fn too_large(detail: String) -> Problem {
+    Problem::refusal(Reason::TooLarge, detail)
+}
+
+fn shutting_down() -> Problem {
+    Problem::refusal(Reason::ShuttingDown, "the drain is shutting down").retry_after(RETRY_AFTER)
+}
+
+fn no_memory(budget: &Budget, bytes: usize) -> Problem {
+    let (used, limit) = (budget.used(), budget.limit());
+    Problem::refusal(Reason::Memory, format!("no room for {bytes} bytes: {used} of memory.budget = {limit} are used"))
+}
+
+fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
+    let refusal = match cause {
+        Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
+        Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
+        Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
+        Cause::ShuttingDown => shutting_down(),
+    };
+    refusal.retry_after(retry_after)
+}
+
+fn unreadable(draft: &Draft) -> Problem {
+    let line = draft.errors.first().map_or(1, |error| error.line);
+    let received = draft.received;
+    let detail = format!("none of {received} records is JSON; the first is on line {line} of the decoded body");
+    Problem::refusal(Reason::BadRequest, detail)
+}
+
+fn undecodable(error: &BodyError) -> Problem {
+    match error {
+        BodyError::WireTooLarge { .. } | BodyError::DecodedTooLarge { .. } => too_large(error.to_string()),
+        _ => Problem::refusal(Reason::BadRequest, error.to_string()),
+    }
+}
+
+fn respond(problem: &Problem) -> Response<Body> {
+    let mut response = problem.response();
+    let headers = response.headers_mut();
+    match problem.status {
+        StatusCode::UNAUTHORIZED => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)),
+        _ => None,
+    };
+    response
+}
+
+fn method_not_allowed(method: &Method, is_probe: bool) -> Response<Body> {
+    let allowed = if is_probe { "POST, PUT, HEAD, GET" } else { "POST, PUT, HEAD" };
+    let detail = format!("{method} is not allowed here, expected one of {allowed}");
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+fn taken(account: &str) -> Response<Body> {
+    let mut response = Response::new(full(account.to_owned()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("fleetdrain-ack", ACK);
+    response
+}

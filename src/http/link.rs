@@ -1,0 +1,100 @@
+//! What the guard below hyper and the handler above it must tell each other about one connection.
+//!
+//! hyper stands between them and hides three things: that the guard refused what came next, that a body broke and why, and
+//! that the far side has closed its half while it is owed an answer.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::head::Fault;
+
+/// One connection, as its guard and its handler share it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    state: Mutex<State>,
+    gone: AtomicBool,
+    went: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Messages whose head was handed to hyper and whose answer hyper has not yet got to the end of.
+    unanswered: u32,
+    /// When the connection began or last finished an answer.
+    idle_since: Instant,
+    /// To be woken when the last answer is finished.
+    parked: Option<Waker>,
+    /// Why nothing more on this connection is read as a request.
+    fault: Option<Fault>,
+}
+
+impl Link {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State { unanswered: 0, idle_since: Instant::now(), parked: None, fault: None };
+        Arc::new(Self { state: Mutex::new(state), gone: AtomicBool::new(false), went: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A message's head goes to hyper.
+    pub(super) fn begin(&self) {
+        self.state().unanswered += 1;
+    }
+
+    /// hyper has let go of a message's answer.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.unanswered = state.unanswered.saturating_sub(1);
+        state.idle_since = Instant::now();
+        if let Some(waker) = state.parked.take() {
+            waker.wake();
+        }
+    }
+
+    /// Since when the far side is owed nothing; `None` while it is owed an answer.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.unanswered == 0).then_some(state.idle_since)
+    }
+
+    pub(super) fn wake_when_answered(&self, waker: &Waker) {
+        self.state().parked = Some(waker.clone());
+    }
+
+    /// Ends the connection's requests; the first fault stays.
+    pub(super) fn fail(&self, fault: Fault) {
+        self.state().fault.get_or_insert(fault);
+    }
+
+    /// Why the connection's requests ended, if the guard ended them.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.state().fault.clone()
+    }
+
+    pub(super) fn set_gone(&self) {
+        if !self.gone.swap(true, Ordering::AcqRel) {
+            self.went.notify_waiters();
+        }
+    }
+
+    /// Waits until the far side has closed its half of the connection: it will send nothing more, and most likely it is
+    /// gone. Seen only while hyper has nothing else to read.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn gone(&self) {
+        let mut went = std::pin::pin!(self.went.notified());
+        went.as_mut().enable();
+        if !self.gone.load(Ordering::Acquire) {
+            went.await;
+        }
+    }
+}

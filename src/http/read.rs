@@ -1,0 +1,430 @@
+//! The control listener: who may read ([`Access`]), what there is to call ([`routes`]), and readers' answers.
+//!
+//! `logs` and `tail` look: any number of readers, none disturbs another or ingest. `queue` consumes. All three are bodies
+//! that hyper pulls ([`reader`]): a line of a queue counts as delivered when hyper takes the frame it is in, and what was
+//! not taken is given back when the body is dropped.
+//!
+//! ## Metrics
+//!
+//! None of its own: queues, views and their skipped lines count in the collector's ledger.
+
+mod access;
+mod encode;
+mod filter;
+mod machines;
+mod openapi;
+mod params;
+mod reader;
+mod routes;
+mod source;
+
+use std::{fmt, sync::Arc};
+
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+    http::request::Parts,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
+
+pub(crate) use self::access::Access;
+use self::{
+    access::Denied,
+    encode::{Encoder, Format},
+    filter::Filter,
+    machines::Page,
+    params::{Query, bad},
+    reader::{Limits, Reader},
+    routes::{Call, Operation},
+    source::{FleetSource, MachineSource, Source},
+};
+use super::{
+    Body, full,
+    problem::Problem,
+    rejected::{Rejected, RejectedRecords},
+    status::{Counted, Health, Reason, Trouble, Verdict},
+};
+use crate::{
+    batch::EntryId,
+    collector::LogCollector,
+    stream::{
+        FleetStream, LogQueue, LogStream,
+        view::{MachineView, ViewStart},
+    },
+};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells nginx, and whoever took it over, not to collect an answer before passing it on.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+
+const JSON: &str = "application/json";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What other rooms have to tell; each is asked when a reader asks.
+pub(crate) struct Hooks {
+    /// The Prometheus text.
+    pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Counters of `GET /api/v1/stats` beside the collector's: refused bodies, bytes, sinks, spool.
+    pub(crate) counters: Box<dyn Fn() -> Map<String, Value> + Send + Sync>,
+    /// The last rejected records.
+    pub(crate) rejected: Arc<RejectedRecords>,
+    /// Lines dropped elsewhere than in queues, and bodies refused for want of room.
+    pub(crate) counted: Box<dyn Fn() -> Counted + Send + Sync>,
+    /// What is wrong elsewhere: sinks that fail, sources that are silent.
+    pub(crate) troubles: Box<dyn Fn() -> Vec<Reason> + Send + Sync>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            metrics: Box::new(String::new),
+            counters: Box::new(Map::new),
+            rejected: Arc::default(),
+            counted: Box::new(Counted::default),
+            troubles: Box::new(Vec::new),
+        }
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// What the control listener's routes work on.
+#[derive(Debug)]
+pub(crate) struct ControlState {
+    collector: LogCollector,
+    access: Access,
+    hooks: Hooks,
+    health: Health,
+}
+
+impl ControlState {
+    pub(crate) fn new(collector: LogCollector, access: Access, hooks: Hooks) -> Arc<Self> {
+        Arc::new(Self { collector, access, hooks, health: Health::default() })
+    }
+
+    /// Notes the counters that the verdict compares; to be called about every second.
+    pub(crate) fn note_health(&self) {
+        self.health.note(self.counted());
+    }
+
+    /// The verdict for alerts.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let mut reasons = self.health.reasons(self.counted());
+        reasons.extend((self.hooks.troubles)());
+        if self.collector.is_shutting_down() {
+            reasons.push(Reason::new(Trouble::ShuttingDown, "the process is about to end"));
+        }
+        Verdict::new(reasons)
+    }
+
+    fn counted(&self) -> Counted {
+        let elsewhere = (self.hooks.counted)();
+        Counted { dropped: elsewhere.dropped + self.collector.stats().queue_lines_dropped, ..elsewhere }
+    }
+
+    /// Whether logs can be taken now.
+    fn readiness(&self) -> Verdict {
+        let is_full = || self.collector.budget().try_reserve(READY_BYTES).is_none();
+        let reason = if self.collector.is_shutting_down() {
+            Some(Reason::new(Trouble::ShuttingDown, "the process is about to end"))
+        } else if is_full() {
+            Some(Reason::new(Trouble::Refusing, "the byte budget has no room"))
+        } else {
+            None
+        };
+        Verdict::new(reason.into_iter().collect())
+    }
+}
+
+/// What `/readyz` asks the budget for: the room of a small body.
+const READY_BYTES: usize = 64 << 10;
+
+/// Answers one request to the control listener.
+///
+/// Reads nothing of the request's body. An answer of lines goes on until its end; dropping it gives back what was not handed
+/// to the connection.
+pub(crate) async fn handle<B>(state: Arc<ControlState>, request: Request<B>) -> Response<Body> {
+    let (head, _) = request.into_parts();
+    let mut response = answer(&state, &head).await.unwrap_or_else(|problem| problem.response());
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn answer(state: &Arc<ControlState>, head: &Parts) -> Result<Response<Body>, Problem> {
+    let found = routes::find(head.uri.path());
+    if let Err(denied) = state.access.check(head, found.is_some_and(|(route, _)| route.open)) {
+        return Ok(turned_away(denied));
+    }
+    let Some((route, id)) = found else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no {:?}", head.uri.path())));
+    };
+    let Some(operation) = route.operation(head.method.as_str()) else {
+        return Ok(not_allowed(&head.method, &route.allow()));
+    };
+    let id = id.map(params::decode_segment).transpose()?;
+    id.iter().try_for_each(|id| machines::check_id(id))?;
+    let asked = Asked { state, head, operation, id: id.as_deref().unwrap_or_default() };
+    asked.answer(route.call).await
+}
+
+fn turned_away(denied: Denied) -> Response<Body> {
+    let status = match denied {
+        Denied::Token => StatusCode::UNAUTHORIZED,
+        Denied::Host | Denied::Origin => StatusCode::FORBIDDEN,
+    };
+    let mut response = Problem::new(status, denied.to_string()).response();
+    if denied == Denied::Token {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+fn not_allowed(method: &Method, allow: &str) -> Response<Body> {
+    let detail = format!("{method} does not work here, only {allow}");
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
+    let allow = HeaderValue::from_str(allow).expect("methods of the route table are header text");
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
+/// A request that may pass, at its route.
+struct Asked<'a> {
+    state: &'a Arc<ControlState>,
+    head: &'a Parts,
+    operation: &'static Operation,
+    /// The machine's id, or empty where the path names none.
+    id: &'a str,
+}
+
+impl Asked<'_> {
+    async fn answer(&self, call: Call) -> Result<Response<Body>, Problem> {
+        // Scrapers and probes put what they like behind their paths.
+        let query = match call {
+            Call::Index | Call::Metrics | Call::Livez | Call::Readyz | Call::Healthz => Query::parse(None, &[])?,
+            _ => Query::parse(self.head.uri.query(), self.operation.parameters)?,
+        };
+        match call {
+            Call::Index => Ok(text(StatusCode::OK, PLAIN, index())),
+            Call::Metrics => self.metrics().await,
+            Call::Livez => Ok(text(StatusCode::OK, JSON, r#"{"status":"ok"}"#)),
+            Call::Readyz => Ok(verdict(&self.state.readiness())),
+            Call::Healthz => Ok(verdict(&self.state.verdict())),
+            Call::Stats => Ok(self.stats()),
+            Call::Machines => self.machines(&query).await,
+            Call::Machine => self.machine(&query),
+            Call::Queue => self.queue(&query),
+            Call::Logs => self.logs(&query).await,
+            Call::Tail => self.tail(&query).await,
+            Call::Rejected => Ok(self.rejected()),
+            Call::OpenApi => Ok(document(StatusCode::OK, &openapi::document())),
+        }
+    }
+
+    async fn metrics(&self) -> Result<Response<Body>, Problem> {
+        let state = Arc::clone(self.state);
+        let metrics = aside(move || (state.hooks.metrics)()).await?;
+        Ok(text(StatusCode::OK, PROMETHEUS, metrics))
+    }
+
+    fn stats(&self) -> Response<Body> {
+        let mut stats = json!(self.state.collector.stats());
+        if let Value::Object(all) = &mut stats {
+            all.extend((self.state.hooks.counters)());
+        }
+        document(StatusCode::OK, &stats)
+    }
+
+    async fn machines(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let page = Page::of(query)?;
+        let collector = self.state.collector.clone();
+        // A hundred thousand machines take a while: not on a thread that serves connections.
+        aside(move || document(StatusCode::OK, &page.cut(collector.all_machine_facts()))).await
+    }
+
+    fn machine(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let collector = &self.state.collector;
+        let status = match self.operation.method {
+            "PUT" => {
+                let options = machines::subscribe_options(query)?;
+                let subscribed = collector.subscribe_with(self.id, options);
+                let (_, is_new) = subscribed.map_err(machines::not_subscribed)?;
+                if is_new { StatusCode::CREATED } else { StatusCode::OK }
+            }
+            "DELETE" => {
+                let linger = query.duration("linger")?.unwrap_or_default();
+                if !collector.finish_after(self.id, linger) {
+                    return Err(machines::never_seen(self.id));
+                }
+                StatusCode::ACCEPTED
+            }
+            _ => StatusCode::OK,
+        };
+        Ok(document(status, &machines::facts(collector, self.id)?))
+    }
+
+    fn rejected(&self) -> Response<Body> {
+        let records: Vec<Value> = self.state.hooks.rejected.newest_first().iter().map(rejected_record).collect();
+        document(StatusCode::OK, &json!({ "rejected": records }))
+    }
+
+    fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let (options, limits) = (machines::subscribe_options(query)?, limits(query)?);
+        let encoder = self.encoder(query)?;
+        if self.head.method == Method::HEAD {
+            return Ok(lines(encoder, full("")));
+        }
+        let collector = &self.state.collector;
+        let finished = collector.known(self.id).and_then(|machine| machine.trail_and_end().1);
+        let source = match finished {
+            None => queue_source(collector.subscribe_with(self.id, options).map_err(machines::not_subscribed)?.0),
+            Some(ended) => collector.queue_to_read(self.id).map_or_else(|| Source::Over(ended.into()), queue_source),
+        };
+        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    async fn logs(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let backlog = query.flag("backlog")?.unwrap_or(true);
+        let start = view_start(query, &self.head.headers, backlog)?;
+        let (limits, encoder) = (limits(query)?, self.encoder(query)?);
+        if self.head.method == Method::HEAD {
+            return Ok(lines(encoder, full("")));
+        }
+        let collector = &self.state.collector;
+        let view = MachineView::new(collector, self.id, &start, |_| true);
+        if start.after.is_some() && view.is_over() {
+            return Ok(nothing());
+        }
+        let source = Source::Machine(MachineSource { view, until: until(collector, limits) });
+        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    async fn tail(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let start = view_start(query, &self.head.headers, false)?;
+        let (limits, encoder, filter) = (limits(query)?, self.encoder(query)?, Filter::of(query)?);
+        if self.head.method == Method::HEAD {
+            return Ok(lines(encoder, full("")));
+        }
+        let collector = self.state.collector.clone();
+        let (stream, filter) = aside(move || {
+            // To find the newest lines that match can take a walk over all that is held.
+            let stream = FleetStream::new(&collector, &start, |entry| filter.wants(entry));
+            (stream, filter)
+        })
+        .await?;
+        let until = until(&self.state.collector, limits);
+        let source = Source::Fleet(FleetSource::new(stream, filter, until));
+        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    fn encoder(&self, query: &Query<'_>) -> Result<Encoder, Problem> {
+        let raw = query.flag("raw")?.unwrap_or(false);
+        Ok(Encoder { format: Format::of(&self.head.headers), raw })
+    }
+}
+
+fn queue_source(queue: LogQueue) -> Source {
+    Source::Queue(LogStream::new(queue))
+}
+
+fn limits(query: &Query<'_>) -> Result<Limits, Problem> {
+    Ok(Limits {
+        item_timeout: query.duration("item_timeout")?,
+        total_timeout: query.duration("total_timeout")?,
+        max_lines: query.count("max_lines")?,
+        follow: query.flag("follow")?.unwrap_or(true),
+    })
+}
+
+/// Where a view that does not follow ends: at what was there when it was asked for, or a busy machine would hold it for ever.
+fn until(collector: &LogCollector, limits: Limits) -> Option<u64> {
+    (!limits.follow).then(|| collector.shared.history.end().1)
+}
+
+fn view_start(query: &Query<'_>, headers: &HeaderMap, backlog: bool) -> Result<ViewStart, Problem> {
+    let since = query.duration("since")?.map(|since| Timestamp::now().checked_sub(since));
+    let since = since.transpose().map_err(|error| bad(format_args!("since is before all time: {error}")))?;
+    Ok(ViewStart { backlog, since, last: query.count("last")?, after: after(query, headers)? })
+}
+
+/// The line to resume behind. The header wins: a browser that reconnects keeps the query of its first request.
+fn after(query: &Query<'_>, headers: &HeaderMap) -> Result<Option<EntryId>, Problem> {
+    let header = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
+    let (name, text) = match (header, query.text("after")) {
+        (Some(value), _) => ("Last-Event-ID", String::from_utf8_lossy(value.as_bytes())),
+        (None, Some(text)) => ("after", text.into()),
+        (None, None) => return Ok(None),
+    };
+    text.parse().map(Some).map_err(|_| params::bad_value(name, &text, "the id of an entry"))
+}
+
+/// Runs what takes a while on a thread of its own.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a reader's question could not be answered");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made")
+    })
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn document(status: StatusCode, document: &impl Serialize) -> Response<Body> {
+    let json = serde_json::to_vec(document).expect("documents of ours have string keys and finite numbers");
+    text(status, JSON, json)
+}
+
+fn verdict(verdict: &Verdict) -> Response<Body> {
+    let status = if verdict.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    document(status, verdict)
+}
+
+/// An answer that goes on.
+fn lines(encoder: Encoder, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(encoder.format.content_type()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    response
+}
+
+/// There is nothing, and there will be nothing: an `EventSource` stops asking.
+fn nothing() -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn rejected_record(record: &Rejected) -> Value {
+    json!({
+        "time": record.at.to_string(),
+        "reason": record.error.reason.as_str(),
+        "record": record.error.record,
+        "line": record.error.line,
+        "bytes": String::from_utf8_lossy(&record.bytes),
+    })
+}
+
+/// What is here, for people who open it.
+fn index() -> String {
+    let operations = routes::ROUTES.iter().flat_map(|route| route.operations.iter().map(move |one| (route, one)));
+    let list: String =
+        operations.map(|(route, one)| format!("{:<7}{:<31}{}\n", one.method, route.path, one.what)).collect();
+    format!("fleetdrain {}: the control listener\n\n{list}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,139 @@
+//! `openapi.json`: the route table in OpenAPI 3.1, so that the two cannot disagree.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    params::{Form, Parameter},
+    routes::{Operation, ROUTES, Route},
+};
+
+/// The document.
+pub(super) fn document() -> Value {
+    let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_owned(), path(route))).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "fleetdrain control API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "logs and tail look without disturbing; queue consumes: each line goes to one reader.",
+        },
+        "security": [{ "bearer": [] }, { "basic": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "bearer": { "type": "http", "scheme": "bearer" },
+                "basic": { "type": "http", "scheme": "basic", "description": "the token is the password" },
+            },
+            "responses": {
+                "problem": {
+                    "description": "an error",
+                    "content": { "application/problem+json": { "schema": {
+                        "type": "object",
+                        "required": ["type", "title", "status", "detail"],
+                        "properties": {
+                            "type": { "type": "string" },
+                            "title": { "type": "string" },
+                            "status": { "type": "integer" },
+                            "detail": { "type": "string" },
+                        },
+                    } } },
+                },
+            },
+        },
+    })
+}
+
+fn path(route: &Route) -> Value {
+    let mut path: Map<String, Value> =
+        route.operations.iter().map(|one| (one.method.to_ascii_lowercase(), operation(route, one))).collect();
+    if route.path.contains("{id}") {
+        let id = json!({ "type": "string", "minLength": 1, "maxLength": crate::collector::MACHINE_ID_BYTES_MAX });
+        path.insert(
+            "parameters".into(),
+            json!([{ "name": "id", "in": "path", "required": true, "description": "the machine's id", "schema": id }]),
+        );
+    }
+    path.into()
+}
+
+fn operation(route: &Route, operation: &Operation) -> Value {
+    let answers = operation.answers.iter().map(|(status, what)| (status.to_string(), json!({ "description": what })));
+    let mut answers: Map<String, Value> = answers.collect();
+    answers.insert("default".into(), json!({ "$ref": "#/components/responses/problem" }));
+    let mut document = json!({
+        "operationId": format!("{}{:?}", operation.method.to_ascii_lowercase(), route.call),
+        "summary": operation.what,
+        "parameters": operation.parameters.iter().map(|one| parameter(one)).collect::<Vec<_>>(),
+        "responses": answers,
+    });
+    if route.open {
+        document["security"] = json!([]);
+    }
+    document
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let schema = match parameter.form {
+        Form::Duration => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
+        Form::Count => json!({ "type": "integer", "minimum": 0 }),
+        Form::Flag => json!({ "type": "boolean" }),
+        Form::OneOf(words) => json!({ "type": "string", "enum": words }),
+        Form::List => json!({ "type": "array", "items": { "type": "string" } }),
+        Form::Text => json!({ "type": "string" }),
+    };
+    let mut document =
+        json!({ "name": parameter.name, "in": "query", "description": parameter.what, "schema": schema });
+    if parameter.form == Form::List {
+        document["explode"] = false.into();
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_and_parameter_is_told() {
+        let document = document();
+        let mut ids = HashSet::new();
+        for route in ROUTES {
+            for one in route.operations {
+                let told = &document["paths"][route.path][one.method.to_ascii_lowercase()];
+                assert_eq!(told["summary"], one.what, "{} {}", one.method, route.path);
+                assert_eq!(told["parameters"].as_array().unwrap().len(), one.parameters.len());
+                assert!(told["responses"].as_object().unwrap().keys().any(|status| status.starts_with('2')));
+                assert!(ids.insert(told["operationId"].as_str().unwrap().to_owned()));
+            }
+        }
+        assert_eq!(document["openapi"], "3.1.0");
+        assert_eq!(document["paths"].as_object().unwrap().len(), ROUTES.len());
+    }
+
+    #[test]
+    fn the_calls_of_the_contract_are_all_there() {
+        let contract = [
+            ("/", "get"),
+            ("/metrics", "get"),
+            ("/livez", "get"),
+            ("/readyz", "get"),
+            ("/healthz", "get"),
+            ("/api/v1/stats", "get"),
+            ("/api/v1/machines", "get"),
+            ("/api/v1/machines/{id}", "get"),
+            ("/api/v1/machines/{id}", "put"),
+            ("/api/v1/machines/{id}", "delete"),
+            ("/api/v1/machines/{id}/queue", "get"),
+            ("/api/v1/machines/{id}/logs", "get"),
+            ("/api/v1/tail", "get"),
+            ("/api/v1/rejected", "get"),
+            ("/api/v1/openapi.json", "get"),
+        ];
+        let document = document();
+        for (path, method) in contract {
+            assert!(document["paths"][path][method].is_object(), "{method} {path}");
+        }
+    }
+}

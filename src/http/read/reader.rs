@@ -1,0 +1,199 @@
+//! The body of a reader's answer: frames are made when hyper asks for them, so a slow reader costs one frame and no more.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Frame as BodyFrame;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    encode::{Encoder, EndReason, Frame},
+    source::{Filled, Source},
+};
+use crate::http::Body;
+
+/// Silence after which something is sent, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// When a reader's answer ends before its source does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// How long each line shown may take.
+    pub(super) item_timeout: Option<Duration>,
+    pub(super) total_timeout: Option<Duration>,
+    pub(super) max_lines: Option<u64>,
+    /// Whether to wait for more once caught up.
+    pub(super) follow: bool,
+}
+
+/// One reader.
+#[derive(Debug)]
+pub(super) struct Reader {
+    source: Source,
+    encoder: Encoder,
+    lines_left: u64,
+    follow: bool,
+    item_timeout: Option<Duration>,
+    total: Option<Instant>,
+    /// Since when the next line is waited for; `None` until it has to be.
+    waiting_since: Option<Instant>,
+    quiet_since: Instant,
+    over: bool,
+}
+
+/// Why a wait was over.
+enum Woken {
+    Changed,
+    Quiet,
+    TimedOut(EndReason),
+}
+
+impl Reader {
+    pub(super) fn new(source: Source, encoder: Encoder, limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            source,
+            encoder,
+            lines_left: limits.max_lines.unwrap_or(u64::MAX),
+            follow: limits.follow,
+            item_timeout: limits.item_timeout,
+            total: limits.total_timeout.map(|timeout| now + timeout),
+            waiting_since: None,
+            quiet_since: now,
+            over: false,
+        }
+    }
+
+    /// The answer's body.
+    pub(super) fn into_body(self) -> Body {
+        Lines(State::Idle(Box::new(self))).boxed_unsync()
+    }
+
+    /// The next frame, never empty, or `None` when all is said.
+    ///
+    /// Lines of a queue are delivered when they go into a frame, and there is no wait between that and returning it.
+    async fn next_frame(&mut self) -> Option<Vec<u8>> {
+        while !self.over {
+            let (frame, filled) = self.fill();
+            if !frame.is_empty() {
+                self.quiet_since = Instant::now();
+                return Some(frame.into_bytes());
+            }
+            match filled {
+                Filled::Ended(_) => {}
+                Filled::More => tokio::task::yield_now().await,
+                Filled::CaughtUp => match self.wait().await {
+                    Woken::Changed => {}
+                    Woken::Quiet => {
+                        self.quiet_since = Instant::now();
+                        let keep_alive = self.encoder.keep_alive();
+                        if !keep_alive.is_empty() {
+                            return Some(keep_alive.to_vec());
+                        }
+                    }
+                    Woken::TimedOut(reason) => {
+                        let mut frame = Frame::new(self.encoder, 0);
+                        self.end(&mut frame, reason);
+                        return Some(frame.into_bytes()).filter(|bytes| !bytes.is_empty());
+                    }
+                },
+            }
+        }
+        None
+    }
+
+    /// A frame of what there is now, with the end in it if that was all.
+    fn fill(&mut self) -> (Frame, Filled) {
+        let mut frame = Frame::new(self.encoder, self.lines_left);
+        if self.total.is_some_and(|total| Instant::now() >= total) {
+            self.end(&mut frame, EndReason::TotalTimeout);
+            return (frame, Filled::Ended(EndReason::TotalTimeout));
+        }
+        let filled = self.source.fill(&mut frame);
+        self.lines_left -= frame.lines();
+        if frame.lines() > 0 {
+            self.waiting_since = None;
+        }
+        let end = match filled {
+            Filled::Ended(reason) => Some(reason),
+            Filled::CaughtUp if !self.follow => Some(EndReason::CaughtUp),
+            _ if self.lines_left == 0 => Some(EndReason::MaxLines),
+            Filled::More | Filled::CaughtUp => None,
+        };
+        if let Some(reason) = end {
+            self.end(&mut frame, reason);
+        }
+        (frame, end.map_or(filled, Filled::Ended))
+    }
+
+    fn end(&mut self, frame: &mut Frame, reason: EndReason) {
+        frame.end(reason);
+        self.over = true;
+        // What was taken from a queue and not shown is given back now, not when the connection is closed.
+        self.source = Source::Over(reason);
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let item = self.item_timeout.map(|timeout| (since + timeout, Woken::TimedOut(EndReason::ItemTimeout)));
+        let total = self.total.map(|total| (total, Woken::TimedOut(EndReason::TotalTimeout)));
+        let quiet = (self.quiet_since + KEEP_ALIVE, Woken::Quiet);
+        let deadlines = [total, item, Some(quiet)].into_iter().flatten();
+        let (at, woken) = deadlines.min_by_key(|(at, _)| *at).expect("there is always the one of silence");
+        match timeout_at(at, self.source.changed()).await {
+            Ok(()) => Woken::Changed,
+            Err(_) => woken,
+        }
+    }
+}
+
+type Making = Pin<Box<dyn Future<Output = (Box<Reader>, Option<Vec<u8>>)> + Send>>;
+
+/// Makes one frame at a time, and only when asked.
+struct Lines(State);
+
+enum State {
+    Idle(Box<Reader>),
+    Making(Making),
+    Over,
+}
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, io::Error>>> {
+        let mut making: Making = match std::mem::replace(&mut self.0, State::Over) {
+            State::Making(making) => making,
+            State::Over => return Poll::Ready(None),
+            State::Idle(mut reader) => Box::pin(async move {
+                let frame = reader.next_frame().await;
+                (reader, frame)
+            }),
+        };
+        let Poll::Ready((reader, frame)) = making.as_mut().poll(cx) else {
+            self.0 = State::Making(making);
+            return Poll::Pending;
+        };
+        if frame.is_some() && !reader.over {
+            self.0 = State::Idle(reader);
+        }
+        Poll::Ready(frame.map(|frame| Ok(BodyFrame::data(frame.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, State::Over)
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! Where a reader's lines come from: a queue that it consumes, or one machine or all that it looks at.
+//!
+//! All three fill a frame when they are asked to and hold no batch beyond it: between two frames the reader's socket may be
+//! slow, and nobody's bytes may wait for that.
+
+use super::{
+    encode::{EndReason, Frame},
+    filter::Filter,
+};
+use crate::{
+    batch::Batch,
+    queue::Ended,
+    stream::{
+        FleetStream, LogStream, Ready,
+        view::{MachineView, Seen},
+    },
+};
+
+/// Rows of a batch put in order at a time; they lie grouped by machine, and are shown in the order of the body.
+const ORDERED_MAX: u32 = 2048;
+/// Lines looked at in one go, a millisecond or two of filtering, before others get their turn.
+const LOOKED_AT_MAX: u32 = 8192;
+
+/// How far a frame was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// The frame is full, or it is others' turn: there may be more at once.
+    More,
+    /// There is nothing more now.
+    CaughtUp,
+    /// There will be nothing more.
+    Ended(EndReason),
+}
+
+impl From<Ended> for EndReason {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Finished => Self::Finished,
+            Ended::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+/// What a reader reads.
+#[derive(Debug)]
+pub(super) enum Source {
+    Queue(LogStream),
+    Machine(MachineSource),
+    Fleet(FleetSource),
+    /// Nothing, any more: what was held is given back.
+    Over(EndReason),
+}
+
+impl Source {
+    /// Puts into `frame` what there is to read now.
+    pub(super) fn fill(&mut self, frame: &mut Frame) -> Filled {
+        match self {
+            Self::Queue(stream) => fill_from_queue(stream, frame),
+            Self::Machine(source) => source.fill(frame),
+            Self::Fleet(source) => source.fill(frame),
+            Self::Over(reason) => Filled::Ended(*reason),
+        }
+    }
+
+    /// Waits until [`Source::fill`] may have something new. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        match self {
+            Self::Queue(stream) => {
+                stream.more().await;
+            }
+            Self::Machine(source) => source.view.changed().await,
+            Self::Fleet(source) => source.stream.changed().await,
+            Self::Over(_) => {}
+        }
+    }
+}
+
+/// Each line that goes into the frame is delivered thereby.
+fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
+    loop {
+        while frame.has_room() {
+            match stream.next_ready() {
+                Some(Ready::Line(entry)) => frame.entry(&entry),
+                Some(Ready::Skipped(lines)) => frame.skipped(Some(lines)),
+                None => break,
+            }
+        }
+        if !frame.has_room() {
+            stream.keep_a_copy();
+            return Filled::More;
+        }
+        if !stream.has_more() {
+            return match stream.outcome() {
+                Some(Ok(ended)) => Filled::Ended(ended.into()),
+                // Its time-outs are not set: the reader's own count what is shown, here and in views.
+                Some(Err(_)) | None => Filled::CaughtUp,
+            };
+        }
+    }
+}
+
+/// Looks at one machine.
+#[derive(Debug)]
+pub(super) struct MachineSource {
+    pub(super) view: MachineView,
+    /// The number of the first line that is too new to be shown: `follow=false`.
+    pub(super) until: Option<u64>,
+}
+
+impl MachineSource {
+    fn fill(&mut self, frame: &mut Frame) -> Filled {
+        while frame.has_room() {
+            let lines = match self.view.step() {
+                Some(Seen::Lines(lines)) => lines,
+                Some(Seen::Skipped(lines)) => {
+                    frame.skipped(lines);
+                    continue;
+                }
+                None => return self.caught_up(),
+            };
+            for (index, entry) in lines.rows.clone().zip(lines.entries()) {
+                if is_too_new(self.until, entry.id().map(|id| id.line)) {
+                    return Filled::Ended(EndReason::CaughtUp);
+                }
+                if !frame.has_room() {
+                    self.view.put_back(&lines, index);
+                    return Filled::More;
+                }
+                frame.entry(&entry);
+            }
+        }
+        Filled::More
+    }
+
+    fn caught_up(&self) -> Filled {
+        match self.view.ended() {
+            Some(ended) => Filled::Ended(ended.into()),
+            None => Filled::CaughtUp,
+        }
+    }
+}
+
+fn is_too_new(until: Option<u64>, line: Option<u64>) -> bool {
+    until.zip(line).is_some_and(|(until, line)| line >= until)
+}
+
+/// Looks at all machines.
+#[derive(Debug)]
+pub(super) struct FleetSource {
+    pub(super) stream: FleetStream,
+    pub(super) filter: Filter,
+    /// The number of the first line that is too new to be shown: `follow=false`.
+    pub(super) until: Option<u64>,
+    order: Order,
+}
+
+impl FleetSource {
+    pub(super) fn new(stream: FleetStream, filter: Filter, until: Option<u64>) -> Self {
+        Self { stream, filter, until, order: Order::default() }
+    }
+
+    fn fill(&mut self, frame: &mut Frame) -> Filled {
+        let mut looked_at = 0;
+        while frame.has_room() && looked_at < LOOKED_AT_MAX {
+            match self.stream.step() {
+                Some(Seen::Skipped(lines)) => frame.skipped(lines),
+                Some(Seen::Lines(lines)) => {
+                    if lines.skipped_before() > 0 {
+                        frame.skipped(Some(lines.skipped_before()));
+                    }
+                    let (batch, from) = lines.parts();
+                    if is_too_new(self.until, Some(batch.first_line + u64::from(from))) {
+                        return Filled::Ended(EndReason::CaughtUp);
+                    }
+                    let mut window = Window { batch, filter: &self.filter, order: &mut self.order };
+                    if let Some(ordinal) = window.fill(from, frame, &mut looked_at) {
+                        self.stream.put_back(&lines, ordinal);
+                    }
+                }
+                None if self.stream.is_over() => return Filled::Ended(EndReason::Shutdown),
+                None => return Filled::CaughtUp,
+            }
+        }
+        Filled::More
+    }
+}
+
+/// The next rows of a batch in the order of the body; kept from frame to frame, for a large batch is many frames.
+#[derive(Debug, Default)]
+struct Order {
+    /// Which batch it is of, and which of its [`crate::batch::Row::ordinal`]s are in it.
+    batch: Option<u64>,
+    from: u32,
+    to: u32,
+    picks: Vec<Pick>,
+}
+
+/// A row of a wanted machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pick {
+    ordinal: u32,
+    group: u32,
+    row: u32,
+}
+
+/// A batch that is being shown.
+struct Window<'a> {
+    batch: &'a Batch,
+    filter: &'a Filter,
+    order: &'a mut Order,
+}
+
+impl Window<'_> {
+    /// Shows the rows from ordinal `from` on; where it stopped, if that was before the end.
+    fn fill(&mut self, mut from: u32, frame: &mut Frame, looked_at: &mut u32) -> Option<u32> {
+        let end = self.batch.rows.len() as u32;
+        while from < end {
+            self.put_in_order(from);
+            let first = self.order.picks.partition_point(|pick| pick.ordinal < from);
+            for pick in &self.order.picks[first..] {
+                if !frame.has_room() || *looked_at >= LOOKED_AT_MAX {
+                    return Some(pick.ordinal);
+                }
+                *looked_at += 1;
+                let entry = self.batch.view(&self.batch.groups[pick.group as usize], pick.row);
+                if self.filter.wants_line(&entry) {
+                    frame.entry(&entry);
+                }
+            }
+            from = self.order.to;
+        }
+        None
+    }
+
+    fn put_in_order(&mut self, from: u32) {
+        let order = &mut *self.order;
+        if order.batch == Some(self.batch.seq) && (order.from..order.to).contains(&from) {
+            return;
+        }
+        let to = from.saturating_add(ORDERED_MAX).min(self.batch.rows.len() as u32);
+        (order.batch, order.from, order.to) = (Some(self.batch.seq), from, to);
+        order.picks.clear();
+        for (group, at) in self.batch.groups.iter().zip(0..) {
+            if self.filter.wants_machine(self.batch, group) {
+                // Within a group the order of the body is kept.
+                let rows = &self.batch.rows[group.rows.start as usize..group.rows.end as usize];
+                let first = rows.partition_point(|row| row.ordinal < from);
+                let wanted = rows[first..].iter().take_while(|row| row.ordinal < to);
+                let row = group.rows.start + first as u32;
+                order.picks.extend(wanted.zip(row..).map(|(one, row)| Pick { ordinal: one.ordinal, group: at, row }));
+            }
+        }
+        order.picks.sort_unstable();
+    }
+}

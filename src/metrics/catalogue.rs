@@ -1,0 +1,169 @@
+//! Every family: name, kind, unit, labels and help, once.
+
+use metrics::Unit;
+
+use super::scrape::{BodyRefusal, QueueDrop, Snapshot};
+
+/// What a family measures, as Prometheus types it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+        }
+    }
+}
+
+/// Where a counter stands in a snapshot.
+pub(super) type ReadCounter = fn(&Snapshot) -> u64;
+/// Where the counters of one family stand, by its label's values.
+pub(super) type ReadCounters = fn(&Snapshot) -> &[u64];
+/// Where a gauge stands.
+pub(super) type ReadGauge = fn(&Snapshot) -> f64;
+
+/// Where a family's samples come from at a scrape.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    Counter(ReadCounter),
+    /// One counter for each value of the family's label, in the order of the values.
+    CounterBy(&'static [&'static str], ReadCounters),
+    Gauge(ReadGauge),
+    /// Always 1, with what is built as labels.
+    Build,
+    /// Written by hand: see `scrape`.
+    Written,
+}
+
+/// One family of the catalogue.
+#[derive(Clone, Copy)]
+pub(crate) struct Family {
+    /// The whole name, prefix and suffix included.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) unit: Unit,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: &'static str,
+    pub(crate) source: Source,
+}
+
+/// The names of [`crate::record::RejectReason`], in its order.
+pub(crate) const REJECT_REASONS: [&str; 5] =
+    ["line_too_long", "too_deep", "malformed_json", "not_an_object", "no_machine_id"];
+
+/// Fly overwrites `app`, `region`, `host` and `instance` when it scrapes: those names would never arrive.
+const MACHINE: &[&str] = &["machine", "source_app", "source_region"];
+
+use Kind::{Counter, Gauge, Histogram, Summary};
+use Source::Written;
+use Unit::{Bytes, Count, Seconds};
+
+macro_rules! family {
+    ($name:literal, $kind:expr, $unit:expr, $labels:expr, $source:expr, $help:literal) => {
+        Family { name: $name, kind: $kind, unit: $unit, labels: $labels, help: $help, source: $source }
+    };
+}
+
+/// All families, in the order of a scrape.
+#[rustfmt::skip]
+pub(crate) const FAMILIES: &[Family] = &[
+    family!("fleetdrain_build_info", Gauge, Count, &["version"], Source::Build,
+        "Always 1; the version as a label."),
+    family!("fleetdrain_config_reload_success", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.config_reload_success))),
+        "1 if the configuration was last loaded without error, else 0."),
+
+    family!("fleetdrain_http_requests_total", Counter, Count, &["listener", "code"], Written,
+        "Requests answered."),
+    family!("fleetdrain_http_request_duration_seconds", Histogram, Seconds, &["listener"], Written,
+        "From a request's head to the head of its answer."),
+    family!("fleetdrain_wire_bytes_total", Counter, Bytes, &[], Source::Counter(|s| s.wire_bytes),
+        "Bytes of bodies as received."),
+    family!("fleetdrain_body_bytes_total", Counter, Bytes, &[], Source::Counter(|s| s.body_bytes),
+        "Bytes of bodies decoded."),
+    family!("fleetdrain_bodies_refused_total", Counter, Count, &["reason"], Source::CounterBy(&BodyRefusal::NAMES, |s| &s.bodies_refused),
+        "Bodies answered 4xx or 5xx, of which nothing was taken."),
+    family!("fleetdrain_bodies_duplicate_total", Counter, Count, &[], Source::Counter(|s| s.bodies_duplicate),
+        "Bodies repeated with a known Idempotency-Key, and not taken again."),
+
+    family!("fleetdrain_lines_received_total", Counter, Count, &[], Source::Counter(|s| s.lines_received),
+        "Records in the bodies that were taken: accepted, filtered, unrouted and rejected."),
+    family!("fleetdrain_lines_accepted_total", Counter, Count, &[], Source::Counter(|s| s.lines_accepted),
+        "Records that a consumer took charge of."),
+    family!("fleetdrain_lines_filtered_total", Counter, Count, &[], Source::Counter(|s| s.lines_filtered),
+        "Records with consumers of which none wants them."),
+    family!("fleetdrain_lines_unrouted_total", Counter, Count, &[], Source::Counter(|s| s.lines_unrouted),
+        "Records without any consumer."),
+    family!("fleetdrain_lines_rejected_total", Counter, Count, &["reason"], Source::CounterBy(&REJECT_REASONS, |s| &s.lines_rejected),
+        "Records that are none of a machine."),
+    family!("fleetdrain_lines_repaired_total", Counter, Count, &[], Source::Counter(|s| s.lines_repaired),
+        "Records with invalid UTF-8 or lone surrogates that became U+FFFD."),
+    family!("fleetdrain_log_lag_seconds", Histogram, Seconds, &[], Written,
+        "From a record's own timestamp to its receipt."),
+
+    family!("fleetdrain_queue_lines_in_total", Counter, Count, &[], Source::Counter(|s| s.queue_lines_in),
+        "Lines offered to queues."),
+    family!("fleetdrain_queue_lines_delivered_total", Counter, Count, &[], Source::Counter(|s| s.queue_lines_delivered),
+        "Lines taken by a queue's reader."),
+    family!("fleetdrain_queue_lines_dropped_total", Counter, Count, &["reason"], Source::CounterBy(&QueueDrop::NAMES, |s| &s.queue_lines_dropped),
+        "Lines that a queue gave up."),
+    family!("fleetdrain_queue_lines", Gauge, Count, &[], Source::Gauge(|s| s.queue_lines as f64),
+        "Lines in queues, what is left to catch up included."),
+    family!("fleetdrain_queue_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.queue_bytes as f64),
+        "Bytes in queues."),
+    family!("fleetdrain_delivery_latency_seconds", Histogram, Seconds, &[], Written,
+        "From received to taken by a queue's reader, one observation for each group of lines."),
+    family!("fleetdrain_oldest_entry_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.oldest_entry_age_seconds),
+        "How long the oldest queued or unsent entry has waited."),
+
+    family!("fleetdrain_memory_used_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.memory_used_bytes as f64),
+        "Bytes of the budget in use."),
+    family!("fleetdrain_memory_budget_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.memory_budget_bytes as f64),
+        "The byte budget."),
+    family!("fleetdrain_history_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.history_seconds),
+        "How far the history reaches back."),
+    family!("fleetdrain_machines", Gauge, Count, &[], Source::Gauge(|s| s.machines_known as f64),
+        "Machines in the table."),
+    family!("fleetdrain_subscriptions", Gauge, Count, &[], Source::Gauge(|s| s.subscriptions as f64),
+        "Machines with a queue."),
+    family!("fleetdrain_viewers", Gauge, Count, &[], Source::Gauge(|s| s.viewers as f64),
+        "Open logs and tails."),
+    family!("fleetdrain_viewer_skipped_lines_total", Counter, Count, &[], Source::Counter(|s| s.viewer_skipped_lines),
+        "Lines that logs and tails were too late for."),
+
+    family!("fleetdrain_machine_lines_total", Counter, Count, MACHINE, Written,
+        "Lines of the machines with most lines lately."),
+    family!("fleetdrain_machine_bytes_total", Counter, Bytes, MACHINE, Written,
+        "Bytes of their records."),
+    family!("fleetdrain_machine_dropped_total", Counter, Count, MACHINE, Written,
+        "Lines that their queues gave up."),
+    family!("fleetdrain_machine_queue_lines", Gauge, Count, MACHINE, Written,
+        "Lines in their queues."),
+    family!("fleetdrain_machine_delivery_latency_seconds", Summary, Seconds, MACHINE, Written,
+        "From received to taken by their queues' readers."),
+    family!("fleetdrain_machine_series_omitted", Gauge, Count, &[], Source::Gauge(|s| s.machines_omitted as f64),
+        "Machines without series of their own here; the JSON API has all."),
+
+    family!("process_cpu_seconds_total", Counter, Seconds, &[], Written,
+        "User and system processor time."),
+    family!("process_resident_memory_bytes", Gauge, Bytes, &[], Written,
+        "Resident memory."),
+    family!("process_virtual_memory_bytes", Gauge, Bytes, &[], Written,
+        "Virtual memory."),
+    family!("process_open_fds", Gauge, Count, &[], Written,
+        "Open file descriptors."),
+    family!("process_max_fds", Gauge, Count, &[], Written,
+        "The bound on open file descriptors."),
+    family!("process_start_time_seconds", Gauge, Seconds, &[], Written,
+        "When the process began, in seconds since 1970."),
+    family!("process_threads", Gauge, Count, &[], Written,
+        "Threads of the process."),
+];

@@ -1,0 +1,355 @@
+//! What a queue promises to senders, and a look inside for the tests of the other rooms.
+
+use super::*;
+
+/// What a queue holds, for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) lines: u64,
+    pub(crate) bytes: usize,
+    pub(crate) held_lines: u64,
+    pub(crate) held_bytes: usize,
+    pub(crate) reserved: (u64, usize),
+    pub(crate) behind_lines: u64,
+    pub(crate) behind: bool,
+    pub(crate) waiting: u32,
+    pub(crate) readers: u32,
+    /// Items that wait and are not compact copies.
+    pub(crate) uncopied: usize,
+    pub(crate) has_something: bool,
+}
+
+impl Queue {
+    pub(crate) fn probe(&self) -> Probe {
+        let mut state = self.state.lock();
+        // Looking must not disturb, so the channel's tokens go back in.
+        let tokens: Vec<Token> = self.receiver.try_iter().collect();
+        let in_channel = tokens.iter().filter(|token| matches!(token, Token::Item(_))).count();
+        let is_uncopied = |token: &&Token| matches!(token, Token::Item(item) if !item.copied);
+        let uncopied =
+            tokens.iter().filter(is_uncopied).count() + state.front.iter().filter(|item| !item.copied).count();
+        for token in tokens {
+            self.send(token);
+        }
+        let state = &mut *state;
+        Probe {
+            lines: state.lines,
+            bytes: state.bytes,
+            held_lines: state.held_lines,
+            held_bytes: state.held_bytes,
+            reserved: (state.reserved_lines, state.reserved_bytes),
+            behind_lines: state.behind.as_ref().map_or(0, |behind| behind.lines),
+            behind: state.behind.is_some(),
+            waiting: state.waiting,
+            readers: state.readers,
+            uncopied,
+            has_something: state.has_something() || in_channel > 0,
+        }
+    }
+}
+
+mod policies {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tokio::time::advance;
+
+    use crate::{
+        admission::Cause,
+        batch::{Kind, Streams},
+        collector::{
+            CollectorConfig, LogCollector, SubscribeOptions,
+            tests::{assert_balanced, push, push_numbers, small},
+        },
+        config::Full,
+        stream::{LogQueue, LogStream, StreamEvent},
+    };
+
+    fn with(full: Full, change: impl FnOnce(&mut CollectorConfig)) -> (LogCollector, LogQueue) {
+        let collector = small(change);
+        let options = SubscribeOptions { full: Some(full), ..SubscribeOptions::default() };
+        let (queue, _) = collector.subscribe_with("m", options).unwrap();
+        (collector, queue)
+    }
+
+    /// What there is to read at once: numbers, and `-lines` for what was skipped.
+    fn read_all(stream: &mut LogStream) -> Vec<i64> {
+        let mut got = Vec::new();
+        while let Some(Some(event)) = stream.next_event().now_or_never() {
+            got.push(match event {
+                StreamEvent::Entry(entry) => entry.message().parse().unwrap(),
+                StreamEvent::Skipped(lines) => -(lines as i64),
+            });
+        }
+        got
+    }
+
+    fn read_queue(queue: &LogQueue) -> Vec<i64> {
+        read_all(&mut LogStream::new(queue.clone()))
+    }
+
+    fn numbers(range: std::ops::Range<i64>) -> Vec<i64> {
+        range.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_block_queue_refuses_and_takes_again_when_read() {
+        let (collector, queue) = with(Full::Block, |_| {});
+        let _ = push_numbers(&collector, "m", 0..8).unwrap();
+        assert_eq!(push_numbers(&collector, "m", 8..11), Err(Cause::QueueFull));
+        let _ = push_numbers(&collector, "m", 8..10).unwrap();
+        assert_eq!(push_numbers(&collector, "m", 10..11), Err(Cause::QueueFull));
+        let mut stream = LogStream::new(queue.clone());
+        assert_eq!(stream.next().await.unwrap().message(), "0");
+        let _ = push_numbers(&collector, "m", 10..11).unwrap();
+        assert_eq!(read_all(&mut stream), numbers(1..11));
+        assert_balanced(&collector);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_kept_for_a_refused_body_is_given_back() {
+        let (collector, queue) = with(Full::Block, |_| {});
+        let other = SubscribeOptions { full: Some(Full::Block), ..SubscribeOptions::default() };
+        let (_full, _) = collector.subscribe_with("full", other).unwrap();
+        let _ = push_numbers(&collector, "full", 0..10).unwrap();
+        let used = collector.budget().used();
+        let refused = push(&collector, &[("m", Kind::Stdout, "0"), ("full", Kind::Stdout, "1")]);
+        assert_eq!(refused, Err(Cause::QueueFull));
+        assert_eq!((queue.inner().probe().reserved, collector.budget().used()), ((0, 0), used));
+        let _ = push_numbers(&collector, "m", 0..10).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_queue_takes_any_one_body() {
+        for full in [Full::Block, Full::DropOldest, Full::CatchUp] {
+            let (collector, queue) = with(full, |_| {});
+            let _ = push_numbers(&collector, "m", 0..50).unwrap();
+            let probe = queue.inner().probe();
+            assert_eq!((probe.lines, probe.behind), (50, false));
+            assert_eq!(push_numbers(&collector, "m", 50..51).is_err(), full == Full::Block);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_block_queue_without_a_reader_for_a_second_goes_behind_and_blocks_again_when_caught_up() {
+        let (collector, queue) = with(Full::Block, |_| {});
+        let _ = push_numbers(&collector, "m", 0..10).unwrap();
+        drop(queue);
+        advance(Duration::from_millis(999)).await;
+        assert_eq!(push_numbers(&collector, "m", 10..11), Err(Cause::QueueFull));
+        advance(Duration::from_millis(1)).await;
+        let _ = push_numbers(&collector, "m", 10..40).unwrap();
+        let queue = collector.subscribe("m").unwrap();
+        assert!(queue.inner().probe().behind);
+        assert_eq!(assert_balanced(&collector).queue_lines, 40);
+        assert_eq!(read_queue(&queue), numbers(0..40));
+        assert!(!queue.inner().probe().behind);
+        let _ = push_numbers(&collector, "m", 40..50).unwrap();
+        assert_eq!(push_numbers(&collector, "m", 50..51), Err(Cause::QueueFull), "it blocks again");
+        assert_balanced(&collector);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_block_queue_into_which_nothing_fits_for_long_goes_behind() {
+        let (collector, queue) = with(Full::Block, |config| config.queue.stalled_after = Duration::from_secs(10));
+        let _ = push_numbers(&collector, "m", 0..10).unwrap();
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(push_numbers(&collector, "m", 10..12), Err(Cause::QueueFull), "it stalls from the first refusal on");
+        advance(Duration::from_secs(9)).await;
+        assert_eq!(push_numbers(&collector, "m", 10..12), Err(Cause::QueueFull));
+        let mut stream = LogStream::new(queue.clone());
+        let _ = (stream.next().await, stream.next().await);
+        let _ = push_numbers(&collector, "m", 10..12).unwrap();
+        advance(Duration::from_secs(9)).await;
+        assert_eq!(push_numbers(&collector, "m", 12..13), Err(Cause::QueueFull), "something fitted meanwhile");
+        advance(Duration::from_secs(10)).await;
+        let _ = push_numbers(&collector, "m", 12..30).unwrap();
+        assert!(queue.inner().probe().behind);
+        assert_eq!(read_all(&mut stream), numbers(2..30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drop_oldest_keeps_exactly_the_newest_lines() {
+        let (collector, queue) = with(Full::DropOldest, |_| {});
+        for start in (0..30).step_by(3) {
+            let _ = push_numbers(&collector, "m", start..start + 3).unwrap();
+        }
+        assert_eq!(queue.inner().probe().lines, 10);
+        assert_eq!(read_queue(&queue), [vec![-20], numbers(20..30)].concat());
+        assert_eq!(assert_balanced(&collector).queue_lines_dropped_by_reason["queue_full"], 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_reader_holds_costs_the_newest_lines_no_room() {
+        let (collector, queue) = with(Full::DropOldest, |_| {});
+        let _ = push_numbers(&collector, "m", 0..10).unwrap();
+        let mut holds = LogStream::new(queue.clone());
+        assert_eq!(holds.next().await.unwrap().message(), "0");
+        for start in (10..40).step_by(5) {
+            let _ = push_numbers(&collector, "m", start..start + 5).unwrap();
+        }
+        let probe = queue.inner().probe();
+        assert_eq!((probe.lines, probe.held_lines), (19, 9));
+        // Given back, they are the oldest, and there is no room for them.
+        drop(holds);
+        assert_eq!(queue.inner().probe().lines, 10);
+        let mut got = read_queue(&queue);
+        got.retain(|number| *number > 0);
+        assert_eq!(got, numbers(30..40));
+        assert_eq!(assert_balanced(&collector).queue_lines_dropped, 29);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn catch_up_loses_nothing_that_the_history_holds() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        for start in 0..100 {
+            let _ = push_numbers(&collector, "m", start * 2..start * 2 + 2).unwrap();
+        }
+        let probe = queue.inner().probe();
+        assert_eq!((probe.lines, probe.behind_lines), (10, 190));
+        let mut stream = LogStream::new(queue.clone());
+        assert_eq!(read_all(&mut stream), numbers(0..200));
+        let _ = push_numbers(&collector, "m", 200..203).unwrap();
+        assert!(!queue.inner().probe().behind, "caught up, it is live again");
+        assert_eq!(read_all(&mut stream), numbers(200..203));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evictions_while_behind_are_counted_once_and_when_they_happen() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.history_bytes = 10_000);
+        for start in 0..300 {
+            let _ = push_numbers(&collector, "m", start * 2..start * 2 + 2).unwrap();
+            assert_balanced(&collector);
+        }
+        let dropped = collector.stats().queue_lines_dropped_by_reason["history_evicted"];
+        assert!(dropped > 400);
+        // One body evicts all others at once.
+        let _ = push_numbers(&collector, "m", 600..700).unwrap();
+        assert_eq!(assert_balanced(&collector).queue_lines_dropped, 590);
+        assert_eq!(read_queue(&queue), [numbers(0..10), vec![-590], numbers(600..700)].concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_used_up_reserve_sends_a_queue_behind_and_gives_its_copies_back() {
+        let (collector, queue) = with(Full::CatchUp, |config| {
+            (config.budget_bytes, config.queue.lines) = (80_000, 1000);
+        });
+        for number in 0..30 {
+            let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+        }
+        let probe = queue.inner().probe();
+        assert!(probe.behind && probe.lines == 0, "{probe:?}");
+        let stats = collector.stats();
+        assert_eq!(stats.memory_used_bytes, stats.history_bytes, "no copy is left");
+        assert_eq!(read_queue(&queue), numbers(0..30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_line_is_read_twice_when_copies_are_given_up_between_two_readers() {
+        let (collector, queue) = with(Full::CatchUp, |config| {
+            (config.budget_bytes, config.queue.lines) = (80_000, 1000);
+        });
+        let _ = push_numbers(&collector, "m", 0..3).unwrap();
+        let _ = push_numbers(&collector, "m", 3..4).unwrap();
+        let mut first = LogStream::new(queue.clone());
+        assert_eq!(first.next().await.unwrap().message(), "0");
+        assert_eq!(LogStream::new(queue.clone()).next().await.unwrap().message(), "3");
+        drop(first);
+        for number in 4..30 {
+            let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+        }
+        assert!(queue.inner().probe().behind);
+        assert_eq!(read_queue(&queue), [vec![1, 2], numbers(4..30)].concat());
+        assert_balanced(&collector);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_behind_ends_where_its_machine_was_finished() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        for start in 0..10 {
+            let _ = push_numbers(&collector, "m", start * 5..start * 5 + 5).unwrap();
+        }
+        assert!(queue.inner().probe().behind && collector.finish("m"));
+        let _ = push_numbers(&collector, "m", 50..60).unwrap();
+        let reopened = collector.subscribe("m").unwrap();
+        assert!(!reopened.is_same(&queue));
+        let _ = push_numbers(&collector, "m", 60..65).unwrap();
+        let mut old = LogStream::new(queue);
+        assert_eq!(read_all(&mut old), numbers(0..50));
+        assert!(old.done() && !old.timed_out());
+        assert_eq!((old.next().await, old.next().await), (None, None));
+        assert_eq!(read_queue(&reopened), numbers(60..65));
+        assert_balanced(&collector);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_without_a_reader_for_too_long_is_dropped_and_told() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.abandoned_after = Duration::from_secs(60));
+        for start in 0..4 {
+            let _ = push_numbers(&collector, "m", start * 5..start * 5 + 5).unwrap();
+        }
+        drop(queue);
+        advance(Duration::from_secs(30)).await;
+        let _ = push_numbers(&collector, "m", 20..22).unwrap();
+        advance(Duration::from_secs(29)).await;
+        collector.maintain();
+        assert_eq!(assert_balanced(&collector).queue_lines, 22);
+        advance(Duration::from_secs(4)).await;
+        collector.maintain();
+        let stats = assert_balanced(&collector);
+        assert_eq!((stats.queue_lines, stats.queue_lines_dropped_by_reason["abandoned"]), (2, 20));
+        assert_eq!(stats.subscriptions, 1, "the queue itself stays");
+        let mut got = read_queue(&collector.subscribe("m").unwrap());
+        let told: i64 = got.extract_if(.., |number| *number < 0).sum();
+        assert_eq!((got, told), (numbers(20..22), -20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abandoned_queue_of_a_reopened_machine_leaves_the_books() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.abandoned_after = Duration::from_secs(60));
+        let _ = push_numbers(&collector, "m", 0..5).unwrap();
+        collector.finish("m");
+        let _reopened = collector.subscribe("m").unwrap();
+        let old = std::sync::Arc::downgrade(queue.inner());
+        drop(queue);
+        for _ in 0..2 {
+            advance(Duration::from_secs(61)).await;
+            collector.maintain();
+        }
+        collector.maintain();
+        assert_eq!(assert_balanced(&collector).queue_lines_dropped, 5);
+        assert!(old.upgrade().is_none(), "nobody holds it any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_reader_gets_the_batch_itself_and_a_sleeping_one_a_copy() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        let _ = push_numbers(&collector, "m", 0..1).unwrap();
+        assert_eq!(queue.inner().probe().uncopied, 0);
+        let mut stream = LogStream::new(queue.clone());
+        assert_eq!(read_all(&mut stream), numbers(0..1));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), &mut context).is_pending());
+        let _ = push_numbers(&collector, "m", 1..2).unwrap();
+        let _ = push_numbers(&collector, "m", 2..3).unwrap();
+        assert_eq!(queue.inner().probe().uncopied, 1, "the first finds a reader that waits");
+        drop(stream);
+        let probe = queue.inner().probe();
+        assert_eq!((probe.uncopied, probe.waiting), (0, 0), "who left pins nothing");
+        assert_eq!(read_queue(&queue), numbers(1..3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_without_wanted_lines_is_nothing_to_read() {
+        let collector = small(|_| {});
+        let _ = push(&collector, &[("m", Kind::Stderr, "0"), ("m", Kind::System, "1")]).unwrap();
+        let options = SubscribeOptions { streams: Some(Streams::STDOUT), backlog: true, full: None };
+        let (queue, _) = collector.subscribe_with("m", options).unwrap();
+        let mut stream = LogStream::new(queue.clone());
+        assert!(!stream.has_more());
+        let _ = push_numbers(&collector, "m", 2..3).unwrap();
+        assert!(stream.has_more());
+        assert_eq!(read_all(&mut stream), [2]);
+        assert!(!queue.inner().probe().behind);
+    }
+}

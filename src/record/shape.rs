@@ -1,0 +1,168 @@
+//! The shape cache: senders repeat one template, so that most records are known but for their values.
+//!
+//! A shape is a record that the scanner found valid, with a hole for each string value and each number. A later record of that
+//! shape needs one comparison for each piece between holes and one lexer's step for each hole; any difference at all leaves it to
+//! the scanner. Its syntax is right because the pieces equal valid ones and what fills a hole is lexed in full. Its meaning is
+//! right because keys are pieces: the same holes bring the same slots, of a repeated key the last, and the rules run on each
+//! record's own values. Escaped keys are pieces like any other. UTF-8 is looked at apart from all this.
+
+use std::hash::{BuildHasher, Hasher};
+
+use super::{
+    fields::{Found, Slot, Value},
+    lex::{Lexer, Step},
+    scan::Scan,
+};
+
+/// Shapes kept: one for each template of a connection's senders; a few suffice.
+const SHAPES_MAX: usize = 8;
+
+/// Shapes seen once that are remembered, so that a constant that varies does not evict the good ones.
+const SIGHTS_MAX: usize = 16;
+
+/// Bounds of one shape, for each connection keeps some.
+pub(super) const HOLES_MAX: usize = 64;
+const PIECES_BYTES_MAX: usize = 4 << 10;
+
+/// A string value or a number, as the scanner met it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hole {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) string: bool,
+    pub(super) slot: Option<Slot>,
+}
+
+/// Up to a hole: how many bytes stand before it, and what fills it.
+#[derive(Debug)]
+struct Gap {
+    before: usize,
+    string: bool,
+    slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+struct Shape {
+    /// All pieces, one after another. A string's opening quote ends a piece; its closing one is the lexer's.
+    pieces: Box<[u8]>,
+    gaps: Box<[Gap]>,
+}
+
+/// The shapes of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Shapes {
+    /// Those that are met often stand in front.
+    shapes: Vec<Shape>,
+    /// Hashes of shapes seen once.
+    sights: [u64; SIGHTS_MAX],
+    next_sight: usize,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Shapes {
+    /// Reads the record at `start` if it has a known shape, and puts what its keys bring into `found`.
+    pub(super) fn read(&mut self, body: &[u8], start: usize, found: &mut Found) -> Option<Scan> {
+        let (index, scan) = self
+            .shapes
+            .iter()
+            .enumerate()
+            .find_map(|(index, shape)| Some((index, shape.read(body, start, found).ok().flatten()?)))?;
+        if index > 0 {
+            self.shapes.swap(index, index - 1);
+        }
+        Some(scan)
+    }
+
+    /// Notes the shape of the valid record at `start`, whose keys brought `found`; at its second sight it is kept.
+    pub(super) fn learn(&mut self, body: &[u8], start: usize, scan: &Scan, holes: &[Hole], found: &Found) {
+        let values: usize = holes.iter().map(|hole| hole.end - hole.start).sum();
+        let plain = scan.whole && scan.object && !scan.too_deep && !scan.lone_surrogate;
+        if !plain
+            || !(1..=HOLES_MAX).contains(&holes.len())
+            || scan.end - start - values > PIECES_BYTES_MAX
+            || found.has_fixed()
+        {
+            return;
+        }
+        let hash = self.hash(body, start, scan.end, holes);
+        if self.sights.contains(&hash) {
+            self.keep(Shape::of(body, start, scan.end, holes, found));
+        } else {
+            self.sights[self.next_sight] = hash;
+            self.next_sight = (self.next_sight + 1) % SIGHTS_MAX;
+        }
+    }
+
+    fn keep(&mut self, shape: Shape) {
+        self.shapes.truncate(SHAPES_MAX - 1);
+        self.shapes.push(shape);
+    }
+
+    fn hash(&self, body: &[u8], start: usize, end: usize, holes: &[Hole]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        let mut from = start;
+        for hole in holes {
+            hasher.write(&body[from..hole.start]);
+            from = hole.resume();
+        }
+        hasher.write(&body[from..end]);
+        hasher.finish()
+    }
+}
+
+impl Hole {
+    /// Where the next piece begins.
+    fn resume(&self) -> usize {
+        self.end + usize::from(self.string)
+    }
+}
+
+impl Shape {
+    fn of(body: &[u8], start: usize, end: usize, holes: &[Hole], found: &Found) -> Self {
+        let mut pieces = Vec::new();
+        let mut from = start;
+        let gap = |hole: &Hole| {
+            let before = hole.start - from;
+            pieces.extend_from_slice(&body[from..hole.start]);
+            from = hole.resume();
+            // Of a repeated key only the last counts, and `found` has kept that one.
+            let slot = hole.slot.filter(|&slot| found.stands_at(slot, hole.start));
+            Gap { before, string: hole.string, slot }
+        };
+        let gaps = holes.iter().map(gap).collect();
+        pieces.extend_from_slice(&body[from..end]);
+        Self { pieces: pieces.into(), gaps }
+    }
+
+    fn read(&self, body: &[u8], start: usize, found: &mut Found) -> Step<Option<Scan>> {
+        let mut lexer = Lexer::new(body, start);
+        let mut pieces = &*self.pieces;
+        for (index, gap) in self.gaps.iter().enumerate() {
+            let (piece, rest) = pieces.split_at(gap.before);
+            if !lexer.skip_piece(piece) {
+                return Ok(None);
+            }
+            if index == 0 {
+                found.clear();
+            }
+            pieces = rest;
+            let value = gap.value(&mut lexer)?;
+            if let Some(slot) = gap.slot {
+                found.set(slot, value);
+            }
+        }
+        Ok(lexer.skip_piece(pieces).then(|| Scan::valid_object(lexer.pos, lexer.lone_surrogate)))
+    }
+}
+
+impl Gap {
+    fn value(&self, lexer: &mut Lexer<'_>) -> Step<Value> {
+        let start = lexer.pos;
+        if self.string {
+            let source = lexer.string_inside()?;
+            return Ok(Value::string(start, source.end - start, source.escaped));
+        }
+        lexer.number()?;
+        Ok(Value::number(start, &lexer.body[start..lexer.pos]))
+    }
+}

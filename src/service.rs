@@ -1,0 +1,364 @@
+//! Builds and wires all rooms, and owns the order in which they start and stop.
+//!
+//! Stop order: stop accepting → refuse what is under way → end every stream behind its queued lines → give readers until
+//! `shutdown.deadline` to take them → say what was left.
+
+mod wiring;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    batch::Streams,
+    collector::{CollectorConfig, LogCollector},
+    config::{Config, Loaded, Loader},
+    http::{
+        self, ListenError, Settings,
+        auth::Tokens,
+        ingest::Ingest,
+        read::{self, ControlState},
+    },
+};
+
+use self::wiring::Wiring;
+
+/// Where readers ask unless told otherwise: who is on this machine may read.
+const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+/// How often the collector looks whether time has brought anything.
+const MAINTENANCE: Duration = Duration::from_millis(250);
+
+/// The HTTP server in front of a collector: senders post to it, and with [`LogDrainServer::control`] readers read from it.
+///
+/// The counterpart of the Python module's `LogDrainServer`.
+pub struct LogDrainServer {
+    collector: LogCollector,
+    config: Config,
+    host: String,
+    port: u16,
+    control: Option<String>,
+    running: Option<Running>,
+}
+
+/// What runs between start and stop.
+struct Running {
+    ingest: SocketAddr,
+    control: Option<SocketAddr>,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+    tokens: ListenerTokens,
+    reloaded: Arc<AtomicBool>,
+}
+
+/// The live tokens of both listeners.
+struct ListenerTokens {
+    ingest: Arc<Tokens>,
+    control: Arc<Tokens>,
+}
+
+impl Running {
+    fn start(
+        collector: &LogCollector,
+        config: &Config,
+        ingest_addr: SocketAddr,
+        control_addr: Option<SocketAddr>,
+    ) -> Result<Self, ListenError> {
+        let ingest_listener = http::listen(ingest_addr)?;
+        let control_listener = control_addr.map(http::listen).transpose()?;
+        collector.open();
+        let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let tokens = ListenerTokens {
+            ingest: Arc::new(Tokens::new(&config.ingest.tokens)),
+            control: Arc::new(Tokens::new(&config.control.tokens)),
+        };
+        let wiring = Wiring::new(collector, config);
+        let reloaded = Arc::clone(&wiring.reloaded);
+        let bound = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let ingest = bound(&ingest_listener, ingest_addr);
+        let service = Ingest::new(
+            config,
+            collector.clone(),
+            Arc::clone(&tokens.ingest),
+            Arc::clone(&wiring.counters),
+            Arc::clone(&wiring.rejected),
+            shutdown.clone(),
+        );
+        let settings = Settings::ingest(&config.ingest, Arc::clone(&wiring.counters));
+        let handler = move |request, _peer| Arc::clone(&service).answer(request);
+        tracker.spawn(http::serve(ingest_listener, handler, settings, shutdown.clone(), tracker.clone()));
+        let control = control_listener.map(|listener| {
+            let addr = bound(&listener, ingest_addr);
+            let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters));
+            let state = wiring.control(Arc::clone(&tokens.control), addr);
+            tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
+            let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
+            tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
+            addr
+        });
+        tracker.spawn(maintain(collector.clone(), shutdown.clone()));
+        tracker.close();
+        Ok(Self { ingest, control, shutdown, tracker, tokens, reloaded })
+    }
+
+    /// Whether every connection was over within `deadline`.
+    async fn stop(&self, collector: &LogCollector, deadline: Duration) -> bool {
+        self.shutdown.cancel();
+        collector.shut_down();
+        timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+
+    fn reload(&self, config: &Config) {
+        self.tokens.ingest.replace(&config.ingest.tokens);
+        self.tokens.control.replace(&config.control.tokens);
+    }
+}
+
+/// A probe alone may come too seldom to tell a minute's losses from older ones.
+async fn note_health(state: Arc<ControlState>, shutdown: CancellationToken) {
+    let mut ticks = interval(MAINTENANCE);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        state.note_health();
+    }
+}
+
+async fn maintain(collector: LogCollector, shutdown: CancellationToken) {
+    let mut ticks = interval(MAINTENANCE);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        collector.maintain();
+    }
+}
+
+impl LogDrainServer {
+    /// A server for `collector` that listens on a free port of all interfaces, once it is started.
+    #[must_use]
+    pub fn new(collector: LogCollector) -> Self {
+        Self::with_config(collector, Config::default())
+    }
+
+    /// As [`LogDrainServer::new`], with deadlines, bounds and tokens.
+    #[must_use]
+    pub fn with_config(collector: LogCollector, config: Config) -> Self {
+        Self { collector, config, host: "0.0.0.0".to_owned(), port: 0, control: None, running: None }
+    }
+
+    /// The address or name to listen on for senders.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// The port to listen on for senders; 0 asks the operating system for a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Also listens for readers, on `HOST:PORT`.
+    #[must_use]
+    pub fn control(mut self, addr: &str) -> Self {
+        self.control = Some(addr.to_owned());
+        self
+    }
+
+    /// Whether queues that are created from now on without streams of their own take standard error too.
+    #[must_use]
+    pub fn include_stderr(self, include: bool) -> Self {
+        self.collector.set_default_streams(if include { Streams::STDOUT_AND_STDERR } else { Streams::STDOUT });
+        self
+    }
+}
+
+impl LogDrainServer {
+    /// Starts listening. Does nothing if it listens already.
+    ///
+    /// # Errors
+    ///
+    /// When an address is unknown or taken.
+    pub async fn start(&mut self) -> io::Result<()> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let ingest = resolve(&format!("{}:{}", bracketed(&self.host), self.port))?;
+        let control = self.control.as_deref().map(resolve).transpose()?;
+        self.running = Some(Running::start(&self.collector, &self.config, ingest, control).map_err(io::Error::other)?);
+        Ok(())
+    }
+
+    /// Stops listening, ends every stream behind its queued lines, and gives readers over HTTP until `shutdown.deadline`
+    /// to take them. What is queued stays readable in process. Does nothing if it does not listen.
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop(&self.collector, self.config.shutdown.deadline).await;
+        }
+    }
+
+    /// `http://ADDR:PORT` of the listener for senders; `None` before start and after stop.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        self.ingest_addr().map(|addr| format!("http://{addr}"))
+    }
+
+    /// The port that senders post to; `None` before start and after stop.
+    #[must_use]
+    pub fn actual_port(&self) -> Option<u16> {
+        self.ingest_addr().map(|addr| addr.port())
+    }
+
+    /// Where it listens for senders; `None` before start and after stop.
+    #[must_use]
+    pub fn ingest_addr(&self) -> Option<SocketAddr> {
+        self.running.as_ref().map(|running| running.ingest)
+    }
+
+    /// Where it listens for readers; `None` before start, after stop, and without [`LogDrainServer::control`].
+    #[must_use]
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.running.as_ref().and_then(|running| running.control)
+    }
+}
+
+impl fmt::Debug for LogDrainServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogDrainServer").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for LogDrainServer {
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.shutdown.cancel();
+        }
+    }
+}
+
+/// An IPv6 address as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+fn resolve(addr: &str) -> io::Result<SocketAddr> {
+    let unknown = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no address for {addr:?}"));
+    addr.to_socket_addrs()?.next().ok_or_else(unknown)
+}
+
+/// What kept `serve` from running, or what it left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system does not let the process hear of signals.
+    #[error("cannot hear of signals")]
+    Signals(#[source] io::Error),
+    /// Acknowledged lines that no reader took; they were dropped with reason `shutdown`.
+    #[error("{lines} acknowledged lines were still queued after {deadline:?} and are dropped")]
+    LinesLeft {
+        /// How many.
+        lines: u64,
+        /// `shutdown.deadline`
+        deadline: Duration,
+    },
+}
+
+/// Runs the drain until SIGTERM or SIGINT; `loader` reads the configuration anew on SIGHUP.
+///
+/// # Errors
+///
+/// What kept it from listening, or that acknowledged lines were left behind.
+pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
+    let Loaded { config, warnings, .. } = loaded;
+    let mut signals = Signals::new().map_err(ServeError::Signals)?;
+    http::raise_open_files();
+    let collector = LogCollector::new(CollectorConfig::from(&config));
+    let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
+    let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
+    let running = Running::start(&collector, &config, ingest, Some(control))?;
+    announce(&running, &config, &warnings);
+    while signals.next().await == Told::Reload {
+        reload(&running, &loader);
+    }
+    let deadline = config.shutdown.deadline;
+    tracing::info!(?deadline, "shutting down: no new bodies, streams end behind what is queued");
+    running.stop(&collector, deadline).await;
+    match collector.drop_what_is_left() {
+        0 => {
+            tracing::info!("nothing was left behind");
+            Ok(())
+        }
+        lines => Err(ServeError::LinesLeft { lines, deadline }),
+    }
+}
+
+/// Says where it listens, what an acknowledgement means and what is unsafe. The two listening lines are for programs too.
+fn announce(running: &Running, config: &Config, warnings: &[String]) {
+    eprintln!("ingest listening on http://{}", running.ingest);
+    if let Some(control) = running.control {
+        eprintln!("control listening on http://{control}");
+    }
+    let budget = bytesize::ByteSize::b(config.memory.budget as u64).display().iec();
+    eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken");
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+/// A bad configuration keeps the old one and says so.
+fn reload(running: &Running, loader: &Loader) {
+    match loader.load() {
+        Ok(loaded) => {
+            running.reload(&loaded.config);
+            running.reloaded.store(true, Relaxed);
+            tracing::info!("reloaded: tokens are live; other settings take effect at the next start");
+        }
+        Err(mistakes) => {
+            running.reloaded.store(false, Relaxed);
+            tracing::error!(%mistakes, "the configuration is not reloaded, the old one stays");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What both listeners share, and one scrape's view of it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    collector::{LogCollector, MachineFacts, Stats},
+    config::Config,
+    http::{
+        HttpCounters, Role,
+        auth::Tokens,
+        problem::Reason,
+        read::{Access, ControlState, Hooks},
+        rejected::RejectedRecords,
+        status::Counted,
+    },
+    metrics::{Listener, MachineSeries, Metrics, Snapshot},
+};
+
+/// What both listeners share.
+#[derive(Clone)]
+pub(super) struct Wiring {
+    pub(super) collector: LogCollector,
+    pub(super) counters: Arc<HttpCounters>,
+    metrics: Arc<Metrics>,
+    pub(super) rejected: Arc<RejectedRecords>,
+    /// Whether the last reload of the configuration worked.
+    pub(super) reloaded: Arc<AtomicBool>,
+    machines_max: usize,
+}
+
+impl Wiring {
+    pub(super) fn new(collector: &LogCollector, config: &Config) -> Self {
+        let ledger = &collector.shared.ledger;
+        let metrics = Metrics::new(Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
+        let metrics = Arc::new(metrics);
+        let counters = Arc::new(HttpCounters::default());
+        let requests = Arc::clone(&metrics);
+        let count = move |role, status, took| {
+            let listener = match role {
+                Role::Ingest => Listener::Ingest,
+                Role::Control => Listener::Control,
+            };
+            requests.answered(listener, status, took);
+        };
+        counters.on_answer.get_or_init(|| Box::new(count));
+        Self {
+            collector: collector.clone(),
+            counters,
+            metrics,
+            rejected: Arc::default(),
+            reloaded: Arc::new(AtomicBool::new(true)),
+            machines_max: config.metrics.machines_max,
+        }
+    }
+
+    /// What the routes of the control listener at `addr` work on.
+    pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
+        let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
+        let counted = Arc::clone(&self.counters);
+        let hooks = Hooks {
+            metrics: Box::new(move || rendering.render()),
+            counters: Box::new(move || of_bodies(&counting)),
+            rejected: Arc::clone(&self.rejected),
+            counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
+            troubles: Box::new(Vec::new),
+        };
+        ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
+    }
+
+    /// All metrics as Prometheus text.
+    pub(super) fn render(&self) -> String {
+        self.metrics.render(&self.snapshot())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let stats = self.collector.stats();
+        let machines = self.collector.loudest_machines(self.machines_max);
+        let machines_omitted = stats.machines.saturating_sub(machines.len() as u64);
+        Snapshot {
+            config_reload_success: self.reloaded.load(Relaxed),
+            wire_bytes: self.counters.wire_bytes(),
+            body_bytes: self.counters.body_bytes(),
+            bodies_refused: self.counters.bodies_refused(),
+            bodies_duplicate: self.counters.bodies_duplicate(),
+            machines: machines.into_iter().map(series).collect(),
+            machines_omitted,
+            ..of_collector(&stats)
+        }
+    }
+}
+
+/// The counters of bodies, under the names of their metrics.
+fn of_bodies(counters: &HttpCounters) -> Map<String, Value> {
+    let refused = counters.bodies_refused();
+    let by_reason: Map<String, Value> =
+        Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
+    Map::from_iter([
+        ("wire_bytes".to_owned(), counters.wire_bytes().into()),
+        ("body_bytes".to_owned(), counters.body_bytes().into()),
+        ("bodies_duplicate".to_owned(), counters.bodies_duplicate().into()),
+        ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
+        ("bodies_refused_by_reason".to_owned(), by_reason.into()),
+    ])
+}
+
+/// Bodies that were not at fault themselves.
+fn refused_for_want_of_room(counters: &HttpCounters) -> u64 {
+    let refused = counters.bodies_refused();
+    [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream]
+        .iter()
+        .map(|reason| refused[*reason as usize])
+        .sum()
+}
+
+fn of_collector(stats: &Stats) -> Snapshot {
+    Snapshot {
+        lines_received: stats.lines_received,
+        lines_accepted: stats.lines_accepted,
+        lines_filtered: stats.lines_filtered,
+        lines_unrouted: stats.lines_unrouted,
+        lines_rejected: stats.rejected_by_reason(),
+        lines_repaired: stats.lines_repaired,
+        queue_lines_in: stats.queue_lines_in,
+        queue_lines_delivered: stats.queue_lines_delivered,
+        queue_lines_dropped: stats.dropped_by_reason(),
+        queue_lines: stats.queue_lines,
+        queue_bytes: stats.queue_bytes,
+        oldest_entry_age_seconds: stats.oldest_entry_age_seconds,
+        memory_used_bytes: stats.memory_used_bytes,
+        memory_budget_bytes: stats.memory_budget_bytes,
+        history_seconds: stats.history_seconds,
+        machines_known: stats.machines,
+        subscriptions: stats.subscriptions,
+        viewers: stats.viewers,
+        viewer_skipped_lines: stats.viewer_skipped_lines,
+        ..Snapshot::default()
+    }
+}
+
+fn series(machine: MachineFacts) -> MachineSeries {
+    MachineSeries {
+        machine: machine.machine_id,
+        app: machine.app_name,
+        region: machine.region,
+        lines: machine.lines,
+        bytes: machine.bytes,
+        dropped: machine.dropped,
+        queue_lines: machine.queue_lines,
+        latency_p50: machine.latency_p50_seconds,
+        latency_p99: machine.latency_p99_seconds,
+    }
+}

@@ -1,0 +1,447 @@
+//! The command line as a user or a script meets it: what is printed where, and the exit code.
+
+// clippy.toml lets tests unwrap, but sees only functions marked as tests, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Command as Process, Stdio},
+    thread::JoinHandle,
+};
+
+use assert_cmd::Command;
+
+/// The binary, with nothing of this process's environment that it reads.
+fn fleetdrain(args: &[&str]) -> Command {
+    let mut command = assert_cmd::cargo_bin_cmd!("fleetdrain");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLEETDRAIN_") || name == "FLY_APP_NAME" {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).timeout(std::time::Duration::from_secs(60));
+    command
+}
+
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn scratch(name: &str, text: impl AsRef<[u8]>) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+mod usage {
+    use super::*;
+
+    #[test]
+    fn mistakes_of_usage_exit_64() {
+        for args in
+            [&[][..], &["frobnicate"], &["tail", "--since", "5"], &["serve", "--nope"], &["machines", "--limit", "0"]]
+        {
+            let ran = run(&mut fleetdrain(args));
+            assert_eq!(ran.code, 64, "{args:?}: {ran:?}");
+            assert!(!ran.err.is_empty() && ran.out.is_empty(), "{args:?}: {ran:?}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_exit_0() {
+        for args in [&["--help"][..], &["-h"], &["--version"], &["help", "tail"], &["tail", "-h"]] {
+            let ran = run(&mut fleetdrain(args));
+            assert_eq!(ran.code, 0, "{args:?}");
+            assert!(!ran.out.is_empty(), "{args:?}");
+        }
+        assert!(run(&mut fleetdrain(&["--version"])).out.starts_with("fleetdrain "));
+    }
+
+    #[test]
+    fn completions_and_manual_name_every_command() {
+        for args in [&["completions", "bash"][..], &["completions", "fish"], &["completions", "zsh"], &["man"]] {
+            let ran = run(&mut fleetdrain(args));
+            assert_eq!(ran.code, 0);
+            for command in ["serve", "parse", "tail", "machines", "stats", "validate", "config", "health"] {
+                assert!(ran.out.contains(command), "{args:?} lacks {command}");
+            }
+        }
+    }
+
+    #[test]
+    fn manual_pages_are_written_to_a_directory() {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("man");
+        assert_eq!(run(&mut fleetdrain(&["man", "--dir", dir.to_str().unwrap()])).code, 0);
+        assert!(fs::read_to_string(dir.join("fleetdrain-tail.1")).unwrap().contains("tail"));
+    }
+}
+
+mod configuration {
+    use super::*;
+
+    #[test]
+    fn validate_prints_settings_sources_and_what_was_derived() {
+        let file = scratch("good.toml", "[memory]\nbudget = \"64MiB\"\n[queue]\nlines = 7\n");
+        let mut command = fleetdrain(&["validate", "--config", &file, "--listen", "127.0.0.1:0", "--include-stderr"]);
+        let ran = run(command.env("FLEETDRAIN_QUEUE__BYTES", "1MiB"));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let line = |key: &str| {
+            let line = ran.out.lines().find(|line| line.split_whitespace().next() == Some(key));
+            line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("memory.budget"), "memory.budget 64MiB file");
+        assert_eq!(line("queue.lines"), "queue.lines 7 file");
+        assert_eq!(line("queue.bytes"), "queue.bytes 1MiB env");
+        assert_eq!(line("ingest.listen"), "ingest.listen 127.0.0.1:0 flag");
+        assert_eq!(line("queue.streams"), "queue.streams stdout,stderr flag");
+        assert_eq!(line("history.bytes"), "history.bytes 16MiB default a quarter of memory.budget");
+        assert!(line("ingest.decoded_bytes_max").contains("16MiB default a quarter of memory.budget"));
+    }
+
+    #[test]
+    fn mistakes_exit_78_and_are_all_told() {
+        let file = scratch("bad.toml", "[queue]\nline = 7\nfull = 5\n[control]\ntoken = \"hunter2\"\n");
+        for command in ["validate", "serve"] {
+            let ran = run(fleetdrain(&[command, "--config", &file]).env("FLEETDRAIN_LOG__FORMAT", "xml"));
+            assert_eq!(ran.code, 78, "{ran:?}");
+            assert!(
+                ran.err.contains("bad.toml:2:1: queue.line: unknown key, the nearest is queue.lines"),
+                "{}",
+                ran.err
+            );
+            assert!(ran.err.contains("queue.full: 5 is not catch_up"), "{}", ran.err);
+            assert!(ran.err.contains("control.token_file") && !ran.err.contains("hunter2"), "{}", ran.err);
+            assert!(ran.err.contains("FLEETDRAIN_LOG__FORMAT"), "{}", ran.err);
+            assert_eq!(ran.err.lines().count(), 4, "{}", ran.err);
+        }
+    }
+
+    #[test]
+    fn control_off_loopback_without_a_token_exits_78() {
+        let open = ["--control", "0.0.0.0:0"];
+        let ran = run(&mut fleetdrain(&["validate", open[0], open[1]]));
+        assert_eq!(ran.code, 78);
+        assert!(ran.err.contains("0.0.0.0:0 is not loopback"), "{}", ran.err);
+        assert_eq!(run(&mut fleetdrain(&["validate", open[0], open[1], "--insecure-control"])).code, 0);
+        let mut with_token = fleetdrain(&["validate", open[0], open[1]]);
+        let ran = run(with_token.env("FLEETDRAIN_CONTROL__TOKEN", "hunter2"));
+        assert_eq!(ran.code, 0);
+        assert!(!ran.out.contains("hunter2") && !ran.err.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_missing_file_exits_78() {
+        let ran = run(&mut fleetdrain(&["serve", "--config", "/nowhere.toml"]));
+        assert_eq!(ran.code, 78);
+        assert!(ran.err.contains("cannot read /nowhere.toml"), "{}", ran.err);
+    }
+
+    #[test]
+    fn the_printed_configuration_validates() {
+        let ran = run(&mut fleetdrain(&["config"]));
+        let file = scratch("printed.toml", ran.out);
+        assert_eq!(run(&mut fleetdrain(&["validate", "-c", &file])).code, 0);
+    }
+}
+
+mod parse {
+    use super::*;
+
+    const A: &str =
+        r#"{"fly":{"app":{"instance":"m1","name":"web"},"region":"lax"},"message":"a","log":{"level":"info"}}"#;
+    const B: &str = r#"{"machine_id":"m2","msg":"b"}"#;
+    const ENTRY_A: &str = r#"{"machine_id":"m1","message":"a","stream":"stdout","timestamp":"","app_name":"web","region":"lax","host":"","level":"info","raw":"#;
+
+    fn parse(args: &[&str], body: impl Into<Vec<u8>>) -> Ran {
+        run(fleetdrain(&[&["parse"], args].concat()).write_stdin(body))
+    }
+
+    #[test]
+    fn every_form_gives_the_same_entries() {
+        let expected = parse(&[], format!("{A}\n{B}\n"));
+        assert_eq!(expected.code, 0, "{expected:?}");
+        assert_eq!(expected.out.lines().next().unwrap(), format!("{ENTRY_A}{A}}}"));
+        assert_eq!(expected.out.lines().count(), 2);
+        for body in [format!("\u{feff}{A}\r\n\r\n{B}"), format!("[{A},{B}]"), format!("{A}{B}"), format!("{A} {B}\n")] {
+            assert_eq!(parse(&[], body.clone()).out, expected.out, "{body}");
+        }
+    }
+
+    #[test]
+    fn rejected_records_are_named_by_line() {
+        let body = format!("{A}\n\nnope\n7\n{{\"message\":1}}\n{B}\n");
+        let ran = parse(&[], body.clone());
+        assert_eq!((ran.code, ran.out.lines().count()), (0, 2), "{ran:?}");
+        assert_eq!(ran.err, "line 3: malformed_json\nline 4: not_an_object\nline 5: no_machine_id\n");
+        assert_eq!(parse(&["--strict"], body).code, 65);
+        assert_eq!(parse(&["--strict"], A).code, 0);
+    }
+
+    #[test]
+    fn several_files_are_told_apart() {
+        let (good, bad) = (scratch("good.ndjson", format!("{A}\n")), scratch("bad.ndjson", "nope\n"));
+        let ran = parse(&[&good, &bad, "-"], B);
+        assert_eq!(ran.code, 0);
+        assert_eq!(ran.out.lines().count(), 2);
+        assert_eq!(ran.err, format!("{bad}: line 1: malformed_json\n"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_exits_74_and_spares_the_others() {
+        let good = scratch("good2.ndjson", A);
+        let ran = parse(&["/nowhere.ndjson", &good], "");
+        assert_eq!((ran.code, ran.out.lines().count()), (74, 1), "{ran:?}");
+        assert!(ran.err.contains("/nowhere.ndjson"), "{}", ran.err);
+    }
+
+    #[test]
+    fn an_empty_body_is_no_entry() {
+        let ran = parse(&["--strict"], "");
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
+    }
+
+    #[test]
+    fn who_stops_reading_ends_it_quietly() {
+        let body = scratch("long.ndjson", format!("{A}\n").repeat(20_000));
+        let mut child = Process::new(env!("CARGO_BIN_EXE_fleetdrain"))
+            .args(["parse", &body])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut byte = [0];
+        child.stdout.take().unwrap().read_exact(&mut byte).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+    }
+}
+
+/// A control listener that gives one prepared answer a connection, and tells what it was asked.
+struct Drain {
+    url: String,
+    asked: JoinHandle<Vec<String>>,
+}
+
+impl Drain {
+    fn answering(answers: Vec<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = std::thread::spawn(move || {
+            let answer = |text: String| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let head = read_head(&mut stream);
+                stream.write_all(text.as_bytes()).unwrap();
+                head
+            };
+            answers.into_iter().map(answer).collect()
+        });
+        Self { url, asked }
+    }
+
+    /// The command line with this drain's URL.
+    fn run(&self, args: &[&str]) -> Ran {
+        run(fleetdrain(args).env("FLEETDRAIN_URL", &self.url).env("FLEETDRAIN_TOKEN", "secret"))
+    }
+
+    /// The heads of the requests, in lower case.
+    fn asked(self) -> Vec<String> {
+        self.asked.join().unwrap()
+    }
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn whole(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+/// A chunked answer of these pieces; only a whole one has its last chunk.
+fn stream(pieces: &[&str], is_whole: bool) -> String {
+    let mut text = String::from("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for piece in pieces {
+        text.push_str(&format!("{:x}\r\n{piece}\r\n", piece.len()));
+    }
+    text + if is_whole { "0\r\n\r\n" } else { "" }
+}
+
+fn entry(id: &str, message: &str) -> String {
+    format!(
+        r#"{{"machine_id":"m1","message":"{message}","stream":"stdout","timestamp":"T","app_name":"web","region":"lax","host":"h","level":"info","id":"{id}","received_at":"R","machine_seq":1}}"#
+    ) + "\n"
+}
+
+const END: &str = "{\"event\":\"end\",\"reason\":\"finished\"}\n";
+
+mod tail {
+    use super::*;
+
+    #[test]
+    fn lines_are_shown_until_the_end() {
+        let lines = entry("1-1-1", "one") + "\n" + &entry("1-2-2", "two");
+        let (first, second) = lines.split_at(70);
+        let drain = Drain::answering(vec![stream(&[first, second, END], true)]);
+        let ran = drain.run(&["tail", "-m", "m 1", "--last", "2"]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        assert_eq!(ran.out, "T web[m1] lax [info] one\nT web[m1] lax [info] two\n");
+        let asked = drain.asked();
+        assert!(asked[0].starts_with("GET /api/v1/machines/m%201/logs?last=2 HTTP/1.1\r\n"), "{asked:?}");
+        assert!(asked[0].to_lowercase().contains("authorization: bearer secret\r\n"), "{asked:?}");
+    }
+
+    #[test]
+    fn a_broken_connection_is_resumed_after_the_last_id() {
+        let half = entry("1-3-3", "three");
+        let broken = stream(&[&entry("1-1-1", "one"), &entry("1-2-2", "two"), &half[..40]], false);
+        let drain = Drain::answering(vec![
+            broken,
+            whole("503 Service Unavailable", "{\"title\":\"starting\"}"),
+            stream(&[&half, END], true),
+        ]);
+        let ran = drain.run(&["tail", "-a", "web", "-o", "raw"]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "one\ntwo\nthree\n"), "{ran:?}");
+        assert_eq!(ran.err.matches("resuming in").count(), 2, "{}", ran.err);
+        let asked = drain.asked();
+        assert!(asked[0].starts_with("GET /api/v1/tail?app=web HTTP/1.1"), "{asked:?}");
+        assert!(asked[1].starts_with("GET /api/v1/tail?app=web&after=1-2-2 HTTP/1.1"), "{asked:?}");
+        assert!(asked[2].starts_with("GET /api/v1/tail?app=web&after=1-2-2 HTTP/1.1"), "{asked:?}");
+    }
+
+    #[test]
+    fn a_stream_that_ends_without_saying_so_is_resumed() {
+        let drain = Drain::answering(vec![
+            stream(&[&entry("1-1-1", "one")], true),
+            "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_owned(),
+        ]);
+        let ran = drain.run(&["tail", "-m", "m1", "-o", "raw"]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "one\n"), "{ran:?}");
+        assert!(drain.asked()[1].starts_with("GET /api/v1/machines/m1/logs?after=1-1-1 "));
+    }
+
+    #[test]
+    fn what_was_missed_is_told_on_standard_error() {
+        let skipped = "{\"event\":\"skipped\",\"lines\":12}\n{\"event\":\"skipped\",\"lines\":null}\n";
+        let line = entry("1-1-1", "one");
+        let drain = Drain::answering(vec![stream(&[skipped, &line, END], true)]);
+        let ran = drain.run(&["tail", "-j"]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, line.as_str()));
+        assert!(ran.err.contains("skipped 12 lines") && ran.err.contains("nobody knows how many"), "{}", ran.err);
+    }
+
+    #[test]
+    fn bytes_go_through_a_pipe_as_they_are() {
+        let drain = Drain::answering(vec![stream(&[&entry("1-1-1", "\\u001b[31ma\\tb\\u0000"), END], true)]);
+        assert_eq!(drain.run(&["tail", "-o", "raw"]).out, "\x1b[31ma\tb\0\n");
+    }
+
+    #[test]
+    fn colour_is_on_when_asked_for() {
+        let answer = || vec![stream(&[&entry("1-1-1", "one"), END], true)];
+        assert!(Drain::answering(answer()).run(&["tail", "--color", "always"]).out.contains("\x1b["));
+        assert!(!Drain::answering(answer()).run(&["tail"]).out.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_bad_question_exits_64_and_a_wrong_token_78() {
+        let problem = whole("400 Bad Request", "{\"title\":\"Bad Request\",\"detail\":\"include: not a regex\"}");
+        let ran = Drain::answering(vec![problem]).run(&["tail", "-i", "("]);
+        assert_eq!(ran.code, 64);
+        assert!(ran.err.contains("include: not a regex"), "{}", ran.err);
+        let ran = Drain::answering(vec![whole("401 Unauthorized", "{}")]).run(&["tail"]);
+        assert_eq!(ran.code, 78);
+        assert!(ran.err.contains("FLEETDRAIN_TOKEN"), "{}", ran.err);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn an_interrupt_exits_130() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let child = Process::new(env!("CARGO_BIN_EXE_fleetdrain")).args(["tail", "--url", &url]).spawn().unwrap();
+        // Once it has asked, its runtime waits for signals too.
+        let (mut stream, _) = listener.accept().unwrap();
+        read_head(&mut stream);
+        let pid = child.id().to_string();
+        assert!(Process::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130));
+    }
+}
+
+mod reports {
+    use super::*;
+
+    #[test]
+    fn machines_are_a_table() {
+        let body = r#"{"machines":[{"machine_id":"m1","state":"live","app_name":"web","region":"lax","lines":1234,"lines_per_second":1.5,"queue_lines":null,"dropped":0}],"next":"x"}"#;
+        let drain = Drain::answering(vec![whole("200 OK", body), whole("200 OK", body)]);
+        let ran = drain.run(&["machines", "--sort", "lag", "--limit", "1"]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.starts_with("MACHINE") && ran.out.contains("1,234"), "{}", ran.out);
+        assert!(ran.err.contains("more machines"), "{}", ran.err);
+        assert_eq!(drain.run(&["machines", "--json"]).out, format!("{body}\n"));
+        assert!(drain.asked()[0].starts_with("GET /api/v1/machines?sort=lag&limit=1 "));
+    }
+
+    #[test]
+    fn stats_are_a_table() {
+        let drain =
+            Drain::answering(vec![whole("200 OK", r#"{"lines_received":1000,"lines_dropped":{"queue_full":2}}"#)]);
+        let ran = drain.run(&["stats"]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains("lines_received            1,000"), "{}", ran.out);
+        assert!(drain.asked()[0].starts_with("GET /api/v1/stats "));
+    }
+
+    #[test]
+    fn the_verdict_is_the_exit_code() {
+        let healthy = Drain::answering(vec![whole("200 OK", r#"{"status":"ok","reasons":[]}"#)]).run(&["health"]);
+        assert_eq!((healthy.code, healthy.out.as_str()), (0, "healthy\n"));
+        let losing = whole("503 Service Unavailable", r#"{"status":"failing","reasons":["losing lines"]}"#);
+        let losing = Drain::answering(vec![losing]).run(&["health"]);
+        assert_eq!((losing.code, losing.out.as_str()), (69, "unhealthy\n  losing lines\n"));
+    }
+
+    #[test]
+    fn a_drain_that_is_not_there_exits_69() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for command in ["tail", "machines", "stats", "health"] {
+            let ran = run(&mut fleetdrain(&[command, "--url", &format!("http://{free}")]));
+            assert_eq!(ran.code, 69, "{ran:?}");
+            assert!(ran.err.contains(&format!("cannot reach http://{free}")), "{}", ran.err);
+        }
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_told_and_not_repeated() {
+        let ran = run(fleetdrain(&["stats"]).env("FLEETDRAIN_TOKEN", "hunter 2"));
+        assert_eq!(ran.code, 64);
+        assert!(ran.err.contains("FLEETDRAIN_TOKEN") && !ran.err.contains("hunter"), "{}", ran.err);
+    }
+
+    #[test]
+    fn https_is_told_to_be_missing() {
+        let ran = run(&mut fleetdrain(&["stats", "--url", "https://drain.example"]));
+        assert_eq!(ran.code, 64);
+        assert!(ran.err.contains("https"), "{}", ran.err);
+    }
+}

@@ -1,0 +1,370 @@
+//! What an operator may rely on when something is set, misspelt or out of bounds.
+
+// clippy.toml lets tests unwrap, but sees only functions marked as tests, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use fleetdrain::config::{
+    Config, Flag, Full, Loaded, MachineMemory, Mistakes, SETTINGS, Source, Sources, default_toml, load, reference,
+};
+
+const MIB: usize = 1 << 20;
+
+/// Sources with nothing set on a machine of 8 GiB.
+fn nothing() -> Sources {
+    let memory = MachineMemory { bytes: 8 << 30, from: "cgroup limit" };
+    Sources { memory: Some(memory), ..Sources::default() }
+}
+
+fn file(text: &str) -> Sources {
+    Sources { file: Some((PathBuf::from("fleetdrain.toml"), text.to_owned())), ..nothing() }
+}
+
+fn env(variables: &[(&str, &str)]) -> Sources {
+    Sources {
+        env: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..nothing()
+    }
+}
+
+fn memory(bytes: u64) -> Sources {
+    Sources { memory: Some(MachineMemory { bytes, from: "cgroup limit" }), ..Sources::default() }
+}
+
+fn config(sources: &Sources) -> Config {
+    load(sources).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+}
+
+fn mistakes(sources: &Sources) -> String {
+    load(sources).map(|loaded| loaded.config).expect_err("these sources are wrong").to_string()
+}
+
+fn source_of(loaded: &Loaded, key: &str) -> Source {
+    loaded.effective().find(|effective| effective.setting.key == key).unwrap().source
+}
+
+/// A file in the directory that cargo keeps for tests.
+fn token_file(name: &str, text: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let config = config(&nothing());
+    assert_eq!(config.ingest.body_bytes_max, 64 * MIB);
+    assert_eq!(config.ingest.decoded_bytes_max, 256 * MIB);
+    assert_eq!(config.ingest.line_bytes_max, MIB);
+    assert_eq!(config.memory.budget, 1024 * MIB);
+    assert_eq!(config.history.bytes, 256 * MIB);
+    assert_eq!((config.queue.lines, config.queue.bytes), (10_000, 4 * MIB));
+    assert_eq!(config.queue.full, Full::CatchUp);
+    assert_eq!(config.machines.finished_keep, Duration::from_secs(3600));
+    assert_eq!(config.shutdown.deadline, Duration::from_secs(4));
+    assert_eq!(config.ingest.listen, None);
+    assert_eq!(config.control.listen, Some("127.0.0.1:8081".parse().unwrap()));
+}
+
+#[test]
+fn every_key_can_be_set_in_the_file() {
+    let text = r#"
+        [ingest]
+        listen = "127.0.0.1:0"
+        body_bytes_max = "10MB"
+        decoded_bytes_max = 1048576
+        line_bytes_max = "64KiB"
+        header_deadline = "500ms"
+        body_deadline = "1m30s"
+        idle = "1h"
+        connections_max = 1_000
+        [control]
+        listen = "[::1]:0"
+        insecure = false
+        [backpressure]
+        wait = "0s"
+        waiting_max = 0
+        [idempotency]
+        keys_max = 5
+        keep = "1d"
+        [memory]
+        budget = "512MiB"
+        [history]
+        bytes = 0
+        [queue]
+        lines = 1
+        bytes = "1KiB"
+        full = "drop_oldest"
+        streams = ["stdout", "stderr"]
+        stalled_after = "1s"
+        abandoned_after = "2s"
+        subscriptions_max = 3
+        [machines]
+        finished_keep = "0s"
+        idle_expire = "4s"
+        max = 6
+        [metrics]
+        machines_max = 0
+        [shutdown]
+        deadline = "9s"
+        [log]
+        format = "json"
+    "#;
+    let loaded = load(&file(text)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let unset: Vec<_> =
+        loaded.effective().filter(|one| one.source != Source::File).map(|one| one.setting.key).collect();
+    assert_eq!(unset, ["ingest.token_file", "control.token_file"]);
+    let config = &loaded.config;
+    assert_eq!(config.ingest.body_bytes_max, 10_000_000);
+    assert_eq!(config.ingest.body_deadline, Duration::from_secs(90));
+    assert_eq!(config.control.listen, Some("[::1]:0".parse().unwrap()));
+    assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
+    assert_eq!(config.queue.full, Full::DropOldest);
+    assert_eq!(config.history.bytes, 0);
+}
+
+#[test]
+fn every_key_can_be_set_by_its_variable() {
+    for setting in &SETTINGS {
+        if setting.derived.is_some() || setting.key.ends_with("token_file") {
+            continue;
+        }
+        let loaded = load(&env(&[(&setting.variable(), &setting.default_text().unwrap())]));
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(source_of(&loaded, setting.key), Source::Env, "{}", setting.key);
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let mut sources = file("[queue]\nlines = 1\nbytes = 1\nsubscriptions_max = 1\n");
+    sources.env = env(&[("FLEETDRAIN_QUEUE__LINES", "2"), ("FLEETDRAIN_QUEUE__BYTES", "2KiB")]).env;
+    sources.flags = vec![Flag { name: "--lines", key: "queue.lines", value: "3".to_owned() }];
+    let loaded = load(&sources).unwrap();
+    let queue = &loaded.config.queue;
+    assert_eq!((queue.lines, queue.bytes, queue.subscriptions_max), (3, 2048, 1));
+    assert_eq!(source_of(&loaded, "queue.lines"), Source::Flag);
+    assert_eq!(source_of(&loaded, "queue.bytes"), Source::Env);
+    assert_eq!(source_of(&loaded, "queue.subscriptions_max"), Source::File);
+    assert_eq!(source_of(&loaded, "queue.full"), Source::Default);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
+    let text = "# a comment\n[ingest]\n  body_byte_max = 5\n[qeue]\nlines = 1\n[ingest.listen]\n";
+    let mistakes = mistakes(&file(text));
+    let lines: Vec<_> = mistakes.lines().collect();
+    assert!(
+        lines.contains(&"fleetdrain.toml:3:3: ingest.body_byte_max: unknown key, the nearest is ingest.body_bytes_max"),
+        "{mistakes}"
+    );
+    assert!(lines.contains(&"fleetdrain.toml:4:2: qeue: unknown section, the nearest is queue"), "{mistakes}");
+    assert!(mistakes.contains("ingest.listen: a table is not HOST:PORT"), "{mistakes}");
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_led_to_the_right_one() {
+    let mistakes = mistakes(&file("budget = 5\n[queue]\nbudget = 5\n"));
+    assert!(mistakes.contains("fleetdrain.toml:1:1: budget: unknown key, the nearest is memory.budget"), "{mistakes}");
+    assert!(
+        mistakes.contains("fleetdrain.toml:3:1: queue.budget: unknown key, the nearest is memory.budget"),
+        "{mistakes}"
+    );
+}
+
+#[test]
+fn an_unknown_variable_is_named_with_the_nearest() {
+    let mistakes = mistakes(&env(&[("FLEETDRAIN_INGEST__LISTENS", "x"), ("FLEETDRAIN_CONTROL__TOKENS", "x")]));
+    assert!(
+        mistakes.contains("FLEETDRAIN_INGEST__LISTENS: unknown variable, the nearest is FLEETDRAIN_INGEST__LISTEN"),
+        "{mistakes}"
+    );
+    assert!(
+        mistakes.contains("FLEETDRAIN_CONTROL__TOKENS: unknown variable, the nearest is FLEETDRAIN_CONTROL__TOKEN")
+    );
+}
+
+#[test]
+fn variables_without_two_underscores_are_not_read() {
+    config(&env(&[
+        ("FLEETDRAIN_URL", "http://x"),
+        ("FLEETDRAIN_TOKEN", "x"),
+        ("FLEETDRAIN_LOG", "debug"),
+        ("PATH", ""),
+    ]));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let mut sources = file("[queue]\nlines = 0\nfull = \"maybe\"\n[ingest]\nidle = 5\nlisten = \"8080\"\n");
+    sources.env = env(&[("FLEETDRAIN_MEMORY__BUDGET", "lots"), ("FLEETDRAIN_INGEST__DECODED_BYTES_MAX", "2GiB")]).env;
+    sources.flags = vec![Flag { name: "--control", key: "control.listen", value: "0.0.0.0:8081".to_owned() }];
+    let mistakes = mistakes(&sources);
+    for expected in [
+        "fleetdrain.toml:2:9: queue.lines: 0 is not between 1 and 100000000",
+        "fleetdrain.toml:3:8: queue.full: \"maybe\" is not catch_up, block or drop_oldest",
+        "fleetdrain.toml:5:8: ingest.idle: 5 is not a duration such as 500ms, 30s or 1h30m",
+        "fleetdrain.toml:6:10: ingest.listen: \"8080\" is not HOST:PORT, such as 0.0.0.0:8080 or [::]:8080",
+        "FLEETDRAIN_MEMORY__BUDGET: memory.budget: \"lots\" is not a size such as 65536, 64KiB or 10MB",
+        "FLEETDRAIN_INGEST__DECODED_BYTES_MAX: ingest.decoded_bytes_max: 2GiB is not between 1 and 1GiB",
+        "--control: control.listen: 0.0.0.0:8081 is not loopback",
+    ] {
+        assert!(mistakes.contains(expected), "{expected} is missing from:\n{mistakes}");
+    }
+    assert_eq!(mistakes.lines().count(), 7, "{mistakes}");
+}
+
+#[test]
+fn broken_toml_is_told_with_its_place() {
+    let mistakes = mistakes(&file("[queue]\nlines = \n"));
+    assert!(mistakes.starts_with("fleetdrain.toml:2:"), "{mistakes}");
+}
+
+proptest::proptest! {
+    /// Close to TOML, so that the text gets past the parser often enough.
+    #[test]
+    fn no_file_makes_it_panic(text in r#"(\[?(ingest|queue|é)?\]?\.?(listen|lines|token|x)? ?=? ?("é"|5|-1|0x5|1\.5|\[1\]|\{a=1\}|99999999999999999999)?(\r?\n)?){0,6}"#) {
+        let _ = load(&file(&text));
+    }
+
+    #[test]
+    fn no_variable_makes_it_panic(name in "FLEETDRAIN_[A-Zé_]{0,20}", value in "[^/]{0,20}") {
+        // No slash and no letter-only host: nothing is read from disk or asked of the network.
+        let _ = load(&env(&[(&name, &value)]));
+    }
+}
+
+#[test]
+fn columns_count_characters() {
+    let mistakes = mistakes(&file("log = { \"é\" = 1, format = \"é\" }\n"));
+    assert!(mistakes.contains("fleetdrain.toml:1:9: log.é: unknown key"), "{mistakes}");
+    assert!(mistakes.contains("fleetdrain.toml:1:27: log.format: \"é\" is not auto, text or json"), "{mistakes}");
+}
+
+#[test]
+fn a_token_in_the_file_is_refused_and_not_repeated() {
+    let mistakes = mistakes(&file("[control]\ntoken = \"hunter2\"\n[ingest]\ntoken = \"hunter2\"\n"));
+    assert!(mistakes.contains("fleetdrain.toml:2:1: control.token: tokens do not belong in this file"), "{mistakes}");
+    assert!(mistakes.contains("use control.token_file or FLEETDRAIN_CONTROL__TOKEN"), "{mistakes}");
+    assert!(mistakes.contains("use ingest.token_file or FLEETDRAIN_INGEST__TOKEN"), "{mistakes}");
+    assert!(!mistakes.contains("hunter2"), "{mistakes}");
+}
+
+#[test]
+fn tokens_come_from_environment_and_file_and_all_are_live() {
+    let path = token_file("tokens", "one\n\n  two \r\n");
+    let sources = env(&[("FLEETDRAIN_INGEST__TOKEN", "three"), ("FLEETDRAIN_INGEST__TOKEN_FILE", &path)]);
+    assert_eq!(config(&sources).ingest.tokens, ["three", "one", "two"]);
+    assert!(config(&sources).control.tokens.is_empty());
+}
+
+#[test]
+fn a_token_that_is_none_never_opens_a_door() {
+    let empty = token_file("empty", "\n \n");
+    let blank = token_file("blank", "good\nwith blank\n");
+    for (value, expected) in [
+        (empty.as_str(), "it holds no token"),
+        (&blank, "the token on line 2 holds a blank"),
+        ("/nowhere", "cannot read /nowhere"),
+    ] {
+        let found = mistakes(&env(&[("FLEETDRAIN_CONTROL__TOKEN_FILE", value)]));
+        assert!(found.contains(expected), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+    assert!(mistakes(&env(&[("FLEETDRAIN_CONTROL__TOKEN", " ")])).contains("it holds no token"));
+}
+
+#[test]
+fn control_off_loopback_needs_a_token() {
+    let open = ("FLEETDRAIN_CONTROL__LISTEN", "0.0.0.0:8081");
+    assert!(mistakes(&env(&[open])).contains("--insecure-control"));
+    config(&env(&[open, ("FLEETDRAIN_CONTROL__TOKEN", "secret")]));
+    let insecure = load(&env(&[open, ("FLEETDRAIN_CONTROL__INSECURE", "true")])).unwrap();
+    assert!(insecure.warnings.iter().any(|warning| warning.contains("reads every log")), "{:?}", insecure.warnings);
+    for loopback in ["127.0.0.2:1", "[::1]:1", "localhost:1", "[::ffff:127.0.0.1]:1"] {
+        config(&env(&[("FLEETDRAIN_CONTROL__LISTEN", loopback)]));
+    }
+}
+
+#[test]
+fn control_listens_on_all_addresses_on_fly_with_a_token() {
+    let on_fly = ("FLY_APP_NAME", "drain");
+    let token = ("FLEETDRAIN_CONTROL__TOKEN", "secret");
+    let listen = |variables: &[(&str, &str)]| config(&env(variables)).control.listen.unwrap().to_string();
+    assert_eq!(listen(&[on_fly, token]), "[::]:8081");
+    assert_eq!(listen(&[on_fly]), "127.0.0.1:8081");
+    assert_eq!(listen(&[token]), "127.0.0.1:8081");
+    assert_eq!(listen(&[on_fly, token, ("FLEETDRAIN_CONTROL__LISTEN", "127.0.0.1:9")]), "127.0.0.1:9");
+}
+
+#[test]
+fn addresses_that_are_none_are_not_asked_of_the_network() {
+    for bad in ["::1:8080", "256.1.1.1:80", ":8080", "localhost", "localhost:99999", "a b:1", "http://x:1", ""] {
+        let found = mistakes(&env(&[("FLEETDRAIN_INGEST__LISTEN", bad)]));
+        assert!(found.contains("is not HOST:PORT"), "{bad}: {found}");
+    }
+}
+
+#[test]
+fn both_listeners_at_one_address_are_a_mistake() {
+    let same = |port| env(&[("FLEETDRAIN_INGEST__LISTEN", port), ("FLEETDRAIN_CONTROL__LISTEN", port)]);
+    assert!(mistakes(&same("127.0.0.1:9000")).contains("127.0.0.1:9000 is ingest.listen already"));
+    config(&same("127.0.0.1:0"));
+}
+
+#[test]
+fn the_budget_is_a_share_of_the_memory() {
+    let small = config(&memory(1 << 30));
+    assert_eq!(small.memory.budget / MIB, 614);
+    assert_eq!(small.history.bytes, small.memory.budget / 4);
+    assert_eq!(small.ingest.decoded_bytes_max, small.memory.budget / 4);
+    assert_eq!(config(&memory(64 << 30)).memory.budget, 1024 * MIB);
+    assert_eq!(config(&Sources::default()).memory.budget, 1024 * MIB);
+}
+
+#[test]
+fn a_decoded_body_never_takes_more_than_a_quarter_of_the_budget() {
+    let loaded = load(&file("[memory]\nbudget = \"100MiB\"\n[ingest]\ndecoded_bytes_max = \"64MiB\"\n")).unwrap();
+    assert_eq!(loaded.config.ingest.decoded_bytes_max, 25 * MIB);
+    let note = loaded.effective().find(|one| one.setting.key == "ingest.decoded_bytes_max").unwrap().note;
+    assert_eq!(note.as_deref(), Some("a quarter of memory.budget, instead of 64MiB"));
+    assert!(loaded.warnings.iter().any(|warning| warning.starts_with("ingest.decoded_bytes_max is 25MiB")));
+}
+
+#[test]
+fn history_fits_into_the_budget() {
+    let found = mistakes(&file("[memory]\nbudget = \"100MiB\"\n[history]\nbytes = \"200MiB\"\n"));
+    assert!(
+        found.contains("fleetdrain.toml:4:9: history.bytes: 200MiB is not between 0 and memory.budget 100MiB"),
+        "{found}"
+    );
+}
+
+#[test]
+fn the_printed_default_file_sets_nothing_and_names_everything() {
+    let text = default_toml();
+    let loaded = load(&file(&text)).unwrap_or_else(|mistakes: Mistakes| panic!("{mistakes}"));
+    assert!(loaded.effective().all(|one| one.source == Source::Default));
+    for setting in &SETTINGS {
+        assert!(text.contains(&format!("\n# {} =", setting.name())), "{}", setting.key);
+    }
+}
+
+#[test]
+fn the_printed_default_file_is_right_where_uncommented() {
+    let uncommented: String = default_toml()
+        .lines()
+        .filter(|line| line.contains("= ") || line.starts_with('['))
+        .filter(|line| !line.contains("token_file"))
+        .map(|line| format!("{}\n", line.trim_start_matches("# ")))
+        .collect();
+    config(&file(&uncommented));
+}
+
+#[test]
+fn the_documentation_holds_the_catalogue() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(&reference()), "put the output of `fleetdrain config --markdown` into docs/configuration.md");
+}

@@ -1,0 +1,108 @@
+//! What the end-to-end tests share: a small HTTP client, records of Fly's shape, and the balances.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+/// One keep-alive connection.
+pub(crate) struct Client {
+    addr: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { addr, sender }
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Incoming> {
+        let mut request = Request::builder().method(method).uri(path).header("host", self.addr.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn post(&mut self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (StatusCode, Value) {
+        read_json(self.send(Method::POST, "/", headers, body).await).await
+    }
+
+    pub(crate) async fn call(&mut self, method: Method, path: &str) -> (StatusCode, Value) {
+        read_json(self.send(method, path, &[], "").await).await
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Lines {
+        Lines { response: self.send(Method::GET, path, &[], "").await, buffer: Vec::new() }
+    }
+}
+
+async fn read_json(response: Response<Incoming>) -> (StatusCode, Value) {
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+/// The lines of an NDJSON answer, as they come.
+pub(crate) struct Lines {
+    pub(crate) response: Response<Incoming>,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line that is not a keep-alive; `None` at the end of the body.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                if line.len() > 1 {
+                    return Some(serde_json::from_slice(&line).unwrap());
+                }
+                continue;
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.response.body_mut().frame());
+            match frame.await.expect("a stream neither ends nor goes on")? {
+                Ok(frame) => self.buffer.extend_from_slice(frame.data_ref().unwrap()),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A record as Fly's shipper sends it.
+pub(crate) fn fly_record(machine: &str, message: &str) -> String {
+    format!(
+        r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"{machine}","name":"my-app"}},"region":"lax"}},"host":"f442","log":{{"level":"info"}},"message":{},"timestamp":"2026-06-27T01:19:11.789045558Z"}}"#,
+        Value::from(message)
+    )
+}
+
+/// Asserts the balances of the contract on what `stats` answers.
+pub(crate) fn assert_balances(stats: &Value) {
+    let count = |name: &str| stats[name].as_u64().unwrap_or_else(|| panic!("{name} in {stats}"));
+    let fates = ["lines_accepted", "lines_filtered", "lines_unrouted", "lines_rejected"];
+    assert_eq!(count("lines_received"), fates.map(count).iter().sum::<u64>(), "{stats}");
+    let went = ["queue_lines_delivered", "queue_lines_dropped", "queue_lines"];
+    assert_eq!(count("queue_lines_in"), went.map(count).iter().sum::<u64>(), "{stats}");
+}
