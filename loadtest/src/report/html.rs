@@ -33,7 +33,7 @@ pub(super) fn page(report: &Report) -> String {
         Line { name: "answer", points: curve(&report.answers) },
         Line { name: "end to end", points: curve(&report.end_to_end) },
     ];
-    let seconds = |at: f64| format!("{at:.0} s");
+    let seconds = |at: f64| format!("{} s", short(at));
     let class = if report.violations.is_empty() { "good" } else { "bad" };
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>loadtest {}</title><style>{STYLE}</style>\
