@@ -2,6 +2,8 @@
 
 mod table;
 
+pub(crate) use table::thousands;
+
 use crate::client::{Connection, Target};
 use crate::encode::Encoding;
 use crate::failure::Failure;
@@ -36,6 +38,10 @@ pub(crate) struct CompareArgs {
     /// Lines sent to each server in each round
     #[arg(long, default_value_t = 1_000_000)]
     lines: usize,
+    /// Unmeasured lines sent to each server first; the default fills the drain's history, whose memory is touched for
+    /// the first time by then
+    #[arg(long, default_value_t = 1_000_000)]
+    warm_up: usize,
     /// Rounds; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -217,7 +223,7 @@ async fn measure(args: &CompareArgs, lines_per_body: usize, servers: &[Server]) 
         .collect();
     // Warm-up: the tables of machines, the allocator and the branch predictors settle outside the measurement.
     for (server, target) in servers.iter().zip(&targets) {
-        send(&server.name, target, &bodies, count.div_ceil(10), args.connections).await?;
+        send(&server.name, target, &bodies, args.warm_up.div_ceil(lines_per_body), args.connections).await?;
     }
     // Interleaved, so that what else happens on the machine meets all servers alike.
     for _ in 0..args.rounds {

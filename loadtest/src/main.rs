@@ -7,7 +7,12 @@ mod failure;
 mod generate;
 mod process;
 mod random;
+mod report;
+mod run;
+mod scenario;
+mod schedule;
 mod serve;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -24,7 +29,9 @@ enum Command {
     /// Serve bare hyper that discards bodies: what the transport alone costs
     Ceiling(serve::ServeArgs),
     /// Serve the straightforward server: a JSON value a line, owned strings, unbounded queues
-    Naive(serve::ServeArgs),
+    Naive(serve::naive::NaiveArgs),
+    /// Simulate a fleet and its readers, verify every line
+    Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
     Compare(compare::CompareArgs),
 }
@@ -34,6 +41,7 @@ fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Ceiling(args) => serve::ceiling::run(&args),
             Command::Naive(args) => serve::naive::run(&args),
+            Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
         },
         Err(error) => {

@@ -22,10 +22,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+/// The naive server's options.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct NaiveArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Lose every so many-th accepted line: shows that `run` notices
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
+    lose_every: Option<u64>,
+    /// Deliver every so many-th accepted line twice: shows that `run` notices
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
+    repeat_every: Option<u64>,
+}
+
 /// Entries that a reader's frame holds at most.
 const FRAME_ENTRIES: usize = 256;
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Entry {
     machine_id: String,
     message: String,
@@ -41,14 +54,18 @@ struct Server {
     accepted: AtomicU64,
     rejected: AtomicU64,
     drained: AtomicU64,
+    pushed: AtomicU64,
+    lose_every: Option<u64>,
+    repeat_every: Option<u64>,
 }
 
 type Answer = Response<Either<Full<Bytes>, QueueBody>>;
 
 /// Runs the naive server.
-pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let server = Arc::new(Server::default());
-    serve(args, move |stream| {
+pub(crate) fn run(args: &NaiveArgs) -> Result<(), Failure> {
+    let &NaiveArgs { lose_every, repeat_every, .. } = args;
+    let server = Arc::new(Server { lose_every, repeat_every, ..Server::default() });
+    serve(&args.serve, move |stream| {
         let server = Arc::clone(&server);
         async move {
             let service = service_fn(|request| answer(&server, request));
@@ -82,7 +99,7 @@ async fn ingest(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
         received += 1;
         if let Some(entry) = record.as_ref().and_then(entry) {
             accepted += 1;
-            server.push(entry);
+            server.push_with_faults(entry);
         }
     };
     if body.first() == Some(&b'[') {
@@ -126,6 +143,20 @@ fn entry(record: &Value) -> Option<Entry> {
 impl Server {
     fn machines(&self) -> MutexGuard<'_, HashMap<String, UnboundedSender<Entry>>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push_with_faults(self: &Arc<Self>, entry: Entry) {
+        if self.lose_every.is_none() && self.repeat_every.is_none() {
+            return self.push(entry);
+        }
+        let number = self.pushed.fetch_add(1, Relaxed) + 1;
+        let hits = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
+        if hits(self.repeat_every) {
+            self.push(entry.clone());
+        }
+        if !hits(self.lose_every) {
+            self.push(entry);
+        }
     }
 
     fn push(self: &Arc<Self>, entry: Entry) {

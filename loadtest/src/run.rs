@@ -1,0 +1,515 @@
+//! The simulated fleet: senders, readers, behaviours, and the verdict.
+
+mod churn;
+mod meter;
+mod reader;
+mod sender;
+
+use crate::client::Target;
+use crate::failure::Failure;
+use crate::generate::{Generator, Machine, run_id};
+use crate::random::zipf_weights;
+use crate::report::{Report, Sample};
+use crate::scenario::{From, Rate, Scenario};
+use crate::schedule::Schedule;
+use crate::verify::Sent;
+use churn::Churner;
+use clap::Args;
+use hyper::Method;
+pub(crate) use meter::Meter;
+use reader::Reader;
+pub(crate) use reader::Told;
+pub(crate) use sender::Tally;
+use sender::{Plan, Sender};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// A fleet against a drain. Exits 65 if a line or an account is wrong.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    /// The ingest listener
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// The control listener; without it nobody reads and only the answers are verified
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
+    /// Bearer token of the ingest listener
+    #[arg(long, env = "FLEETDRAIN_INGEST__TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Bearer token of the control listener
+    #[arg(long, env = "FLEETDRAIN_TOKEN", hide_env_values = true)]
+    control_token: Option<String>,
+    /// A scenario file; see loadtest/scenarios
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Lines a second, `max` (closed loop), or `2x` of what a calibration finds
+    #[arg(long)]
+    rate: Option<String>,
+    /// How long to send, as 30s
+    #[arg(long)]
+    duration: Option<String>,
+    /// Stop after so many lines
+    #[arg(long)]
+    lines: Option<String>,
+    /// Lines a body
+    #[arg(long)]
+    lines_per_body: Option<String>,
+    /// Connections; each machine's lines go over one of them
+    #[arg(long)]
+    connections: Option<String>,
+    /// identity, gzip or zstd
+    #[arg(long)]
+    encoding: Option<String>,
+    /// lines or array
+    #[arg(long)]
+    form: Option<String>,
+    /// Machines in the fleet
+    #[arg(long)]
+    machines: Option<String>,
+    /// Readers
+    #[arg(long)]
+    readers: Option<String>,
+    /// Mean bytes of a record
+    #[arg(long)]
+    line_bytes: Option<String>,
+    /// retry or count bodies answered 429 and 503
+    #[arg(long)]
+    refused: Option<String>,
+    /// Any key of a scenario, as `readers.slow=0.5`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Others send to this drain too: do not hold its statistics against ours
+    #[arg(long)]
+    shared: bool,
+    /// Seed of everything that is random but the run's id
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Threads of the generator [default: up to 4]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report as a page of its own
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn scenario(&self) -> Result<Scenario, Failure> {
+        let text = match &self.scenario {
+            Some(path) => {
+                std::fs::read_to_string(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?
+            }
+            None => String::new(),
+        };
+        let flags = [
+            ("load.rate", &self.rate),
+            ("load.duration", &self.duration),
+            ("load.lines", &self.lines),
+            ("load.lines_per_body", &self.lines_per_body),
+            ("load.connections", &self.connections),
+            ("load.encoding", &self.encoding),
+            ("load.refused", &self.refused),
+            ("records.form", &self.form),
+            ("records.line_bytes", &self.line_bytes),
+            ("fleet.machines", &self.machines),
+            ("readers.count", &self.readers),
+        ];
+        let mut overrides: Vec<(String, String)> =
+            flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
+        for set in &self.set {
+            let (key, value) =
+                set.split_once('=').ok_or_else(|| Failure::usage(format!("--set {set:?}: no `=` in it")))?;
+            overrides.push((key.to_owned(), value.to_owned()));
+        }
+        Scenario::read(&text, &overrides)
+    }
+}
+
+/// Runs a scenario.
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let scenario = args.scenario()?;
+    let threads = args.threads.unwrap_or_else(|| crate::process::cpus().len().clamp(1, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .enable_all()
+        .build()
+        .map_err(Failure::io)?;
+    let report = runtime.block_on(Run::start(args, scenario))?;
+    print!("{}", report.text());
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(Failure::io)?;
+        std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, report.html()).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
+    }
+    match report.violations.len() {
+        0 => Ok(()),
+        count => Err(Failure::data(format!("{count} promises broken, see the report"))),
+    }
+}
+
+/// Where a machine's lines are made: which sender, which place in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) sender: usize,
+    pub(crate) index: usize,
+}
+
+/// A run under way.
+struct Run {
+    scenario: Scenario,
+    run: u32,
+    control: Option<Target>,
+    meter: Arc<Meter>,
+    sent: watch::Sender<Option<Arc<Sent>>>,
+    readers: Vec<JoinHandle<Told>>,
+}
+
+impl Run {
+    async fn start(args: &RunArgs, scenario: Scenario) -> Result<Report, Failure> {
+        let target = Target::resolve(&args.url, args.token.clone()).await?;
+        let control = match &args.control {
+            Some(url) => Some(Target::resolve(url, args.control_token.clone()).await?),
+            None => None,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        // Two runs against one drain must not share machines.
+        let run = (now.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+        let run = Self {
+            scenario,
+            run,
+            control,
+            meter: Arc::new(Meter::new()),
+            sent: watch::Sender::new(None),
+            readers: Vec::new(),
+        };
+        run.go(args, target).await
+    }
+
+    async fn go(mut self, args: &RunArgs, target: Target) -> Result<Report, Failure> {
+        let before = stats(self.control.as_ref()).await;
+        let weights = weights(&self.scenario);
+        let (parts, places) = partition(&weights, self.scenario.load.connections);
+        let (mut senders, swaps) = self.senders(&weights, &parts, &target, args.seed);
+        self.subscribe().await?;
+        let samples = self.watch_progress();
+        let interrupted = self.heed_interrupt();
+
+        let (rate, calibrated) = match self.scenario.load.rate {
+            Rate::Max => (None, None),
+            Rate::Lines(rate) => (Some(rate), None),
+            Rate::Times(times) => {
+                let (back, measured) = self.calibrate(senders).await?;
+                senders = back;
+                (Some(measured * times), Some(measured))
+            }
+        };
+        let churner = self.churn(places, swaps);
+        let began = Instant::now();
+        let lines_before = self.meter.lines_sent.load(Relaxed);
+        let senders = self.send(senders, rate).await?;
+        let elapsed = began.elapsed();
+        let lines = self.meter.lines_sent.load(Relaxed) - lines_before;
+
+        self.meter.sending_over.store(true, Relaxed);
+        let mut tally = Tally::default();
+        let mut sent = Sent::new();
+        for sender in &senders {
+            tally.add(&sender.tally);
+            sent.extend(sender.generator.machines.iter().map(|machine| (machine.id, machine.sent)));
+        }
+        drop(senders);
+        if let Some(churner) = churner {
+            let churned = churner.await.map_err(Failure::io)?;
+            sent.extend(churned.gone.iter().map(|machine| (machine.id, machine.sent)));
+            self.readers.extend(churned.readers);
+        }
+        let sent = Arc::new(sent);
+        self.sent.send_replace(Some(Arc::clone(&sent)));
+        let mut told = Vec::new();
+        for reader in std::mem::take(&mut self.readers) {
+            told.push(reader.await.map_err(Failure::io)?);
+        }
+        samples.abort();
+        let samples = samples_of(samples).await;
+        let was_interrupted = interrupted.is_finished();
+        interrupted.abort();
+        let mut report = Report::new(&self.scenario, self.run, &self.meter, &tally);
+        report.rate_asked = rate;
+        report.calibrated = calibrated;
+        report.seconds = elapsed.as_secs_f64();
+        report.lines_per_second = lines as f64 / elapsed.as_secs_f64();
+        report.samples = samples;
+        report.interrupted = was_interrupted;
+        report.judge_readers(&told, &sent);
+        report.judge_accounts(&tally);
+        if let Some(before) = before
+            && let Some(after) = stats_at_rest(self.control.as_ref()).await
+        {
+            report.judge_stats(&before, &after, &tally, args.shared);
+        }
+        Ok(report)
+    }
+
+    fn senders(
+        &self,
+        weights: &[f64],
+        parts: &[Vec<usize>],
+        target: &Target,
+        seed: u64,
+    ) -> (Vec<Sender>, Vec<mpsc::UnboundedSender<sender::Swap>>) {
+        let total: f64 = weights.iter().sum();
+        let budget = Arc::new(AtomicU64::new(self.scenario.load.lines.unwrap_or(u64::MAX)));
+        let spec = self.scenario.records.spec();
+        let mut swaps = Vec::new();
+        let senders = parts.iter().enumerate().map(|(number, part)| {
+            let (swap, receiver) = mpsc::unbounded_channel();
+            swaps.push(swap);
+            let machines = part.iter().map(|&machine| Machine::new(self.run, machine as u32)).collect();
+            let own: Vec<f64> = part.iter().map(|&machine| weights[machine]).collect();
+            Sender {
+                number,
+                share: own.iter().sum::<f64>() / total,
+                generator: Generator::new(&spec, self.run, machines, &own, seed.wrapping_add(number as u64)),
+                target: target.clone(),
+                load: self.scenario.load.clone(),
+                run: self.run,
+                meter: Arc::clone(&self.meter),
+                swaps: receiver,
+                budget: Arc::clone(&budget),
+                tally: Tally::default(),
+                connection: None,
+                storms: 0,
+            }
+        });
+        (senders.collect(), swaps)
+    }
+
+    /// Starts the readers and waits until all are subscribed: what is sent before is not theirs.
+    async fn subscribe(&mut self) -> Result<(), Failure> {
+        let Some(control) = self.control.clone() else { return Ok(()) };
+        let count = self.scenario.readers.count;
+        let mut waiting = Vec::new();
+        for number in 0..count {
+            let machine =
+                (self.scenario.readers.from != From::Tail).then(|| Machine::new(self.run, self.followed(number)).id);
+            let reader = self.reader(&control, machine, number);
+            let (ready, is_ready) = oneshot::channel();
+            self.readers.push(tokio::spawn(reader.read(ready)));
+            // `logs` of a machine not yet seen may keep its answer's head until there is something to say.
+            if self.scenario.readers.from != From::Logs {
+                waiting.push(is_ready);
+            }
+        }
+        for ready in waiting {
+            let waited = tokio::time::timeout(Duration::from_secs(15), ready).await;
+            if !matches!(waited, Ok(Ok(()))) {
+                return Err(Failure::unavailable("the readers could not subscribe"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine that reader `number` follows: spread over the ranks, the loudest first.
+    fn followed(&self, number: u32) -> u32 {
+        (u64::from(number) * u64::from(self.scenario.fleet.machines) / u64::from(self.scenario.readers.count)) as u32
+    }
+
+    fn reader(&self, control: &Target, machine: Option<crate::generate::MachineId>, number: u32) -> Reader {
+        let settings = self.scenario.readers.clone();
+        // Every n-th, so that slow ones are among the loud machines' readers too.
+        let slow = (f64::from(number + 1) * settings.slow).floor() > (f64::from(number) * settings.slow).floor();
+        Reader {
+            machine,
+            target: control.clone(),
+            settings,
+            run: run_id(self.run),
+            slow,
+            number,
+            meter: Arc::clone(&self.meter),
+            sent: self.sent.subscribe(),
+        }
+    }
+
+    fn churn(
+        &self,
+        places: Vec<Place>,
+        swaps: Vec<mpsc::UnboundedSender<sender::Swap>>,
+    ) -> Option<JoinHandle<churn::Churned>> {
+        let every = self.scenario.fleet.churn_every?.0;
+        let control = self.control.clone()?;
+        let followed = (0..self.scenario.readers.count).map(|number| self.followed(number)).collect();
+        let churner = Churner {
+            template: self.reader(&control, None, 0),
+            run: self.run,
+            every,
+            at_a_time: self.scenario.fleet.churn_machines,
+            followed,
+            next: self.scenario.fleet.machines,
+            places,
+            swaps,
+        };
+        Some(tokio::spawn(churner.run()))
+    }
+
+    /// Finds what the drain takes as fast as it can.
+    async fn calibrate(&self, senders: Vec<Sender>) -> Result<(Vec<Sender>, f64), Failure> {
+        let began = Instant::now();
+        let until = began + self.scenario.load.calibrate.0;
+        eprintln!("calibrating for {:?}", self.scenario.load.calibrate.0);
+        let senders = all(senders.into_iter().map(|sender| sender.send(Plan::Max { until }))).await?;
+        let measured = self.meter.lines_sent.load(Relaxed) as f64 / began.elapsed().as_secs_f64();
+        eprintln!("the drain takes {measured:.0} lines/s");
+        self.meter.forget_latencies();
+        Ok((senders, measured))
+    }
+
+    async fn send(&self, senders: Vec<Sender>, rate: Option<f64>) -> Result<Vec<Sender>, Failure> {
+        let load = &self.scenario.load;
+        let start = Instant::now();
+        let until = start + load.duration.0;
+        let count = senders.len() as f64;
+        all(senders.into_iter().map(|sender| {
+            let plan = match rate {
+                None => Plan::Max { until },
+                Some(rate) => {
+                    let stagger = sender.number as f64 / count;
+                    let (share, lines_per_body) = (sender.share, load.lines_per_body);
+                    let schedule = Schedule { profile: load.profile(rate), share, lines_per_body, stagger };
+                    Plan::Open { start, until, schedule }
+                }
+            };
+            sender.send(plan)
+        }))
+        .await
+    }
+
+    /// Prints a line and keeps a sample every second.
+    fn watch_progress(&self) -> JoinHandle<()> {
+        let meter = Arc::clone(&self.meter);
+        SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
+            tick.tick().await;
+            let mut last = (Instant::now(), 0, 0);
+            loop {
+                tick.tick().await;
+                let now = (Instant::now(), meter.lines_sent.load(Relaxed), meter.lines_read.load(Relaxed));
+                let sample = Sample::between(&meter, last, now);
+                eprintln!("{}", sample.line());
+                SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sample);
+                last = now;
+            }
+        })
+    }
+
+    /// Ctrl-C ends the sending, not the verification.
+    fn heed_interrupt(&self) -> JoinHandle<()> {
+        let meter = Arc::clone(&self.meter);
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                meter.stop.store(true, Relaxed);
+            }
+        })
+    }
+}
+
+/// Kept outside the task, which is aborted.
+static SAMPLES: std::sync::Mutex<Vec<Sample>> = std::sync::Mutex::new(Vec::new());
+
+async fn samples_of(task: JoinHandle<()>) -> Vec<Sample> {
+    let _ = task.await;
+    std::mem::take(&mut *SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Runs all at once; the first failure is the failure of all.
+async fn all<T: Send + 'static>(
+    tasks: impl Iterator<Item = impl Future<Output = Result<T, Failure>> + Send + 'static>,
+) -> Result<Vec<T>, Failure> {
+    let handles: Vec<_> = tasks.map(tokio::spawn).collect();
+    let mut done = Vec::with_capacity(handles.len());
+    for handle in handles {
+        done.push(handle.await.map_err(Failure::io)?);
+    }
+    done.into_iter().collect()
+}
+
+/// Each machine's weight, loudest first.
+fn weights(scenario: &Scenario) -> Vec<f64> {
+    let mut weights = zipf_weights(scenario.fleet.machines as usize, scenario.fleet.zipf);
+    if let Some(hot) = scenario.fleet.hot_share
+        && weights.len() > 1
+    {
+        let others: f64 = weights[1..].iter().sum();
+        weights[0] = others * hot / (1.0 - hot);
+    }
+    weights
+}
+
+/// Gives each machine to one connection, the heaviest first to whoever carries least.
+fn partition(weights: &[f64], connections: usize) -> (Vec<Vec<usize>>, Vec<Place>) {
+    let mut parts = vec![Vec::new(); connections];
+    let mut loads = vec![0.0_f64; connections];
+    let mut places = Vec::with_capacity(weights.len());
+    for (machine, weight) in weights.iter().enumerate() {
+        let sender = (0..connections).min_by(|&a, &b| loads[a].total_cmp(&loads[b])).unwrap_or(0);
+        places.push(Place { sender, index: parts[sender].len() });
+        parts[sender].push(machine);
+        loads[sender] += weight;
+    }
+    (parts, places)
+}
+
+async fn stats(control: Option<&Target>) -> Option<Value> {
+    let (status, body) = control?.call(Method::GET, "/api/v1/stats").await.ok()?;
+    status.is_success().then(|| serde_json::from_slice(&body).ok())?
+}
+
+/// Balances hold at quiet moments: waits for one, for a while.
+async fn stats_at_rest(control: Option<&Target>) -> Option<Value> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut last = stats(control).await?;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = stats(control).await?;
+        let same = ["lines_received", "queue_lines_in", "queue_lines_delivered", "queue_lines"]
+            .iter()
+            .all(|key| now.get(key) == last.get(key));
+        if same || Instant::now() > deadline {
+            return Some(now);
+        }
+        last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_machine_belongs_to_one_connection_and_each_has_some() {
+        let weights = zipf_weights(1_000, 1.0);
+        let (parts, places) = partition(&weights, 7);
+        assert!(parts.iter().all(|part| !part.is_empty()));
+        for (machine, place) in places.iter().enumerate() {
+            assert_eq!(parts[place.sender][place.index], machine);
+        }
+        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 1_000);
+    }
+
+    #[test]
+    fn a_hot_machine_has_its_share() {
+        let mut scenario = Scenario::default();
+        scenario.fleet.hot_share = Some(0.9);
+        let weights = weights(&scenario);
+        assert!((weights[0] / weights.iter().sum::<f64>() - 0.9).abs() < 1e-9);
+    }
+}
