@@ -405,7 +405,7 @@ impl Queue {
             return (offered, None);
         }
         let item = Item::whole(Arc::clone(batch), at, group.rows.clone(), self.terms.streams);
-        let place = self.take_in(&mut state, item, promised, history, trail);
+        let place = self.take_in(&mut state, &item, promised, history, trail);
         (offered, place)
     }
 
@@ -413,7 +413,7 @@ impl Queue {
     fn take_in(
         &self,
         state: &mut State,
-        item: Item,
+        item: &Item,
         promised: Option<Option<Permit>>,
         history: &History,
         trail: Trail,
@@ -421,10 +421,10 @@ impl Queue {
         if self.terms.full == Full::DropOldest {
             self.drop_until_fits(state, item.lines, item.bytes);
         } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
-            return self.go_behind(state, &item, history, trail);
+            return self.go_behind(state, item, history, trail);
         }
         let Some(item) = self.ready(state, item.clone(), promised.flatten()) else {
-            return self.without_a_copy(state, &item, history, trail);
+            return self.without_a_copy(state, item, history, trail);
         };
         state.stalled_since = None;
         state.lines += item.lines;

@@ -275,11 +275,13 @@ async fn a_fleet_stream_sees_future_machines_and_ends_with_the_collector() {
         }
         writing.shut_down();
     });
-    let mut seen = Vec::new();
+    let (mut seen, start) = (Vec::new(), Instant::now());
     while let Some(batch) = fleet.next().await {
-        seen.extend(batch.entries().iter().map(|entry| entry.machine_id().to_owned()));
+        let at = start.elapsed().as_secs();
+        seen.extend(batch.entries().iter().map(|entry| (entry.machine_id().to_owned(), at)));
     }
-    assert_eq!(seen, ["a", "c", "b", "c"]);
+    let expected = [("a", 1), ("c", 1), ("b", 2), ("c", 2)];
+    assert_eq!(seen, expected.map(|(id, at)| (id.to_owned(), at)), "each as soon as it was sent");
     assert!(fleet.next().await.is_none());
 }
 
@@ -294,16 +296,17 @@ async fn a_view_waits_for_a_machine_not_yet_seen_and_ends_with_it() {
         tokio::time::sleep(SECOND * 3).await;
         assert!(finishing.finish("m"));
     });
-    let mut seen = 0;
+    let (mut seen, start) = (Vec::new(), Instant::now());
     while view.ended().is_none() {
         match view.step() {
-            Some(Seen::Lines(lines)) => seen += lines.entries().count(),
+            Some(Seen::Lines(lines)) => seen.extend(lines.entries().map(|_| start.elapsed().as_secs())),
             Some(Seen::Skipped(_)) => panic!("nothing was evicted"),
             None if view.ended().is_some() => {}
             None => view.changed().await,
         }
     }
-    assert_eq!((seen, view.ended()), (2, Some(Ended::Finished)));
+    assert_eq!(seen, [1, 2], "each as soon as it was sent");
+    assert_eq!((view.ended(), start.elapsed().as_secs()), (Some(Ended::Finished), 3));
 }
 
 #[tokio::test(start_paused = true)]
