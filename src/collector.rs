@@ -768,12 +768,16 @@ impl LogCollector {
         self.shared.budget.announce_room();
     }
 
-    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines that was.
+    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines are lost when the process ends now:
+    /// with these, what readers hold and have not handed on.
+    #[cfg(feature = "server")]
     pub(crate) fn drop_what_is_left(&self) -> u64 {
+        let before = self.queue_lines_dropped();
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
         let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
-        queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum()
+        let held: u64 = queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum();
+        self.queue_lines_dropped() - before + held
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.

@@ -720,24 +720,21 @@ impl Queue {
         self.wake_all(&mut state);
     }
 
-    /// Drops everything that no reader holds; the end then stands alone. Returns how many lines that was.
+    /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
     pub(crate) fn give_up(&self, reason: Reason) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let mut dropped = 0;
         while let Some(item) = self.pop(state) {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            dropped += item.lines;
             self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
         }
         if let Some(behind) = state.behind.take() {
-            dropped += behind.lines;
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
         self.wake_all(state);
-        dropped
+        state.held_lines
     }
 
     pub(crate) fn facts(&self) -> QueueFacts {
