@@ -33,6 +33,9 @@ use crate::{
 const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Token>() + 64;
 /// A `block` queue without a reader for so long refuses nobody any more.
 const READERLESS_AFTER: Duration = Duration::from_secs(1);
+/// Groups handed on as they are to a reader that was woken and has not come yet: several bodies may be read before its
+/// task has its turn, and it comes for all of them at once.
+const HANDED_ON_MAX: usize = 4;
 /// Places of skipped lines remembered apart; beyond, neighbours are told as one.
 const SKIPS_MAX: usize = 256;
 /// The most latencies counted before older ones weigh half.
@@ -212,7 +215,11 @@ impl State {
         !self.front.is_empty() || self.behind.is_some() || !self.skips.is_empty() || self.ended.is_some()
     }
 
-    fn hand_over(&mut self, item: &Item) {
+    /// A reader takes `item`, and holds it from now on.
+    fn hand_over(&mut self, item: &Item, ledger: &Ledger) {
+        let latency = item.batch.received.elapsed();
+        ledger.delivery_latency.record(latency);
+        self.latencies.get_or_insert_default().record(latency);
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
         self.taken_to = self.taken_to.max(item.end_seq());
@@ -443,7 +450,7 @@ impl Queue {
 
     /// The item as it may wait: itself for a reader who waits for it, else a compact copy if the reserve has room.
     fn ready(&self, state: &State, item: Item, copy: Option<Permit>) -> Option<Item> {
-        if state.waiting > 0 && self.receiver.is_empty() && state.front.is_empty() {
+        if state.waiting > 0 && self.receiver.len() < HANDED_ON_MAX && state.front.is_empty() {
             return Some(item);
         }
         match copy {
@@ -659,7 +666,7 @@ impl Queue {
             if item.lines > 0 {
                 state.lines += item.lines;
                 state.bytes += item.bytes;
-                state.hand_over(&item);
+                state.hand_over(&item, &self.ledger);
                 return (place, Some(Taken::Item(item)));
             }
         }
@@ -843,7 +850,7 @@ impl Queue {
             state.front.push_front(item);
             return Taken::Skipped(skip.lines);
         }
-        state.hand_over(&item);
+        state.hand_over(&item, &self.ledger);
         Taken::Item(item)
     }
 
@@ -876,13 +883,6 @@ impl Queue {
         if self.terms.full == Full::Block {
             self.budget.announce_room();
         }
-    }
-
-    /// Notes how long a group took from its receipt to its reader.
-    pub(crate) fn note_latency(&self, received: Instant, now: Instant) {
-        let latency = now.saturating_duration_since(received);
-        self.ledger.delivery_latency.record(latency);
-        self.state.lock().latencies.get_or_insert_default().record(latency);
     }
 
     /// What a reader held and did not deliver; the next reader gets it first.

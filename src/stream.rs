@@ -92,26 +92,25 @@ impl fmt::Debug for LogQueue {
 
 /// What a reader holds of a queue: delivered line by line, and given back when it is dropped.
 struct Held {
-    queue: LogQueue,
+    queue: Arc<Queue>,
     item: Option<Item>,
 }
 
 impl Held {
-    fn new(queue: LogQueue, item: Item) -> Self {
-        queue.queue.note_latency(item.batch.received, Instant::now());
-        Self { queue, item: Some(item) }
+    fn new(queue: &Arc<Queue>, item: Item) -> Self {
+        Self { queue: Arc::clone(queue), item: Some(item) }
     }
 
     /// The next line, which is delivered with this call.
     fn next(&mut self) -> Option<EntryView<'_>> {
         let item = self.item.as_mut()?;
         let before = item.bytes;
-        let streams = self.queue.queue.terms.streams;
+        let streams = self.queue.terms.streams;
         let index = item.next_row(streams)?;
         if item.lines == 0 {
             item.bytes = 0;
         }
-        self.queue.queue.deliver(1, before - item.bytes);
+        self.queue.deliver(1, before - item.bytes);
         let item = self.item.as_ref()?;
         Some(item.batch.view(item.group(), index))
     }
@@ -122,7 +121,7 @@ impl Held {
         if item.lines > 0 {
             return Some(item);
         }
-        self.queue.queue.give_back(item);
+        self.queue.give_back(item);
         None
     }
 
@@ -133,14 +132,14 @@ impl Held {
 
     /// Lets go of other machines' bytes before a wait.
     fn keep_a_copy(&mut self) {
-        self.item = self.item.take().map(|item| self.queue.queue.own_copy(item));
+        self.item = self.item.take().map(|item| self.queue.own_copy(item));
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(item) = self.item.take() {
-            self.queue.queue.give_back(item);
+            self.queue.give_back(item);
         }
     }
 }
@@ -186,7 +185,8 @@ pub struct LogStream {
 /// A wait under way, and the time-out that bounds it, however often it is woken for nothing.
 struct Waiting {
     wait: Wait,
-    timeout: Option<(Pin<Box<Sleep>>, Timeout)>,
+    at: Option<(Instant, Timeout)>,
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,8 +335,16 @@ impl LogStream {
             {
                 return Poll::Ready(Some(self.deliver_all(item)));
             }
-            if !ready!(self.poll_more(cx)) {
+            if self.is_over() {
                 return Poll::Ready(None);
+            }
+            match ready!(self.poll_take(cx)) {
+                Some(Taken::Item(item)) => return Poll::Ready(Some(self.deliver_all(item))),
+                taken => {
+                    if !taken.is_some_and(|taken| self.keep(taken)) {
+                        return Poll::Ready(None);
+                    }
+                }
             }
         }
     }
@@ -384,24 +392,27 @@ impl LogStream {
 
     /// Whether there is more to yield; `false` at the end or a time-out.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.done() {
-            return Poll::Ready(false);
-        }
-        if self.total_is_over() {
-            // A stream that is done may live on; the lines that it will not yield are for the next reader.
-            (self.waiting, self.held) = (None, None);
-            self.state = Reading::TimedOut(Timeout::Total);
+        if self.is_over() {
             return Poll::Ready(false);
         }
         let taken = ready!(self.poll_take(cx));
-        self.waiting = None;
         Poll::Ready(taken.is_some_and(|taken| self.keep(taken)))
+    }
+
+    /// Whether the stream is done, or is now because its time is up.
+    fn is_over(&mut self) -> bool {
+        if !self.done() && self.total_is_over() {
+            // A stream that is done may live on; the lines that it will not yield are for the next reader.
+            (self.waiting, self.held) = (None, None);
+            self.state = Reading::TimedOut(Timeout::Total);
+        }
+        self.done()
     }
 
     /// Keeps what was taken until it is yielded; `false` at the end.
     fn keep(&mut self, taken: Taken) -> bool {
         match taken {
-            Taken::Item(item) => self.held = Some(Held::new(self.queue.clone(), item)),
+            Taken::Item(item) => self.held = Some(Held::new(&self.queue.queue, item)),
             Taken::Skipped(lines) => {
                 self.skipped += lines;
                 self.lines_skipped += lines;
@@ -417,17 +428,15 @@ impl LogStream {
 
     /// Takes what comes next, or waits for it; `None` when a time-out came first.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
-        if self.waiting.is_none() {
-            match self.queue.take() {
-                Taken::Empty => {}
-                taken => return Poll::Ready(Some(taken)),
-            }
-        }
-        let nearer = self.nearer_timeout();
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
-            wait: Wait::new(&self.queue.queue),
-            timeout: nearer.map(|(at, which)| (Box::pin(sleep_until(at)), which)),
-        });
+        let taken = ready!(self.poll_wait(cx));
+        self.waiting = None;
+        Poll::Ready(taken)
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+        let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
+        let waiting =
+            self.waiting.get_or_insert_with(|| Waiting { wait: Wait::new(&self.queue.queue), at: nearer, timeout: None });
         while let Poll::Ready(taken) = waiting.wait.poll_take(cx) {
             match taken {
                 Taken::Behind => {
@@ -438,9 +447,10 @@ impl LogStream {
                 taken => return Poll::Ready(Some(taken)),
             }
         }
-        let Some((sleep, which)) = &mut waiting.timeout else { return Poll::Pending };
-        ready!(sleep.as_mut().poll(cx));
-        self.state = Reading::TimedOut(*which);
+        let Some((at, which)) = waiting.at else { return Poll::Pending };
+        // Only who really waits pays for a timer.
+        ready!(waiting.timeout.get_or_insert_with(|| Box::pin(sleep_until(at))).as_mut().poll(cx));
+        self.state = Reading::TimedOut(which);
         Poll::Ready(None)
     }
 

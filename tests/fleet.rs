@@ -1,6 +1,7 @@
 //! A fleet through real sockets: every line read exactly once and in order, or counted where it went.
 
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
 
 mod support;
 

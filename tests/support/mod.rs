@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a small HTTP client, records of Fly's shape, and the balances.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a panic here is a test's failure report")]
 
 use std::{net::SocketAddr, time::Duration};
 
