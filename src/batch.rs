@@ -322,10 +322,7 @@ impl Batch {
             body: &self.bytes,
             arena: &self.arena,
             row,
-            origin: Some(Origin {
-                id: EntryId { epoch: self.epoch, line, machine_seq },
-                received_at: self.received_at,
-            }),
+            origin: Some(Origin { epoch: self.epoch, line, machine_seq, received_at: self.received_at }),
         }
     }
 }
@@ -399,9 +396,21 @@ pub struct EntryId {
     pub(crate) epoch: u64,
     pub(crate) line: u64,
     pub(crate) machine_seq: u64,
+    /// Tells one machine's ids from another's: who resumes in the log of another machine than the id is of must not be told
+    /// a number of skipped lines that was counted there. See [`EntryId::mark`].
+    pub(crate) machine: u32,
 }
 
 impl EntryId {
+    /// A short hash of a machine's name, the same in every process: with a spool, ids outlive theirs.
+    pub(crate) fn mark(machine: &str) -> u32 {
+        // FNV-1a, folded. Two machines with the same mark cost a wrong number of skipped lines, no line.
+        let hash = machine
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        (hash ^ hash >> 32) as u32
+    }
+
     /// Appends what `Display` shows, without its machinery.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         write_hex(out, self.epoch);
@@ -409,12 +418,14 @@ impl EntryId {
         write_hex(out, self.line);
         out.push(b'-');
         write_hex(out, self.machine_seq);
+        out.push(b'-');
+        write_hex(out, self.machine.into());
     }
 }
 
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{:x}-{:x}", self.epoch, self.line, self.machine_seq)
+        write!(f, "{:x}-{:x}-{:x}-{:x}", self.epoch, self.line, self.machine_seq, self.machine)
     }
 }
 
@@ -432,18 +443,29 @@ impl FromStr for EntryId {
                 [b'0'..=b'9' | b'a'..=b'f', ..] => u64::from_str_radix(part, 16).ok(),
                 _ => None,
             });
-            let id = Self { epoch: parts.next()??, line: parts.next()??, machine_seq: parts.next()?? };
+            let (epoch, line, machine_seq) = (parts.next()??, parts.next()??, parts.next()??);
+            let id = Self { epoch, line, machine_seq, machine: parts.next()??.try_into().ok()? };
             parts.next().is_none().then_some(id)
         };
         parse().ok_or_else(|| BadEntryId(text.chars().take(80).collect()))
     }
 }
 
-/// What the drain adds to a record: its id and when it was received.
+/// What the drain adds to a record: what its id is made of, and when it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    pub(crate) id: EntryId,
+    pub(crate) epoch: u64,
+    pub(crate) line: u64,
+    pub(crate) machine_seq: u64,
     pub(crate) received_at: Timestamp,
+}
+
+impl Origin {
+    /// The id, which is made only where it is shown: few of the lines that are looked at are.
+    fn id(self, machine: &str) -> EntryId {
+        let Self { epoch, line, machine_seq, .. } = self;
+        EntryId { epoch, line, machine_seq, machine: EntryId::mark(machine) }
+    }
 }
 
 /// An entry that borrows from its batch: what readers print and [`LogEntry`] owns.
@@ -522,7 +544,7 @@ impl<'a> EntryView<'a> {
     /// The line's id; `None` for what was parsed but never pushed.
     #[must_use]
     pub fn id(&self) -> Option<EntryId> {
-        self.origin.map(|origin| origin.id)
+        self.origin.map(|origin| origin.id(self.machine_id()))
     }
 
     /// When the drain had received it; `None` for what was parsed but never pushed.
@@ -534,7 +556,13 @@ impl<'a> EntryView<'a> {
     /// 1, 2, 3… per machine while it is known to this process; `None` for what was parsed but never pushed.
     #[must_use]
     pub fn machine_seq(&self) -> Option<u64> {
-        self.origin.map(|origin| origin.id.machine_seq)
+        self.origin.map(|origin| origin.machine_seq)
+    }
+
+    /// How many lines of all machines were published before it.
+    #[cfg(feature = "server")]
+    pub(crate) fn line(&self) -> Option<u64> {
+        self.origin.map(|origin| origin.line)
     }
 
     /// Appends the entry as one JSON object on one line, without a newline: the fields in the contract's order, then `id`,
@@ -559,13 +587,13 @@ impl<'a> EntryView<'a> {
             out.extend_from_slice(key.as_bytes());
             write_json_string(out, value);
         }
-        if let Some(Origin { id, received_at }) = self.origin {
+        if let Some(origin) = self.origin {
             out.extend_from_slice(b",\"id\":\"");
-            id.write(out);
+            origin.id(self.machine_id()).write(out);
             out.extend_from_slice(b"\",\"received_at\":\"");
-            clock.write(out, received_at);
+            clock.write(out, origin.received_at);
             out.extend_from_slice(b"\",\"machine_seq\":");
-            write_decimal(out, id.machine_seq);
+            write_decimal(out, origin.machine_seq);
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
@@ -740,10 +768,10 @@ impl Serialize for LogEntry {
         map.serialize_entry("region", self.region())?;
         map.serialize_entry("host", self.host())?;
         map.serialize_entry("level", self.level())?;
-        if let Some(Origin { id, received_at }) = &self.origin {
-            map.serialize_entry("id", &format_args!("{id}"))?;
-            map.serialize_entry("received_at", &format_args!("{received_at}"))?;
-            map.serialize_entry("machine_seq", &id.machine_seq)?;
+        if let Some(origin) = &self.origin {
+            map.serialize_entry("id", &format_args!("{}", origin.id(self.machine_id())))?;
+            map.serialize_entry("received_at", &format_args!("{}", origin.received_at))?;
+            map.serialize_entry("machine_seq", &origin.machine_seq)?;
         }
         map.end()
     }

@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering, fence},
     },
 };
 
@@ -103,13 +103,17 @@ impl Budget {
     ///
     /// Cancel safe: dropping it only unregisters.
     pub(crate) fn room(&self) -> Room<'_> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // With its counterpart in `announce_room`: either the try that follows sees the bytes that were released, or the
+        // release sees who waits. Without the two fences both may read what was before.
+        fence(Ordering::SeqCst);
         Room { budget: self, notified: Box::pin(self.released.notified()) }
     }
 
     /// Wakes whoever waits for room: bytes were released, or a queue has room again.
     pub(crate) fn announce_room(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
             self.released.notify_waiters();
         }
     }
@@ -141,7 +145,7 @@ impl Room<'_> {
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.budget.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

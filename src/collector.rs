@@ -12,7 +12,7 @@ use std::{
     fmt,
     hash::BuildHasher,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -229,6 +229,25 @@ pub enum SubscribeError {
     /// The collector is shutting down.
     #[error("the collector is shutting down")]
     ShuttingDown,
+}
+
+/// What a consumer of a machine reads; see [`LogCollector::queue_to_consume`].
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) enum Consume {
+    Queue(LogQueue),
+    /// The machine is finished, and was never subscribed.
+    Over(Ended),
+}
+
+/// What became of the wish to finish a machine later.
+#[derive(Debug)]
+pub(crate) enum Lingering {
+    NeverSeen,
+    /// It is finished, or whoever waits to finish it will see the new time.
+    Settled,
+    /// Somebody must wait, and then call [`LogCollector::finish_if_due`].
+    Wanted(Arc<Machine>),
 }
 
 /// One machine, as told to operators.
@@ -555,11 +574,27 @@ impl LogCollector {
         machine_id: &str,
         options: SubscribeOptions,
     ) -> Result<(LogQueue, bool), SubscribeError> {
+        let (machine, mut publisher) = self.machine_to_subscribe(machine_id)?;
+        self.subscribe_machine(&mut publisher, &machine, options)
+    }
+
+    fn machine_to_subscribe(
+        &self,
+        machine_id: &str,
+    ) -> Result<(Arc<Machine>, MutexGuard<'_, Publisher>), SubscribeError> {
         let bytes = machine_id.len();
         if bytes == 0 || bytes > MACHINE_ID_BYTES_MAX {
             return Err(SubscribeError::BadId { bytes });
         }
-        let (machine, mut publisher) = self.machine_for_good(machine_id);
+        Ok(self.machine_for_good(machine_id))
+    }
+
+    fn subscribe_machine(
+        &self,
+        publisher: &mut Publisher,
+        machine: &Arc<Machine>,
+        options: SubscribeOptions,
+    ) -> Result<(LogQueue, bool), SubscribeError> {
         if self.is_shutting_down() {
             return Err(SubscribeError::ShuttingDown);
         }
@@ -569,10 +604,29 @@ impl LogCollector {
             {
                 return Err(SubscribeError::Conflict { streams, full });
             }
-            return Ok((LogQueue::new(self, &machine, queue), false));
+            return Ok((LogQueue::new(self, machine, queue), false));
         }
-        let queue = self.create_queue(&mut publisher, &machine, options)?;
-        Ok((LogQueue::new(self, &machine, &queue), true))
+        let queue = self.create_queue(publisher, machine, options)?;
+        Ok((LogQueue::new(self, machine, &queue), true))
+    }
+
+    /// The queue to consume: subscribes first, unless the machine is finished. One step, so that a finish in between cannot
+    /// be undone by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogCollector::subscribe_with`].
+    #[cfg(feature = "server")]
+    pub(crate) fn queue_to_consume(&self, id: &str, options: SubscribeOptions) -> Result<Consume, SubscribeError> {
+        let (machine, mut publisher) = self.machine_to_subscribe(id)?;
+        {
+            let state = machine.state.lock();
+            if let Some((_, ended)) = state.finished {
+                let queue = state.queue.as_ref().map(|queue| LogQueue::new(self, &machine, queue));
+                return Ok(queue.map_or(Consume::Over(ended), Consume::Queue));
+            }
+        }
+        self.subscribe_machine(&mut publisher, &machine, options).map(|(queue, _)| Consume::Queue(queue))
     }
 
     /// The machine of that name, new if need be, under the publish lock and so not forgotten meanwhile.
@@ -626,6 +680,7 @@ impl LogCollector {
     }
 
     /// The queue of a machine whether it is finished or not, for who reads it to its end.
+    #[cfg(test)]
     pub(crate) fn queue_to_read(&self, machine_id: &str) -> Option<LogQueue> {
         let machine = self.known(machine_id)?;
         let state = machine.state.lock();
@@ -645,32 +700,33 @@ impl LogCollector {
         true
     }
 
-    /// As [`LogCollector::finish`], once `linger` has passed: lines that come until then are the machine's still.
-    ///
-    /// # Panics
-    ///
-    /// If `linger` is not zero and no Tokio runtime is running.
-    pub fn finish_after(&self, machine_id: &str, linger: Duration) -> bool {
-        if linger.is_zero() {
-            return self.finish(machine_id);
+    /// Notes that a machine is to be finished at `at`; see [`Lingering`]. A later time than that noted before counts too.
+    pub(crate) fn linger_until(&self, machine_id: &str, at: Instant) -> Lingering {
+        let Some(machine) = self.known(machine_id) else { return Lingering::NeverSeen };
+        let mut state = machine.state.lock();
+        if !state.is_seen() {
+            return Lingering::NeverSeen;
         }
-        let Some(machine) = self.known(machine_id) else { return false };
-        let at = Instant::now() + linger;
-        {
-            let mut state = machine.state.lock();
-            if !state.is_seen() {
-                return false;
-            }
-            if state.finished.is_some() {
-                return true;
-            }
-            let pending = state.finish_at.replace(at);
-            if pending.is_some_and(|pending| pending <= at) {
-                return true;
-            }
+        if state.finished.is_some() {
+            return Lingering::Settled;
         }
-        tokio::spawn(linger_and_finish(Arc::downgrade(&self.shared), Arc::downgrade(&machine)));
-        true
+        if state.finish_at.replace(at).is_some_and(|pending| pending <= at) {
+            return Lingering::Settled;
+        }
+        drop(state);
+        Lingering::Wanted(machine)
+    }
+
+    /// Finishes a machine whose time has come. Returns until when to wait if it was put off meanwhile.
+    pub(crate) fn finish_if_due(&self, machine: &Arc<Machine>) -> Option<Instant> {
+        // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
+        let publisher = self.shared.publisher.lock();
+        let at = machine.state.lock().finish_at?;
+        if at > Instant::now() {
+            return Some(at);
+        }
+        self.finish_machine(&publisher, machine, Ended::Finished);
+        None
     }
 
     fn finish_machine(&self, _serial: &MutexGuard<'_, Publisher>, machine: &Arc<Machine>, ended: Ended) {
@@ -712,12 +768,16 @@ impl LogCollector {
         self.shared.budget.announce_room();
     }
 
-    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines that was.
+    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines are lost when the process ends now:
+    /// with these, what readers hold and have not handed on.
+    #[cfg(feature = "server")]
     pub(crate) fn drop_what_is_left(&self) -> u64 {
+        let before = self.queue_lines_dropped();
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
         let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
-        queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum()
+        let held: u64 = queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum();
+        self.queue_lines_dropped() - before + held
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.
@@ -1010,21 +1070,6 @@ impl LogCollector {
                 self.shared.roster.lock().remove(&key);
             }
         }
-    }
-}
-
-async fn linger_and_finish(shared: Weak<Shared>, machine: Weak<Machine>) {
-    loop {
-        let Some(at) = machine.upgrade().and_then(|machine| machine.state.lock().finish_at) else { return };
-        if at > Instant::now() {
-            tokio::time::sleep_until(at).await;
-            continue;
-        }
-        let (Some(shared), Some(machine)) = (shared.upgrade(), machine.upgrade()) else { return };
-        let collector = LogCollector { shared };
-        let publisher = collector.shared.publisher.lock();
-        collector.finish_machine(&publisher, &machine, Ended::Finished);
-        return;
     }
 }
 

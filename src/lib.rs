@@ -17,6 +17,7 @@ pub mod budget;
 pub mod admission;
 
 pub mod collector;
+mod linger;
 
 pub(crate) mod queue;
 

@@ -160,6 +160,8 @@ struct Behind {
     /// The group to read next, always still in the history, and its rows left.
     at: GroupRef,
     rows: Range<u32>,
+    /// When that was received.
+    received: Instant,
     cursor: MachineCursor,
     /// Wanted lines from there on.
     lines: u64,
@@ -185,7 +187,8 @@ struct State {
     /// Lines and bytes promised to bodies that are being admitted (`block`).
     reserved_lines: u64,
     reserved_bytes: usize,
-    behind: Option<Behind>,
+    /// Boxed, because most queues of most machines never are.
+    behind: Option<Box<Behind>>,
     skips: VecDeque<Skip>,
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
@@ -437,6 +440,11 @@ impl Queue {
         state.lines += item.lines;
         state.bytes += item.bytes;
         self.send(Token::Item(item));
+        // The channel wakes one reader, and that may be one whose task does something else for now (a `Stream` that is left
+        // pending, a future that is pinned and not polled). The others must not sleep beside its lines.
+        if state.waiting > 1 {
+            self.wake_all(state);
+        }
         None
     }
 
@@ -465,6 +473,7 @@ impl Queue {
                 state.lines += copy.lines;
                 state.bytes += copy.bytes;
                 self.send(Token::Item(copy));
+                self.wake_all(state);
                 return None;
             }
         }
@@ -572,8 +581,8 @@ impl Queue {
         state.stalled_since = None;
         match cursor.step(history, trail) {
             Some(Ok(step)) => {
-                let (at, rows) = (step.at, step.rows);
-                state.behind = Some(Behind { at, rows, cursor, lines });
+                let (at, rows, received) = (step.at, step.rows, step.batch.received);
+                state.behind = Some(Box::new(Behind { at, rows, received, cursor, lines }));
                 self.wake_all(state);
                 Some(at)
             }
@@ -614,7 +623,7 @@ impl Queue {
         match behind.cursor.step(history, trail) {
             Some(Ok(step)) => {
                 debug_assert_eq!(step.missed, 0, "evictions are counted when they happen");
-                (behind.at, behind.rows) = (step.at, step.rows);
+                (behind.at, behind.rows, behind.received) = (step.at, step.rows, step.batch.received);
                 Some(behind.at)
             }
             Some(Err(_)) | None => {
@@ -718,34 +727,34 @@ impl Queue {
         self.wake_all(&mut state);
     }
 
-    /// Drops everything that no reader holds; the end then stands alone. Returns how many lines that was.
+    /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
     pub(crate) fn give_up(&self, reason: Reason) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let mut dropped = 0;
         while let Some(item) = self.pop(state) {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            dropped += item.lines;
             self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
         }
         if let Some(behind) = state.behind.take() {
-            dropped += behind.lines;
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
         self.wake_all(state);
-        dropped
+        state.held_lines
     }
 
     pub(crate) fn facts(&self) -> QueueFacts {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let oldest = self.pop(state).map(|item| {
+        let waiting = self.pop(state).map(|item| {
             let received = item.batch.received;
             state.front.push_front(item);
             received
         });
+        // What waits in the queue is older than what is still to be caught up.
+        let behind = state.behind.as_ref().filter(|behind| behind.lines > 0);
+        let oldest = waiting.or_else(|| behind.map(|behind| behind.received));
         let latency = |quantile| state.latencies.as_ref().and_then(|latencies| latencies.quantile(quantile));
         QueueFacts {
             lines: state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines),

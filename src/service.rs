@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::{interval, timeout},
+    time::{Instant, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -267,11 +267,11 @@ pub enum ServeError {
     #[error("cannot hear of signals")]
     Signals(#[source] io::Error),
     /// Acknowledged lines that no reader took; they were dropped with reason `shutdown`.
-    #[error("{lines} acknowledged lines were still queued after {deadline:?} and are dropped")]
+    #[error("{lines} acknowledged lines were still queued and are dropped: no reader took them within {deadline:?}")]
     LinesLeft {
         /// How many.
         lines: u64,
-        /// `shutdown.deadline`
+        /// How long readers had.
         deadline: Duration,
     },
 }
@@ -295,7 +295,13 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     }
     let deadline = config.shutdown.deadline;
     tracing::info!(?deadline, "shutting down: no new bodies, streams end behind what is queued");
-    running.stop(&collector, deadline).await;
+    let begun = Instant::now();
+    tokio::select! {
+        _ = running.stop(&collector, deadline) => {}
+        // Whoever asks twice does not want to wait.
+        () = signals.stop() => tracing::warn!("told to stop again: readers get no more time"),
+    }
+    let deadline = begun.elapsed();
     match collector.drop_what_is_left() {
         0 => {
             tracing::info!("nothing was left behind");
@@ -352,6 +358,11 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for the next signal to stop. Cancel safe.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 
     async fn next(&mut self) -> Told {

@@ -327,6 +327,19 @@ mod tail {
     }
 
     #[test]
+    fn who_follows_goes_on_when_the_drain_is_restarted() {
+        let shutdown = "{\"event\":\"end\",\"reason\":\"shutdown\"}\n";
+        let answers =
+            || vec![stream(&[&entry("1-1-1", "one"), shutdown], true), stream(&[&entry("1-2-2", "two"), END], true)];
+        let drain = Drain::answering(answers());
+        let ran = drain.run(&["tail", "-o", "raw"]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "one\ntwo\n"), "{ran:?}");
+        assert!(drain.asked()[1].starts_with("GET /api/v1/tail?after=1-1-1 "));
+        let ran = Drain::answering(answers()).run(&["tail", "-n", "-o", "raw"]);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "one\n"), "{ran:?}");
+    }
+
+    #[test]
     fn a_stream_that_ends_without_saying_so_is_resumed() {
         let drain = Drain::answering(vec![
             stream(&[&entry("1-1-1", "one")], true),

@@ -177,7 +177,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             Ok((_, mut lines)) => {
                 connected = true;
                 let (before, since) = (last_id.clone(), Instant::now());
-                match follow(&mut lines, &printer, &mut last_id).await? {
+                match follow(&mut lines, &printer, &mut last_id, !args.no_tail).await? {
                     Ending::Told => return Ok(Exit::Success),
                     Ending::Broke(reason) => {
                         // One that breaks at once each time must not be asked ever faster.
@@ -203,6 +203,7 @@ async fn follow<B>(
     lines: &mut super::client::Lines<B>,
     printer: &Printer,
     last_id: &mut Option<String>,
+    follows: bool,
 ) -> Result<Ending, Failure>
 where
     B: hyper::body::Body<Data = bytes::Bytes> + Unpin,
@@ -223,6 +224,11 @@ where
                 Event::Skipped(lines) => {
                     write(&mut out)?;
                     complain(&skipped(lines));
+                }
+                // The drain is restarted, as at every deployment: whoever follows goes on with its successor.
+                Event::End(reason) if reason == "shutdown" && follows => {
+                    write(&mut out)?;
+                    return Ok(Ending::Broke("the drain has shut down".to_owned()));
                 }
                 Event::End(reason) => {
                     write(&mut out)?;

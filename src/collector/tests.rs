@@ -7,7 +7,7 @@ mod threads;
 use super::*;
 use crate::{
     admission::{Cause, Draft, Receipt},
-    batch::{Kind, Row, Span},
+    batch::{EntryId, Kind, Row, Span},
 };
 
 /// A collector with small bounds.

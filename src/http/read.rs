@@ -49,9 +49,9 @@ use super::{
 };
 use crate::{
     batch::EntryId,
-    collector::LogCollector,
+    collector::{Consume, LogCollector},
     stream::{
-        FleetStream, LogQueue, LogStream,
+        FleetStream, LogStream,
         view::{MachineView, ViewStart},
     },
 };
@@ -282,11 +282,10 @@ impl Asked<'_> {
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
-        let collector = &self.state.collector;
-        let finished = collector.known(self.id).and_then(|machine| machine.trail_and_end().1);
-        let source = match finished {
-            None => queue_source(collector.subscribe_with(self.id, options).map_err(machines::not_subscribed)?.0),
-            Some(ended) => collector.queue_to_read(self.id).map_or_else(|| Source::Over(ended.into()), queue_source),
+        let consume = self.state.collector.queue_to_consume(self.id, options).map_err(machines::not_subscribed)?;
+        let source = match consume {
+            Consume::Queue(queue) => Source::Queue(LogStream::new(queue)),
+            Consume::Over(ended) => Source::Over(ended.into()),
         };
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
     }
@@ -329,10 +328,6 @@ impl Asked<'_> {
         let raw = query.flag("raw")?.unwrap_or(false);
         Ok(Encoder { format: Format::of(&self.head.headers), raw })
     }
-}
-
-fn queue_source(queue: LogQueue) -> Source {
-    Source::Queue(LogStream::new(queue))
 }
 
 fn limits(query: &Query<'_>) -> Result<Limits, Problem> {

@@ -171,6 +171,34 @@ async fn late_lines_of_a_lingering_machine_are_still_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_that_was_put_off_until_the_last_moment_is_put_off() {
+    let (collector, queue) = subscribed();
+    assert!(collector.finish_after("m", SECOND * 5));
+    advance(SECOND * 5).await;
+    // The timer is due, and its task has not run yet.
+    assert!(collector.finish_after("m", SECOND * 5));
+    tokio::task::yield_now().await;
+    assert_eq!(collector.finish_if_due(queue.machine()), Some(Instant::now() + SECOND * 5));
+    assert_eq!(collector.machine_ids(), ["m"]);
+    let start = Instant::now();
+    assert!(LogStream::new(queue).collect().await.is_empty());
+    assert_eq!(start.elapsed(), SECOND * 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_left_pending_does_not_keep_lines_from_other_readers() {
+    let (collector, queue) = subscribed();
+    let mut left_pending = LogStream::new(queue.clone());
+    assert!(futures_util::StreamExt::next(&mut left_pending).now_or_never().is_none());
+    let reader = tokio::spawn(async move { LogStream::new(queue).with_item_timeout(SECOND).next().await });
+    tokio::task::yield_now().await;
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    let entry = reader.await.unwrap().expect("it was woken for the line");
+    assert_eq!(entry.message(), "0");
+    assert!(!left_pending.done());
+}
+
+#[tokio::test(start_paused = true)]
 async fn draining_in_time_returns_all_and_too_late_what_was_read() {
     let (collector, queue) = subscribed();
     let _ = push_numbers(&collector, "m", 0..2).unwrap();

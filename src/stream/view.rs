@@ -244,7 +244,12 @@ fn after_in_machine(collector: &LogCollector, machine: &Machine, id: EntryId) ->
         reached = before > 0 || group.prev.is_none();
         !reached
     });
-    if reached { Some(next) } else { Some((id.machine_seq + 1).min(next)) }
+    if reached {
+        return Some(next);
+    }
+    // What is held does not reach back to the id, so only the id itself can tell; one of another machine (from a tail) does
+    // not count this one's lines.
+    (id.machine == EntryId::mark(&machine.id)).then(|| id.machine_seq.saturating_add(1).min(next))
 }
 
 /// A batch as a reader of all machines gets it: zero-copy, and within the byte budget for as long as it is held.

@@ -523,7 +523,12 @@ impl World {
         let since = self.batches[self.lines[picked].batch].at;
         let young = |line: &Line| self.batches[line.batch].at >= since;
         let first_young = self.lines.iter().position(young).unwrap_or(self.lines.len());
-        let id = EntryId { epoch: self.collector.epoch(), line: picked as u64, machine_seq: self.lines[picked].seq };
+        let id = EntryId {
+            epoch: self.collector.epoch(),
+            line: picked as u64,
+            machine_seq: self.lines[picked].seq,
+            machine: EntryId::mark(MACHINES[self.lines[picked].machine]),
+        };
         let all: Vec<usize> = (0..self.lines.len()).collect();
         let mine: Vec<usize> = all.iter().copied().filter(|index| self.lines[*index].machine == machine).collect();
         for (of_one, lines) in [(true, mine), (false, all)] {

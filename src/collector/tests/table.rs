@@ -5,7 +5,7 @@ use tokio::time::advance;
 use super::*;
 use crate::stream::{
     LogStream,
-    view::{MachineView, ViewStart},
+    view::{MachineView, Seen, ViewStart},
 };
 
 fn known(collector: &LogCollector) -> Vec<String> {
@@ -129,4 +129,59 @@ fn what_a_machine_costs() {
         drop(collector.subscribe(&format!("{number:014x}")).unwrap());
     }
     println!("its subscription: {} B", (resident() - seen) / COUNT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_what_is_still_to_be_caught_up_is_told() {
+    let collector = small(|config| config.queue.lines = 1);
+    let queue = collector.subscribe("m").unwrap();
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    advance(Duration::from_secs(10)).await;
+    for number in 1..3 {
+        let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+        advance(Duration::from_secs(10)).await;
+    }
+    let mut stream = LogStream::new(queue);
+    for age in [30.0, 20.0, 10.0] {
+        let facts = collector.machine_facts("m").unwrap();
+        assert_eq!((facts.lag_seconds, collector.stats().oldest_entry_age_seconds), (age, age));
+        stream.next().await.unwrap();
+    }
+    assert_eq!(collector.stats().oldest_entry_age_seconds, 0.0);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn who_consumes_a_queue_never_reopens_a_machine_that_is_finished_meanwhile() {
+    let collector = small(|_| {});
+    for round in 0..500 {
+        let id = format!("m{round}");
+        let first = collector.subscribe(&id).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| collector.finish(&id));
+            let consumed = collector.queue_to_consume(&id, SubscribeOptions::default()).unwrap();
+            assert!(matches!(consumed, Consume::Queue(queue) if queue.is_same(&first)));
+        });
+        assert_eq!(collector.machine_facts(&id).unwrap().state, "finished");
+    }
+}
+
+#[test]
+fn what_was_missed_since_an_evicted_line_of_another_machine_is_unknown() {
+    let collector = small(|config| config.history_bytes = 2000);
+    for number in 0..40 {
+        let _ = push_numbers(&collector, ["other", "m"][usize::from(number > 0)], number..number + 1).unwrap();
+    }
+    let id = |line, machine_seq, machine| EntryId {
+        epoch: collector.epoch(),
+        line,
+        machine_seq,
+        machine: EntryId::mark(machine),
+    };
+    let first_seen = |after| {
+        let start = ViewStart { after: Some(after), ..ViewStart::default() };
+        MachineView::new(&collector, "m", &start, |_| true).step()
+    };
+    assert!(matches!(first_seen(id(0, 1, "other")), Some(Seen::Skipped(None))));
+    assert!(matches!(first_seen(id(1, 1, "m")), Some(Seen::Skipped(Some(lost))) if (1..39).contains(&lost)));
 }

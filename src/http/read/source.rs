@@ -119,7 +119,7 @@ impl MachineSource {
                 None => return self.caught_up(),
             };
             for (index, entry) in lines.rows.clone().zip(lines.entries()) {
-                if is_too_new(self.until, entry.id().map(|id| id.line)) {
+                if is_too_new(self.until, entry.line()) {
                     return Filled::Ended(EndReason::CaughtUp);
                 }
                 if !frame.has_room() {
