@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
@@ -24,6 +24,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// How often a held sender is tried though no room was announced: a `block` queue that has had no reader for a second, or
 /// into which nothing fitted for `queue.stalled_after`, refuses nobody any more, and it is time alone that makes it so.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+
+/// The least time between two tries: many releases must not make many senders try at once again and again, and a try that
+/// fails at the second of two queues gives back what it had of the first, which announces room to itself too.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many senders are held, of how many that may be.
 #[derive(Debug)]
@@ -53,7 +57,7 @@ impl Holding {
     /// Ends when a body under way can no longer be waited for.
     pub(super) async fn shutdown_grace(&self) {
         self.shutdown.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_GRACE).await;
+        sleep(SHUTDOWN_GRACE).await;
     }
 
     pub(super) fn hold<'a>(&'a self, link: Option<&'a Link>) -> Hold<'a> {
@@ -109,10 +113,11 @@ impl Hold<'_> {
             return Err(Expired::Refuse);
         }
         let since = Instant::now();
+        let woken = async { tokio::join!(room.wait(), sleep(RETRY_PAUSE)) };
         let outcome = tokio::select! {
             biased;
             () = self.holding.shutdown.cancelled() => Err(Expired::ShuttingDown),
-            _ = timeout(left.min(RETRY_EVERY), room.wait()) => Ok(()),
+            _ = timeout(left.min(RETRY_EVERY), woken) => Ok(()),
             () = gone(self.link) => Err(Expired::Refuse),
         };
         self.waited += since.elapsed();
@@ -192,6 +197,20 @@ mod tests {
         let at_the_end = || (start.elapsed().as_millis() >= 9_900).then_some(());
         assert_eq!(holding.hold(None).until(&budget, at_the_end).await, Ok(()));
         assert_eq!(start.elapsed().as_millis(), 9_900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_announces_room_to_itself_does_not_spin() {
+        let (holding, budget) = (holding(1), Budget::new(800));
+        let mut tries = 0;
+        let futile = || {
+            tries += 1;
+            assert!(tries < 10_000, "spins");
+            budget.announce_room();
+            None::<()>
+        };
+        assert_eq!(holding.hold(None).until(&budget, futile).await, Err(Expired::Refuse));
+        assert!((900..1_100).contains(&tries), "{tries} tries in 10 s");
     }
 
     #[tokio::test(start_paused = true)]
