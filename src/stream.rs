@@ -435,8 +435,11 @@ impl LogStream {
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
-        let waiting =
-            self.waiting.get_or_insert_with(|| Waiting { wait: Wait::new(&self.queue.queue), at: nearer, timeout: None });
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            wait: Wait::new(&self.queue.queue),
+            at: nearer,
+            timeout: None,
+        });
         while let Poll::Ready(taken) = waiting.wait.poll_take(cx) {
             match taken {
                 Taken::Behind => {
