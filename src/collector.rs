@@ -19,6 +19,7 @@ use std::{
 };
 
 use dashmap::{DashMap, Entry};
+use hashbrown::HashTable;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
@@ -30,7 +31,7 @@ use crate::{
     config::{self, Full},
     history::{Held, History, Trail},
     metrics::Histogram,
-    queue::{Bounds, Ended, Offered, Place, Queue, QueueFacts, QueueRoom, Reason, Taken, Terms},
+    queue::{Bounds, Ended, Offered, Place as QueuePlace, Queue, QueueFacts, QueueRoom, Reason, Taken, Terms},
     record::RejectReason,
     stream::LogQueue,
 };
@@ -320,33 +321,87 @@ pub(crate) struct Machine {
 }
 
 struct MachineState {
+    /// Its `next_seq` counts the machine's lines too.
     trail: Trail,
-    lines: u64,
     bytes: u64,
     /// What queues before the current one dropped.
     dropped_before: u64,
-    app: Box<str>,
-    region: Box<str>,
-    seen_at: Option<Timestamp>,
+    place: Option<Arc<Place>>,
+    /// When its last line was received, in microseconds since 1970; 0 if none was.
+    seen_at: i64,
     touched: Instant,
     recent: Window,
     rate: Window,
     rate_bytes: Window,
     queue: Option<Arc<Queue>>,
-    finished: Option<(Instant, Ended)>,
-    finish_at: Option<Instant>,
+    life: Life,
+    /// Known to users: it has sent a line or was subscribed.
+    seen: bool,
     /// No longer in the table; whoever still holds it must look again.
     forgotten: bool,
 }
 
+/// Where a machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Live,
+    /// To be finished then.
+    Lingering(Instant),
+    Finished(Instant, Ended),
+}
+
+/// Where a machine runs. A fleet has few of these, and each is held once.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    app: Box<str>,
+    region: Box<str>,
+}
+
+/// The places that were seen lately.
+#[derive(Default)]
+struct Places {
+    table: HashTable<Arc<Place>>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Places {
+    /// Beyond, it begins anew: names come from the network. Who has a place keeps it.
+    const MAX: usize = 4096;
+
+    fn get(&mut self, app: &str, region: &str) -> Arc<Place> {
+        let Self { table, hasher } = self;
+        if table.len() >= Self::MAX {
+            table.clear();
+        }
+        let same = |place: &Arc<Place>| *place.app == *app && *place.region == *region;
+        let hash = |place: &Arc<Place>| hasher.hash_one((&*place.app, &*place.region));
+        let place = || Arc::new(Place { app: app.into(), region: region.into() });
+        Arc::clone(table.entry(hasher.hash_one((app, region)), same, hash).or_insert_with(place).get())
+    }
+}
+
 impl MachineState {
-    /// Known to users: it has sent a line or was subscribed.
-    fn is_seen(&self) -> bool {
-        self.seen_at.is_some() || self.queue.is_some() || self.finished.is_some()
+    fn lines(&self) -> u64 {
+        self.trail.next_seq - 1
+    }
+
+    fn app(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.app)
+    }
+
+    fn region(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.region)
+    }
+
+    fn ended(&self) -> Option<Ended> {
+        match self.life {
+            Life::Finished(_, ended) => Some(ended),
+            Life::Live | Life::Lingering(_) => None,
+        }
     }
 
     fn live_queue(&self) -> Option<&Arc<Queue>> {
-        self.queue.as_ref().filter(|_| self.finished.is_none())
+        self.queue.as_ref().filter(|_| self.ended().is_none())
     }
 
     /// Whether nobody is subscribed to it, and nobody reads what is left of its queue.
@@ -356,9 +411,9 @@ impl MachineState {
 
     /// Whether it was kept for as long as it must be.
     fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        match self.finished {
-            Some((at, _)) => now.saturating_duration_since(at) >= keep.finished_keep,
-            None => now.saturating_duration_since(self.touched) >= keep.idle_expire,
+        match self.life {
+            Life::Finished(at, _) => now.saturating_duration_since(at) >= keep.finished_keep,
+            Life::Live | Life::Lingering(_) => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
@@ -367,19 +422,17 @@ impl Machine {
     fn new(id: Arc<str>, now: Instant) -> Self {
         let state = MachineState {
             trail: Trail { last: None, next_seq: 1 },
-            lines: 0,
             bytes: 0,
             dropped_before: 0,
-            app: Box::default(),
-            region: Box::default(),
-            seen_at: None,
+            place: None,
+            seen_at: 0,
             touched: now,
             recent: Window::default(),
             rate: Window::default(),
             rate_bytes: Window::default(),
             queue: None,
-            finished: None,
-            finish_at: None,
+            life: Life::Live,
+            seen: false,
             forgotten: false,
         };
         Self {
@@ -398,7 +451,7 @@ impl Machine {
     /// Why the machine has ended, with its place at this moment: nothing past it is a finished machine's to wait for.
     pub(crate) fn trail_and_end(&self) -> (Trail, Option<Ended>) {
         let state = self.state.lock();
-        (state.trail, state.finished.map(|(_, ended)| ended))
+        (state.trail, state.ended())
     }
 
     pub(crate) fn watch(&self) -> &Notify {
@@ -427,6 +480,7 @@ impl fmt::Debug for Machine {
 struct Publisher {
     /// When the newest batch was received.
     newest: Option<(Timestamp, Instant)>,
+    places: Places,
     /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
     behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
 }
@@ -445,7 +499,7 @@ impl Publisher {
         self.newest = Some((batch.received_at, batch.received));
     }
 
-    fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: Place, to: Place) {
+    fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: QueuePlace, to: QueuePlace) {
         if from == to {
             return;
         }
@@ -467,7 +521,9 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) history: History,
     table: DashMap<Arc<str>, Arc<Machine>, foldhash::fast::RandomState>,
+    /// Machines in the table, and of these those that users know of.
     machines: AtomicUsize,
+    seen: AtomicUsize,
     publisher: Mutex<Publisher>,
     roster: Mutex<Roster>,
     subscriptions: AtomicUsize,
@@ -517,6 +573,7 @@ impl LogCollector {
             history,
             table: DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS),
             machines: AtomicUsize::new(0),
+            seen: AtomicUsize::new(0),
             publisher: Mutex::default(),
             roster: Mutex::default(),
             subscriptions: AtomicUsize::new(0),
@@ -621,7 +678,7 @@ impl LogCollector {
         let (machine, mut publisher) = self.machine_to_subscribe(id)?;
         {
             let state = machine.state.lock();
-            if let Some((_, ended)) = state.finished {
+            if let Some(ended) = state.ended() {
                 let queue = state.queue.as_ref().map(|queue| LogQueue::new(self, &machine, queue));
                 return Ok(queue.map_or(Consume::Over(ended), Consume::Queue));
             }
@@ -671,7 +728,8 @@ impl LogCollector {
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
             state.dropped_before += old.facts().dropped;
         }
-        (state.finished, state.finish_at, state.touched) = (None, None, now);
+        (state.life, state.touched) = (Life::Live, now);
+        self.see(&mut state);
         drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
@@ -693,7 +751,7 @@ impl LogCollector {
     pub fn finish(&self, machine_id: &str) -> bool {
         let publisher = self.shared.publisher.lock();
         let Some(machine) = self.known(machine_id) else { return false };
-        if !machine.state.lock().is_seen() {
+        if !machine.state.lock().seen {
             return false;
         }
         self.finish_machine(&publisher, &machine, Ended::Finished);
@@ -704,24 +762,26 @@ impl LogCollector {
     pub(crate) fn linger_until(&self, machine_id: &str, at: Instant) -> Lingering {
         let Some(machine) = self.known(machine_id) else { return Lingering::NeverSeen };
         let mut state = machine.state.lock();
-        if !state.is_seen() {
+        if !state.seen {
             return Lingering::NeverSeen;
         }
-        if state.finished.is_some() {
-            return Lingering::Settled;
-        }
-        if state.finish_at.replace(at).is_some_and(|pending| pending <= at) {
-            return Lingering::Settled;
+        let before = state.life;
+        if !matches!(before, Life::Finished(..)) {
+            state.life = Life::Lingering(at);
         }
         drop(state);
-        Lingering::Wanted(machine)
+        match before {
+            Life::Finished(..) => Lingering::Settled,
+            Life::Lingering(pending) if pending <= at => Lingering::Settled,
+            Life::Live | Life::Lingering(_) => Lingering::Wanted(machine),
+        }
     }
 
     /// Finishes a machine whose time has come. Returns until when to wait if it was put off meanwhile.
     pub(crate) fn finish_if_due(&self, machine: &Arc<Machine>) -> Option<Instant> {
         // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
         let publisher = self.shared.publisher.lock();
-        let at = machine.state.lock().finish_at?;
+        let Life::Lingering(at) = machine.state.lock().life else { return None };
         if at > Instant::now() {
             return Some(at);
         }
@@ -731,11 +791,10 @@ impl LogCollector {
 
     fn finish_machine(&self, _serial: &MutexGuard<'_, Publisher>, machine: &Arc<Machine>, ended: Ended) {
         let mut state = machine.state.lock();
-        state.finish_at = None;
-        if state.finished.is_some() {
+        if state.ended().is_some() {
             return;
         }
-        state.finished = Some((Instant::now(), ended));
+        state.life = Life::Finished(Instant::now(), ended);
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
             queue.end(ended, state.trail);
@@ -770,7 +829,6 @@ impl LogCollector {
 
     /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines are lost when the process ends now:
     /// with these, what readers hold and have not handed on.
-    #[cfg(feature = "server")]
     pub(crate) fn drop_what_is_left(&self) -> u64 {
         let before = self.queue_lines_dropped();
         let mut publisher = self.shared.publisher.lock();
@@ -831,7 +889,7 @@ impl LogCollector {
             queue_bytes: queues.bytes,
             viewer_skipped_lines: load(&ledger.viewer_skipped),
             viewers: load(&ledger.viewers),
-            machines: shared.machines.load(Relaxed) as u64,
+            machines: shared.seen.load(Relaxed) as u64,
             subscriptions: shared.subscriptions.load(Relaxed) as u64,
             history_lines,
             history_bytes: history_bytes as u64,
@@ -843,7 +901,6 @@ impl LogCollector {
     }
 
     /// Lines that queues have dropped so far; cheaper than [`LogCollector::stats`].
-    #[cfg(feature = "server")]
     pub(crate) fn queue_lines_dropped(&self) -> u64 {
         self.shared.ledger.queue_dropped.iter().map(|counter| counter.load(Relaxed)).sum()
     }
@@ -884,7 +941,7 @@ impl LogCollector {
             .iter()
             .filter_map(|entry| {
                 let state = entry.value().state.lock();
-                state.is_seen().then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(entry.value())))
+                state.seen.then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(entry.value())))
             })
             .collect();
         if ranked.len() > count && count > 0 {
@@ -907,7 +964,7 @@ impl LogCollector {
 
     fn facts_of(&self, machine: &Machine, now: Instant) -> Option<MachineFacts> {
         let state = machine.state.lock();
-        if !state.is_seen() {
+        if !state.seen {
             return None;
         }
         let elapsed = now.duration_since(self.shared.started);
@@ -916,10 +973,10 @@ impl LogCollector {
         let per_second = |window: Window| window.total(elapsed, RATE_WINDOW) / RATE_WINDOW.as_secs_f64();
         Some(MachineFacts {
             machine_id: machine.id.to_string(),
-            state: if state.finished.is_some() { "finished" } else { "live" },
-            app_name: state.app.to_string(),
-            region: state.region.to_string(),
-            lines: state.lines,
+            state: if state.ended().is_some() { "finished" } else { "live" },
+            app_name: state.app().to_owned(),
+            region: state.region().to_owned(),
+            lines: state.lines(),
             bytes: state.bytes,
             dropped: state.dropped_before + queue.dropped,
             lines_per_second: per_second(state.rate),
@@ -935,7 +992,7 @@ impl LogCollector {
             lag_seconds: queue.oldest.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64()),
             latency_p50_seconds: queue.latency_p50_seconds,
             latency_p99_seconds: queue.latency_p99_seconds,
-            last_seen: state.seen_at.map(|at| at.to_string()),
+            last_seen: last_seen(state.seen_at),
         })
     }
 
@@ -977,7 +1034,10 @@ impl LogCollector {
         for machine in self.all_machines() {
             let state = machine.state.lock();
             if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
-                let touched = state.touched;
+                let touched = match state.life {
+                    Life::Finished(at, _) => at.max(state.touched),
+                    Life::Live | Life::Lingering(_) => state.touched,
+                };
                 drop(state);
                 idle.push((touched, machine));
             }
@@ -1000,6 +1060,9 @@ impl LogCollector {
             return;
         }
         state.forgotten = true;
+        if std::mem::take(&mut state.seen) {
+            self.shared.seen.fetch_sub(1, Relaxed);
+        }
         let queue = state.queue.take();
         drop(state);
         self.shared.table.remove_if(&machine.id, |_, held| Arc::ptr_eq(held, machine));
@@ -1018,7 +1081,7 @@ impl LogCollector {
             Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
                 let mut state = machine.state.lock();
-                (state.forgotten, state.finished) = (false, None);
+                (state.forgotten, state.life) = (false, Life::Live);
                 drop(state);
                 entry.insert(Arc::clone(machine));
                 self.shared.machines.fetch_add(1, Relaxed);
@@ -1167,7 +1230,7 @@ impl LogCollector {
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
         state.trail = Trail { last: Some(at), next_seq: group.end_seq() };
-        self.note(&mut state, batch, group);
+        self.note(&mut publisher.places, &mut state, batch, group);
         let offered = state.live_queue().map(|queue| {
             // Room in a queue that was replaced meanwhile is of no use to the new one.
             let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
@@ -1182,10 +1245,17 @@ impl LogCollector {
         offered
     }
 
-    fn note(&self, state: &mut MachineState, batch: &Batch, group: &crate::batch::Group) {
-        state.lines += group.lines();
+    /// A machine becomes known to users.
+    fn see(&self, state: &mut MachineState) {
+        if !std::mem::replace(&mut state.seen, true) {
+            self.shared.seen.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn note(&self, places: &mut Places, state: &mut MachineState, batch: &Batch, group: &crate::batch::Group) {
+        self.see(state);
         state.bytes += group.bytes;
-        state.seen_at = Some(batch.received_at);
+        state.seen_at = batch.received_at.as_microsecond();
         state.touched = batch.received;
         let elapsed = batch.received.saturating_duration_since(self.shared.started).as_secs();
         let rate_index = (elapsed / RATE_WINDOW.as_secs()) as u32;
@@ -1193,8 +1263,10 @@ impl LogCollector {
         state.rate.add(rate_index, group.lines());
         state.rate_bytes.add(rate_index, group.bytes);
         let last = batch.view(group, group.rows.end - 1);
-        rename(&mut state.app, last.app_name());
-        rename(&mut state.region, last.region());
+        let (app, region) = (name_or(last.app_name(), state.app()), name_or(last.region(), state.region()));
+        if (app, region) != (state.app(), state.region()) {
+            state.place = Some(places.get(app, region));
+        }
     }
 
     fn count_evicted(&self, publisher: &mut Publisher, batch: &Batch) {
@@ -1228,12 +1300,14 @@ impl LogCollector {
     }
 }
 
-/// Keeps a name up to date without allocating when it has not changed.
-fn rename(held: &mut Box<str>, name: &str) {
-    let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
-    if !name.is_empty() && **held != *name {
-        *held = name.into();
-    }
+/// A name as far as it is kept, or the one `before` where a record has none.
+fn name_or<'a>(name: &'a str, before: &'a str) -> &'a str {
+    if name.is_empty() { before } else { &name[..name.floor_char_boundary(NAME_BYTES_MAX)] }
+}
+
+fn last_seen(micros: i64) -> Option<String> {
+    let at = Timestamp::from_microsecond(micros).ok()?;
+    (micros != 0).then(|| at.to_string())
 }
 
 /// A subscription that finishes its machine when it is dropped; see [`LogCollector::attach`].

@@ -319,7 +319,7 @@ async fn resuming_by_id_neither_misses_nor_repeats() {
 async fn an_id_of_another_process_is_told_as_a_gap_of_unknown_size() {
     let drain = Drain::new().await;
     drain.push("m", 0..2);
-    for path in [format!("{M}/m/logs?follow=false&after=1-2-3"), "/api/v1/tail?follow=false&after=1-2-3".into()] {
+    for path in [format!("{M}/m/logs?follow=false&after=1-2-3-4"), "/api/v1/tail?follow=false&after=1-2-3-4".into()] {
         let lines = drain.get(&path).await.rest().await;
         assert_eq!(lines[0], json!({ "event": "skipped", "lines": null }));
         assert_eq!(lines[1..3].iter().map(message).collect::<Vec<_>>(), numbers(0..2));

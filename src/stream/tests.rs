@@ -355,12 +355,17 @@ async fn at_shutdown_streams_end_behind_what_is_queued_and_the_rest_is_counted()
     let other = collector.subscribe("other").unwrap();
     let _ = push_numbers(&collector, "m", 0..2).unwrap();
     let _ = push_numbers(&collector, "other", 0..3).unwrap();
+    drop(collector.subscribe("slow").unwrap());
+    let _ = push_numbers(&collector, "slow", 0..5).unwrap();
     collector.shut_down();
     let mut stream = LogStream::new(queue);
     assert_eq!(messages(&stream.collect().await), ["0", "1"]);
     assert_eq!(stream.outcome(), Some(Ok(Ended::Shutdown)));
-    assert_eq!(collector.drop_what_is_left(), 3);
+    let mut slow = LogStream::new(collector.queue_to_read("slow").unwrap());
+    assert_eq!(slow.next().await.unwrap().message(), "0");
+    assert_eq!(collector.drop_what_is_left(), 3 + 4, "what a reader holds is lost with it");
     assert_eq!(assert_balanced(&collector).queue_lines_dropped_by_reason["shutdown"], 3);
+    drop(slow);
     let mut other = LogStream::new(other);
     assert_eq!(other.next_event().await, Some(StreamEvent::Skipped(3)));
     assert_eq!(other.next_event().await, None);
