@@ -1,6 +1,7 @@
 //! A fleet through real sockets: every line read exactly once and in order, or counted where it went.
 
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report, in the helpers too")]
 
 mod support;
 
