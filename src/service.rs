@@ -120,6 +120,13 @@ impl Running {
         timeout(deadline, self.tracker.wait()).await.is_ok()
     }
 
+    /// Whether the tokens of `config` would let everybody read who reaches the control listener. Its checks are of the
+    /// address that it names itself, which is not the one listened on since the start.
+    fn would_open_control(&self, config: &Config) -> bool {
+        let is_exposed = self.control.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
+        is_exposed && config.control.tokens.is_empty() && !config.control.insecure
+    }
+
     fn reload(&self, config: &Config) {
         self.tokens.ingest.replace(&config.ingest.tokens);
         self.tokens.control.replace(&config.control.tokens);
@@ -327,9 +334,16 @@ fn announce(running: &Running, config: &Config, warnings: &[String]) {
 /// A bad configuration keeps the old one and says so.
 fn reload(running: &Running, loader: &Loader) {
     match loader.load() {
+        Ok(loaded) if running.would_open_control(&loaded.config) => {
+            running.reloaded.store(false, Relaxed);
+            tracing::error!("the configuration is not reloaded, the old one stays: it has no control token");
+        }
         Ok(loaded) => {
             running.reload(&loaded.config);
             running.reloaded.store(true, Relaxed);
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
             tracing::info!("reloaded: tokens are live; other settings take effect at the next start");
         }
         Err(mistakes) => {
@@ -371,5 +385,30 @@ impl Signals {
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.hangup.recv() => Told::Reload,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a control listener at `addr` with a token still has one after a reload that brings none.
+    fn keeps_its_token(addr: &str) -> bool {
+        let mut config = Config::default();
+        config.control.tokens = vec!["secret".to_owned()];
+        let collector = LogCollector::new(CollectorConfig::from(&config));
+        let ingest = "127.0.0.1:0".parse().unwrap();
+        let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).unwrap();
+        reload(&running, &Loader::default());
+        let kept = !running.tokens.control.is_empty();
+        assert_eq!(running.reloaded.load(Relaxed), !kept);
+        running.shutdown.cancel();
+        kept
+    }
+
+    #[tokio::test]
+    async fn a_reload_never_opens_a_control_listener_off_loopback() {
+        assert!(keeps_its_token("0.0.0.0:0"));
+        assert!(!keeps_its_token("127.0.0.1:0"));
     }
 }

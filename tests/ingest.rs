@@ -613,6 +613,24 @@ async fn a_key_under_way_is_503_and_forgotten_when_its_body_is_refused() {
 }
 
 #[tokio::test]
+async fn without_room_the_refusal_comes_instead_of_the_100() {
+    let drain = drain();
+    let budget = Arc::clone(drain.budget());
+    let all = budget.try_reserve(budget.body_bytes_max()).unwrap();
+    for length in [format!("Content-Length: {}", RECORD.len()), "Transfer-Encoding: chunked".to_owned()] {
+        let mut sender = drain.connect().await;
+        sender.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{length}\r\nExpect: 100-continue\r\n\r\n")).await;
+        let answer = sender.answer().await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    }
+    drop(all);
+    let mut sender = drain.connect().await;
+    sender.send(post("Expect: 100-continue\r\n", RECORD)).await;
+    assert_eq!(sender.read_head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(sender.answer().await.status, 200);
+}
+
+#[tokio::test]
 async fn without_room_a_sender_is_held_then_refused_503() {
     let drain = drain();
     let budget = Arc::clone(drain.budget());

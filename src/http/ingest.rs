@@ -15,7 +15,8 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
     header::{
-        ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE,
+        ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
+        WWW_AUTHENTICATE,
     },
 };
 use tokio::{
@@ -149,7 +150,8 @@ impl Ingest {
     async fn post(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let link = head.extensions.get::<Arc<Link>>().map(Arc::as_ref);
-        let mut inbound = Inbound { body, link, deadline: Instant::now() + self.body_deadline, ended: false };
+        let deadline = Instant::now() + self.body_deadline;
+        let mut inbound = Inbound { body, link, deadline, asks: asks(&head.headers), ended: false };
         let mut response = match self.take(&head.headers, &mut inbound).await {
             Ok(answer) => taken(&answer),
             Err(refusal) => self.refuse(&refusal),
@@ -284,7 +286,13 @@ impl Ingest {
         hold: &mut Hold<'_>,
     ) -> Result<Permit, Problem> {
         let budget = self.collector.budget();
-        let mut permit = budget.try_reserve(0).ok_or_else(|| no_memory(budget, 0))?;
+        let nothing = || budget.try_reserve(0).ok_or_else(|| no_memory(budget, 0));
+        if inbound.asks {
+            // The refusal is to come instead of the 100. Only asked for: who holds nothing yet is charged nothing yet.
+            let announced = inbound.announced().and_then(|bytes| usize::try_from(bytes).ok());
+            self.grow(&mut nothing()?, announced.unwrap_or(READY_BYTES).min(budget.body_bytes_max()), hold).await?;
+        }
+        let mut permit = nothing()?;
         while let Some(mut frame) = inbound.next(hold).await? {
             while let Progress::NeedsRoom { consumed, want } =
                 reader.push(&frame, permit.bytes()).map_err(|error| undecodable(&error))?
@@ -377,6 +385,8 @@ struct Inbound<'a> {
     body: Incoming,
     link: Option<&'a Link>,
     deadline: Instant,
+    /// Its sender waits for a 100, which hyper sends when the body is first read.
+    asks: bool,
     /// Its end was read; hyper does not say so of a chunked body.
     ended: bool,
 }
@@ -426,6 +436,11 @@ pub(super) struct Arrived {
     /// Bytes that `bytes` really holds: its buffer's capacity.
     held: usize,
     pub(super) permit: Permit,
+}
+
+/// Whether a sender waits for a 100 before it sends the body.
+fn asks(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The key that a request names, checked.
