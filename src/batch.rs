@@ -373,13 +373,15 @@ fn group_by_machine(body: &[u8], arena: &[u8], rows: &[Row]) -> (Box<[Row]>, Box
         group.rows = start..start;
         start += lines;
     }
-    let mut sorted = vec![Row::default(); rows.len()].into_boxed_slice();
-    for (row, &index) in rows.iter().zip(&group_of) {
-        let group = &mut groups[index as usize];
-        let rank = group.rows.end - group.rows.start;
-        sorted[group.rows.end as usize] = Row { rank, ..*row };
-        group.rows.end += 1;
+    // Where each row goes, then the rows in that order: each is written once.
+    let mut order = vec![0; rows.len()];
+    for (row, &index) in (0u32..).zip(&group_of) {
+        let end = &mut groups[index as usize].rows.end;
+        order[*end as usize] = row;
+        *end += 1;
     }
+    let ranks = groups.iter().flat_map(|group| 0..group.rows.end - group.rows.start);
+    let sorted = order.iter().zip(ranks).map(|(&row, rank)| Row { rank, ..rows[row as usize] }).collect();
     (sorted, groups.into_boxed_slice())
 }
 

@@ -1,15 +1,14 @@
 //! The command line: flags, logging, the runtime, signals and exit codes; one file a subcommand.
 
 use std::{
+    error::Error,
     ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser, Subcommand};
-use thiserror::Error;
-
 use crate::{config::Mistakes, service::ServeError};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod client;
 mod health;
@@ -42,7 +41,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// Why a command failed; told on standard error.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
     Usage(String),
@@ -57,7 +56,7 @@ enum Failure {
     Unauthorized { status: u16 },
     #[error(transparent)]
     Config(#[from] Mistakes),
-    #[error(transparent)]
+    #[error("{}", with_causes(.0))]
     Serve(ServeError),
 }
 
@@ -188,6 +187,17 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
             print(&out)
         }
     }
+}
+
+/// An error's message and those of its causes, outermost first.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Writes all of `out` to standard output.

@@ -1,4 +1,47 @@
-//! fleetdrain: the central log drain for large Fly.io fleets.
+//! The central log drain for large Fly.io fleets: senders post what they really send, every record is accounted for, and
+//! every machine's log becomes a stream that ends cleanly.
+//!
+//! ```text
+//! POST body ─► one buffer ─► rows (spans) ─► grouped by machine ─┬─► machine queues ─► LogStream, GET …/queue     (consume)
+//!   http         body          record          batch             │     queue              stream, http
+//!                                          admission, collector  └─► history ────────► logs, tail, backlog, resume (look)
+//!                                                                      history            stream::view, http
+//! ```
+//!
+//! One body becomes one batch. Everything inside holds a reference to it and a range of its rows; its permit on the byte
+//! budget is given back when the last holder lets go. Publishing is serial, so the order of the history, of the queues and of
+//! each machine's numbers is one order. The modules below stand in the order in which a line meets them.
+//!
+//! # As a library
+//!
+//! ```
+//! use fleetdrain::{LogCollector, LogStream};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let collector = LogCollector::default();
+//! // Subscribe before the machine exists, so that nothing of it is missed.
+//! let queue = collector.subscribe("4d891d77b05118")?;
+//!
+//! let receipt = collector.push(
+//!     r#"{"fly":{"app":{"instance":"4d891d77b05118","name":"my-app"}},"message":"hello"}
+//! {"fly":{"app":{"instance":"0e286551c30586","name":"my-app"}},"message":"nobody has subscribed to me"}
+//! not a record"#,
+//! )?;
+//! assert_eq!((receipt.received, receipt.accepted, receipt.unrouted, receipt.rejected), (3, 1, 1, 1));
+//!
+//! collector.finish("4d891d77b05118");
+//! let mut stream = LogStream::new(queue);
+//! while let Some(entry) = stream.next().await {
+//!     assert_eq!((entry.app_name(), entry.message()), ("my-app", "hello"));
+//! }
+//! assert!(stream.done() && !stream.timed_out());
+//! # Ok(()) }
+//! ```
+//!
+//! `LogDrainServer` (feature `server`) puts the two HTTP listeners in front of a collector; the binary (feature `cli`) is that
+//! with a configuration. With neither feature the crate is parsing, collector and streams.
+
+#![cfg_attr(not(feature = "server"), allow(dead_code, reason = "the listeners are what uses the rest"))]
 
 pub mod config;
 

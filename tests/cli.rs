@@ -49,6 +49,15 @@ mod usage {
     use super::*;
 
     #[test]
+    fn a_port_that_is_taken_exits_74_and_says_why() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap().to_string();
+        let ran = run(&mut fleetdrain(&["serve", "--listen", &addr, "--control", "127.0.0.1:0"]));
+        assert_eq!(ran.code, 74, "{ran:?}");
+        assert!(ran.err.contains(&addr) && ran.err.contains("in use"), "{ran:?}");
+    }
+
+    #[test]
     fn mistakes_of_usage_exit_64() {
         for args in
             [&[][..], &["frobnicate"], &["tail", "--since", "5"], &["serve", "--nope"], &["machines", "--limit", "0"]]

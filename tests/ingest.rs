@@ -694,11 +694,17 @@ async fn with_full_queue(wait: Duration) -> (Drain, LogQueue) {
         config.backpressure.wait = wait;
         config.queue.lines = 1;
     });
+    let queue = full_queue(&drain).await;
+    (drain, queue)
+}
+
+/// Fills the queue of the machine `full` with one line.
+async fn full_queue(drain: &Drain) -> LogQueue {
     let block = SubscribeOptions { full: Some(Full::Block), ..SubscribeOptions::default() };
     let (queue, _) = drain.collector.subscribe_with("full", block).unwrap();
     let answer = drain.post("", &RECORD.replace("a1", "full")).await;
     assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()));
-    (drain, queue)
+    queue
 }
 
 #[tokio::test]
@@ -725,6 +731,41 @@ async fn a_sender_held_for_a_full_queue_is_taken_when_its_reader_reads() {
     let body = RECORD.replace("a1", "full");
     let (answer, _) = tokio::join!(drain.post("", &body), read);
     assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_held_sender_is_taken_once_the_full_queue_has_been_without_a_reader() {
+    let (drain, queue) = with_full_queue(Duration::from_secs(15)).await;
+    drop(queue);
+    let since = Instant::now();
+    let answer = drain.post("", &RECORD.replace("a1", "full")).await;
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()), "{answer:?}");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_held_sender_is_taken_once_the_full_queue_has_stalled() {
+    let drain = start(|config| {
+        config.backpressure.wait = Duration::from_secs(15);
+        (config.queue.lines, config.queue.stalled_after) = (1, Duration::from_millis(500));
+    });
+    let _queue = full_queue(&drain).await;
+    let since = Instant::now();
+    let answer = drain.post("", &RECORD.replace("a1", "full")).await;
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &1.into()), "{answer:?}");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_sender_held_for_the_second_of_two_queues_is_refused_in_time() {
+    let (drain, _queue) = with_full_queue(Duration::from_millis(300)).await;
+    let block = SubscribeOptions { full: Some(Full::Block), ..SubscribeOptions::default() };
+    let _roomy = drain.collector.subscribe_with("a1", block).unwrap();
+    let since = Instant::now();
+    let answer = drain.post("", &format!("{RECORD}\n{}", RECORD.replace("a1", "full"))).await;
+    assert_eq!(answer.status, 429, "{answer:?}");
+    // What the first queue had promised is given back at each try, and must not be taken for room.
+    assert!(since.elapsed() < Duration::from_millis(900), "{:?}", since.elapsed());
 }
 
 #[tokio::test]

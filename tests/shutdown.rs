@@ -1,121 +1,227 @@
-//! How `fleetdrain serve` ends: what readers still get, what is told, and the exit code.
+//! How the process ends: what it says, what it leaves, and its exit code.
+
 #![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
+
+mod support;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    process::{Child, ChildStderr, Command, Stdio},
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use hyper::{Method, StatusCode};
+use support::{Client, assert_balances, fly_record};
 
+/// `fleetdrain serve` as a process of its own.
 struct Drain {
-    process: Child,
-    stderr: BufReader<ChildStderr>,
-    ingest: String,
-    control: String,
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    ingest: SocketAddr,
+    control: SocketAddr,
 }
 
 impl Drain {
-    fn start(deadline: &str) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
+    fn start(env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
             .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
-            .env("FLEETDRAIN_SHUTDOWN__DEADLINE", deadline)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stderr = BufReader::new(process.stderr.take().unwrap());
-        let mut listening = || {
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut listening = |what: &str| {
             let mut line = String::new();
             stderr.read_line(&mut line).unwrap();
-            line.trim_end().rsplit_once("http://").unwrap().1.to_owned()
+            let addr = line.trim().strip_prefix(&format!("{what} listening on http://"));
+            addr.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
         };
-        let (ingest, control) = (listening(), listening());
-        Self { process, stderr, ingest, control }
+        let (ingest, control) = (listening("ingest"), listening("control"));
+        Self { child, stderr, ingest, control }
     }
 
-    /// Asks, and leaves the answer to be read.
-    fn ask(addr: &str, method: &str, path: &str, body: &str) -> TcpStream {
-        let mut socket = TcpStream::connect(addr).unwrap();
-        let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}");
-        socket.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
-        socket
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
 
-    fn answer(mut socket: TcpStream) -> String {
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// Subscribes to a machine and sends it `lines` of `bytes` each.
-    fn fill(&self, lines: usize, bytes: usize) {
-        let subscribed = Self::answer(Self::ask(&self.control, "PUT", "/api/v1/machines/m", ""));
-        assert!(subscribed.starts_with("HTTP/1.1 201"), "{subscribed}");
-        let record = format!("{{\"instance\":\"m\",\"message\":\"{}\"}}\n", "x".repeat(bytes));
-        let taken = Self::answer(Self::ask(&self.ingest, "POST", "/", &record.repeat(lines)));
-        assert!(taken.contains(&format!("\"accepted\":{lines},")), "{taken}");
-    }
-
-    fn read_queue(&self) -> TcpStream {
-        Self::ask(&self.control, "GET", "/api/v1/machines/m/queue", "")
-    }
-
-    fn terminate(&self) {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-    }
-
-    /// The exit code, and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// Its exit code and the rest of what it said.
+    fn wait(mut self) -> (i32, String) {
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).unwrap();
-        (self.process.wait().unwrap().code(), said)
+        (self.child.wait().unwrap().code().expect("it ended by itself"), said)
     }
 }
 
-#[test]
-fn readers_get_what_is_queued_and_the_end() {
-    let drain = Drain::start("4s");
-    drain.fill(3, 10);
-    let mut reader = drain.read_queue();
-    // Who is not accepted yet when it stops is not a reader.
-    reader.read_exact(&mut [0; 12]).unwrap();
-    drain.terminate();
-    let answer = Drain::answer(reader);
-    assert!(answer.matches("machine_seq").count() == 3 && answer.contains(r#""reason":"shutdown""#), "{answer}");
-    let (code, said) = drain.end();
-    assert_eq!(code, Some(0), "{said}");
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
 }
 
-#[test]
-fn what_a_reader_is_too_slow_for_is_told_and_exits_74() {
-    let drain = Drain::start("300ms");
-    // One group, more than any socket's buffers hold: the reader takes it from the queue and cannot hand it on.
-    drain.fill(20_000, 1000);
-    let mut slow = drain.read_queue();
-    slow.read_exact(&mut [0; 1000]).unwrap();
-    drain.terminate();
-    let (code, said) = drain.end();
-    assert_eq!(code, Some(74), "{said}");
+async fn subscribe(drain: &Drain, id: &str) {
+    let path = format!("/api/v1/machines/{id}");
+    assert_eq!(Client::connect(drain.control).await.call(Method::PUT, &path).await.0, StatusCode::CREATED);
+}
+
+async fn post(drain: &Drain, body: String) {
+    assert_eq!(Client::connect(drain.ingest).await.post(&[], body).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_drain_with_nothing_left_exits_0_at_once() {
+    let drain = Drain::start(&[]);
+    post(&drain, fly_record("a", "unrouted: nobody was promised anything")).await;
+    let asked = Instant::now();
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(3), "it did not wait for its deadline: {said}");
+}
+
+#[tokio::test]
+async fn acknowledged_lines_without_a_reader_are_told_and_exit_74() {
+    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "300ms")]);
+    subscribe(&drain, "a").await;
+    post(&drain, [fly_record("a", "one"), fly_record("a", "two")].join("\n")).await;
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 74, "{said}");
+    assert!(said.contains("2 acknowledged lines"), "{said}");
+}
+
+#[tokio::test]
+async fn streams_end_behind_what_is_queued_with_reason_shutdown() {
+    let drain = Drain::start(&[]);
+    subscribe(&drain, "a").await;
+    let mut viewer = Client::connect(drain.control).await;
+    let mut tail = viewer.get("/api/v1/tail").await;
+    post(&drain, [fly_record("a", "one"), fly_record("a", "two")].join("\n")).await;
+    let mut reader = Client::connect(drain.control).await;
+    let mut queue = reader.get("/api/v1/machines/a/queue").await;
+    drain.signal("-INT");
+    for lines in [&mut tail, &mut queue] {
+        assert_eq!(lines.next().await.unwrap()["message"], "one");
+        assert_eq!(lines.next().await.unwrap()["message"], "two");
+        assert_eq!(lines.next().await.unwrap(), serde_json::json!({"event": "end", "reason": "shutdown"}));
+        assert_eq!(lines.next().await, None);
+    }
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+}
+
+/// A reader that has begun and reads no further than a line, of a body larger than the sockets' buffers.
+async fn read_a_line_of_many(drain: &Drain) -> support::Lines {
+    subscribe(drain, "a").await;
+    post(drain, (fly_record("a", &"x".repeat(1000)) + "\n").repeat(20_000)).await;
+    let mut queue = Client::connect(drain.control).await.get("/api/v1/machines/a/queue").await;
+    queue.next().await.unwrap();
+    queue
+}
+
+#[tokio::test]
+async fn what_a_reader_is_too_slow_for_is_told_and_exits_74() {
+    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "300ms")]);
+    // One group: the reader has taken all of it from the queue, and cannot hand it on.
+    let _slow = read_a_line_of_many(&drain).await;
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 74, "{said}");
     assert!(said.contains("acknowledged lines were left"), "{said}");
 }
 
-#[test]
-fn who_asks_twice_does_not_wait() {
-    let drain = Drain::start("60s");
-    drain.fill(20_000, 1000);
-    let mut slow = drain.read_queue();
-    slow.read_exact(&mut [0; 1000]).unwrap();
-    let begun = Instant::now();
-    drain.terminate();
-    // The first must be taken before the second comes: two signals that wait are one.
-    while TcpStream::connect(&drain.control).is_ok() {
-        std::thread::yield_now();
+#[tokio::test]
+async fn who_asks_twice_does_not_wait() {
+    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "60s")]);
+    let _slow = read_a_line_of_many(&drain).await;
+    let asked = Instant::now();
+    drain.signal("-TERM");
+    // Two signals that wait are one: the second comes when the first was heard.
+    while tokio::net::TcpStream::connect(drain.control).await.is_ok() {}
+    drain.signal("-INT");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 74, "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(30), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_before_the_signal_is_read_or_told() {
+    let drain = Drain::start(&[]);
+    subscribe(&drain, "a").await;
+    let mut reader = Client::connect(drain.control).await;
+    let mut queue = reader.get("/api/v1/machines/a/queue").await;
+    let ingest = drain.ingest;
+    let sender = tokio::spawn(async move {
+        let mut acknowledged = 0u64;
+        let mut client = Client::connect(ingest).await;
+        while let Some(status) = client.try_post(fly_record("a", &acknowledged.to_string())).await {
+            match status {
+                StatusCode::OK => acknowledged += 1,
+                StatusCode::SERVICE_UNAVAILABLE => break,
+                other => panic!("{other}"),
+            }
+        }
+        acknowledged
+    });
+    let mut read = 0u64;
+    while read < 200 {
+        assert_eq!(queue.next().await.unwrap()["message"], read.to_string());
+        read += 1;
     }
-    drain.terminate();
-    assert_eq!(drain.end().0, Some(74));
-    assert!(begun.elapsed() < Duration::from_secs(30));
+    let (_, stats) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/stats").await;
+    assert_eq!(stats["lines_received"], stats["lines_accepted"], "{stats}");
+    drop(stats);
+    drain.signal("-TERM");
+    loop {
+        let event = queue.next().await.unwrap();
+        if event["event"] == "end" {
+            break assert_eq!(event["reason"], "shutdown");
+        }
+        assert_eq!(event["message"], read.to_string());
+        read += 1;
+    }
+    let acknowledged = sender.await.unwrap();
+    // The last body may have been taken though its answer was cut off.
+    assert!(read == acknowledged || read == acknowledged + 1, "{acknowledged} acknowledged, {read} read");
+    assert_eq!(drain.wait().0, 0);
+}
+
+#[tokio::test]
+async fn a_reload_swaps_tokens_and_a_bad_one_keeps_the_old() {
+    let dir = std::env::temp_dir().join(format!("fleetdrain-reload-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("tokens");
+    std::fs::write(&file, "old\n").unwrap();
+    let drain = Drain::start(&[("FLEETDRAIN_INGEST__TOKEN_FILE", file.to_str().unwrap())]);
+    assert_eq!(status_with(&drain, "old").await, StatusCode::OK);
+    assert_eq!(status_with(&drain, "new").await, StatusCode::UNAUTHORIZED);
+
+    std::fs::write(&file, "new\n").unwrap();
+    drain.signal("-HUP");
+    while status_with(&drain, "new").await != StatusCode::OK {}
+    assert_eq!(status_with(&drain, "old").await, StatusCode::UNAUTHORIZED);
+
+    std::fs::remove_file(&file).unwrap();
+    drain.signal("-HUP");
+    loop {
+        let (_, stats) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/stats").await;
+        assert_balances(&stats);
+        let metrics = support::text(drain.control, "/metrics").await;
+        if metrics.contains("fleetdrain_config_reload_success 0") {
+            break;
+        }
+    }
+    assert_eq!(status_with(&drain, "new").await, StatusCode::OK);
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("token_file"), "it says which setting is wrong: {said}");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+async fn status_with(drain: &Drain, token: &str) -> StatusCode {
+    let authorization = format!("Bearer {token}");
+    Client::connect(drain.ingest).await.post(&[("authorization", &authorization)], "").await.0
 }

@@ -304,21 +304,11 @@ impl Ingest {
     /// Resizes `permit` to `bytes`, holding the sender until there is room for them.
     async fn grow(&self, permit: &mut Permit, bytes: usize, hold: &mut Hold<'_>) -> Result<(), Problem> {
         self.check_fits(bytes)?;
-        if permit.try_resize(bytes) {
-            return Ok(());
-        }
         let budget = self.collector.budget();
-        loop {
-            let mut room = budget.room();
-            room.enable();
-            if permit.try_resize(bytes) {
-                return Ok(());
-            }
-            hold.wait(room).await.map_err(|expired| match expired {
-                Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
-                Expired::ShuttingDown => shutting_down(),
-            })?;
-        }
+        hold.until(budget, || permit.try_resize(bytes).then_some(())).await.map_err(|expired| match expired {
+            Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
+            Expired::ShuttingDown => shutting_down(),
+        })
     }
 
     /// Parses a body into a draft that is charged for what it really holds.
@@ -359,30 +349,26 @@ impl Ingest {
     async fn admit(&self, mut draft: Draft, hold: &mut Hold<'_>) -> Result<Receipt, Problem> {
         let samples = std::mem::take(&mut draft.samples);
         let at = draft.batch.received_at;
-        let budget = self.collector.budget();
-        let mut room = None;
-        loop {
-            let Refused { draft: back, cause, retry_after, .. } = match self.collector.admit(draft) {
-                Ok(receipt) => {
-                    self.rejected.keep(samples, at);
-                    return Ok(receipt);
-                }
-                Err(refused) => refused,
-            };
+        let (mut draft, mut refusal) = (Some(draft), None);
+        let attempt = || match self.collector.admit(draft.take()?) {
+            Ok(receipt) => Some(Ok(receipt)),
             // Waiting makes neither better.
-            if matches!(cause, Cause::ShuttingDown | Cause::TooLarge) {
-                return Err(not_admitted(cause, retry_after));
+            Err(Refused { cause: cause @ (Cause::ShuttingDown | Cause::TooLarge), retry_after, .. }) => {
+                Some(Err(not_admitted(cause, retry_after)))
             }
-            if let Some(registered) = room.take() {
-                hold.wait(registered).await.map_err(|expired| match expired {
-                    Expired::Refuse => not_admitted(cause, retry_after),
-                    Expired::ShuttingDown => shutting_down(),
-                })?;
+            Err(Refused { draft: back, cause, retry_after }) => {
+                draft = Some(*back);
+                refusal = Some(not_admitted(cause, retry_after));
+                None
             }
-            // Registered before the next try, or the release that it needs could fall between the two.
-            room.insert(budget.room()).enable();
-            draft = *back;
-        }
+        };
+        let outcome = hold.until(self.collector.budget(), attempt).await;
+        let receipt = outcome.map_err(|expired| match expired {
+            Expired::Refuse => refusal.unwrap_or_else(shutting_down),
+            Expired::ShuttingDown => shutting_down(),
+        })??;
+        self.rejected.keep(samples, at);
+        Ok(receipt)
     }
 }
 

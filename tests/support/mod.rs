@@ -50,6 +50,13 @@ impl Client {
         read_json(self.send(Method::POST, "/", headers, body).await).await
     }
 
+    /// The status of a posted body; `None` when the connection was closed instead.
+    pub(crate) async fn try_post(&mut self, body: String) -> Option<StatusCode> {
+        self.sender.ready().await.ok()?;
+        let request = Request::post("/").header("host", self.addr.to_string()).body(Full::new(body.into())).unwrap();
+        self.sender.send_request(request).await.ok().map(|response| response.status())
+    }
+
     pub(crate) async fn call(&mut self, method: Method, path: &str) -> (StatusCode, Value) {
         read_json(self.send(method, path, &[], "").await).await
     }
@@ -57,6 +64,13 @@ impl Client {
     pub(crate) async fn get(&mut self, path: &str) -> Lines {
         Lines { response: self.send(Method::GET, path, &[], "").await, buffer: Vec::new() }
     }
+}
+
+/// The text that a path answers.
+pub(crate) async fn text(addr: SocketAddr, path: &str) -> String {
+    let response = Client::connect(addr).await.send(Method::GET, path, &[], "").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
 async fn read_json(response: Response<Incoming>) -> (StatusCode, Value) {
