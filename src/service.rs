@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, interval, timeout},
+    time::{interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -274,12 +274,10 @@ pub enum ServeError {
     #[error("cannot hear of signals")]
     Signals(#[source] io::Error),
     /// Acknowledged lines that no reader took; they were dropped with reason `shutdown`.
-    #[error("{lines} acknowledged lines were still queued and are dropped: no reader took them within {deadline:?}")]
+    #[error("{lines} acknowledged lines were left in queues, in no spool, and are dropped")]
     LinesLeft {
         /// How many.
         lines: u64,
-        /// How long readers had.
-        deadline: Duration,
     },
 }
 
@@ -302,19 +300,17 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     }
     let deadline = config.shutdown.deadline;
     tracing::info!(?deadline, "shutting down: no new bodies, streams end behind what is queued");
-    let begun = Instant::now();
     tokio::select! {
         _ = running.stop(&collector, deadline) => {}
         // Whoever asks twice does not want to wait.
         () = signals.stop() => tracing::warn!("told to stop again: readers get no more time"),
     }
-    let deadline = begun.elapsed();
     match collector.drop_what_is_left() {
         0 => {
             tracing::info!("nothing was left behind");
             Ok(())
         }
-        lines => Err(ServeError::LinesLeft { lines, deadline }),
+        lines => Err(ServeError::LinesLeft { lines }),
     }
 }
 

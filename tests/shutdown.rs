@@ -112,6 +112,40 @@ async fn streams_end_behind_what_is_queued_with_reason_shutdown() {
     assert_eq!(code, 0, "{said}");
 }
 
+/// A reader that has begun and reads no further than a line, of a body larger than the sockets' buffers.
+async fn read_a_line_of_many(drain: &Drain) -> support::Lines {
+    subscribe(drain, "a").await;
+    post(drain, (fly_record("a", &"x".repeat(1000)) + "\n").repeat(20_000)).await;
+    let mut queue = Client::connect(drain.control).await.get("/api/v1/machines/a/queue").await;
+    queue.next().await.unwrap();
+    queue
+}
+
+#[tokio::test]
+async fn what_a_reader_is_too_slow_for_is_told_and_exits_74() {
+    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "300ms")]);
+    // One group: the reader has taken all of it from the queue, and cannot hand it on.
+    let _slow = read_a_line_of_many(&drain).await;
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 74, "{said}");
+    assert!(said.contains("acknowledged lines were left"), "{said}");
+}
+
+#[tokio::test]
+async fn who_asks_twice_does_not_wait() {
+    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "60s")]);
+    let _slow = read_a_line_of_many(&drain).await;
+    let asked = Instant::now();
+    drain.signal("-TERM");
+    // Two signals that wait are one: the second comes when the first was heard.
+    while tokio::net::TcpStream::connect(drain.control).await.is_ok() {}
+    drain.signal("-INT");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 74, "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(30), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_before_the_signal_is_read_or_told() {
     let drain = Drain::start(&[]);

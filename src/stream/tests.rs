@@ -192,9 +192,10 @@ async fn a_stream_left_pending_does_not_keep_lines_from_other_readers() {
     assert!(futures_util::StreamExt::next(&mut left_pending).now_or_never().is_none());
     let reader = tokio::spawn(async move { LogStream::new(queue).with_item_timeout(SECOND).next().await });
     tokio::task::yield_now().await;
+    let pushed = Instant::now();
     let _ = push_numbers(&collector, "m", 0..1).unwrap();
-    let entry = reader.await.unwrap().expect("it was woken for the line");
-    assert_eq!(entry.message(), "0");
+    assert_eq!(reader.await.unwrap().unwrap().message(), "0");
+    assert_eq!(pushed.elapsed(), Duration::ZERO, "it was woken for the line, not by its time-out");
     assert!(!left_pending.done());
 }
 
