@@ -284,11 +284,19 @@ impl Default for Shutdown {
 }
 
 /// `[log]`: what the process says of itself, on standard error.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Log {
     /// How each event is written.
     pub format: LogFormat,
+    /// The least level written, or directives such as `info,fleetdrain::http=debug`.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
 }
 
 /// How the process's own log is written.

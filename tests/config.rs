@@ -110,6 +110,7 @@ fn every_key_can_be_set_in_the_file() {
         deadline = "9s"
         [log]
         format = "json"
+        level = "warn"
     "#;
     let loaded = load(&file(text)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let unset: Vec<_> =
@@ -183,6 +184,15 @@ fn an_unknown_variable_is_named_with_the_nearest() {
     assert!(
         mistakes.contains("FLEETDRAIN_CONTROL__TOKENS: unknown variable, the nearest is FLEETDRAIN_CONTROL__TOKEN")
     );
+}
+
+#[test]
+fn the_log_level_is_a_setting_like_any_other() {
+    let level = |text: &str| config(&env(&[("FLEETDRAIN_LOG__LEVEL", text)])).log.level;
+    assert_eq!(level("debug"), "debug");
+    assert_eq!(level("info,fleetdrain::http=debug"), "info,fleetdrain::http=debug");
+    let text = mistakes(&file("[log]\nlevel = \"inof\"\n"));
+    assert!(text.contains("log.level: \"inof\" is not error, warn"), "{text}");
 }
 
 #[test]

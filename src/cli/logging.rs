@@ -7,9 +7,6 @@ use tracing_subscriber::{EnvFilter, fmt};
 use super::Failure;
 use crate::config::LogFormat;
 
-/// The variable that sets the level; without `__`, so no server setting.
-pub(super) const LEVEL_VARIABLE: &str = "FLEETDRAIN_LOG";
-
 /// Starts logging `format` at `level`: a level such as `info`, or directives such as `info,fleetdrain::http=debug`.
 pub(super) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level);

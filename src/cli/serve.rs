@@ -18,9 +18,6 @@ Examples:
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) settings: Settings,
-    /// Level of the own log, or directives such as info,fleetdrain::http=debug
-    #[arg(long, value_name = "LEVEL", env = logging::LEVEL_VARIABLE, default_value = "info")]
-    log_level: String,
 }
 
 /// The flags that set something; `validate` takes them too, to check what `serve` would do with them.
@@ -44,6 +41,9 @@ pub(super) struct Settings {
     /// How the own log is written to standard error: auto, text or json
     #[arg(long, value_name = "FORMAT", value_parser = LogFormat::ALL.map(LogFormat::as_str))]
     log_format: Option<String>,
+    /// Level of the own log, or directives such as info,fleetdrain::http=debug
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 impl Settings {
@@ -57,6 +57,7 @@ impl Settings {
             ("--include-stderr", "queue.streams", include_stderr),
             ("--insecure-control", "control.insecure", insecure_control),
             ("--log-format", "log.format", self.log_format.clone()),
+            ("--log-level", "log.level", self.log_level.clone()),
         ];
         let flags = flags.into_iter().filter_map(|(name, key, value)| Some(Flag { name, key, value: value? }));
         Loader { file: self.config.clone(), flags: flags.collect() }
@@ -66,7 +67,7 @@ impl Settings {
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let loader = args.settings.loader();
     let loaded = loader.load()?;
-    logging::start(loaded.config.log.format, &args.log_level)?;
+    logging::start(loaded.config.log.format, &loaded.config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fleetdrain").build();
     let runtime = runtime.map_err(Failure::io("cannot start the runtime"))?;
     let served = runtime.block_on(crate::service::serve(loaded, loader));

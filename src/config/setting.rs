@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 31] = [
+pub static SETTINGS: [Setting; 32] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -282,7 +282,15 @@ pub static SETTINGS: [Setting; 31] = [
         Kind::Word { expected: "auto, text or json", read: read_log_format, show: |c| c.log.format.as_str().into() },
         "how the process's own log is written; auto is text, coloured on a terminal",
     ),
+    setting(
+        "log.level",
+        Kind::Word { expected: LOG_LEVELS, read: read_log_level, show: |c| c.log.level.clone() },
+        "the least level of the own log, for all modules or for some",
+    ),
 ];
+
+/// What `log.level` takes.
+const LOG_LEVELS: &str = "error, warn, info, debug, trace or off, or such as info,fleetdrain::http=debug";
 
 fn read_full(config: &mut Config, text: &str) -> bool {
     let full = Full::ALL.into_iter().find(|full| full.as_str() == text);
@@ -297,6 +305,23 @@ fn read_streams(config: &mut Config, text: &str) -> bool {
 fn read_log_format(config: &mut Config, text: &str) -> bool {
     let format = LogFormat::ALL.into_iter().find(|format| format.as_str() == text);
     format.inspect(|&format| config.log.format = format).is_some()
+}
+
+fn read_log_level(config: &mut Config, text: &str) -> bool {
+    let is_level = |text: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&text);
+    let is_module = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte))
+    };
+    // A module alone is no level: a misspelt one would be taken for it.
+    let is_directive = |text: &str| match text.split_once('=') {
+        Some((module, level)) => is_module(module) && is_level(level),
+        None => is_level(text),
+    };
+    let known = text.split(',').all(is_directive);
+    if known {
+        text.clone_into(&mut config.log.level);
+    }
+    known
 }
 
 impl Setting {
