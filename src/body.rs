@@ -4,7 +4,7 @@
 //! a bomb ends where that shows, not when it has all been read. It never waits: where the next step would make it hold
 //! more than its caller allows, it says what it wants ([`Progress::NeedsRoom`]) and goes on from there when called again.
 //!
-//! What is held is what [`BodyReader::held_bytes`] says at rest. While the buffer moves to a larger one, both may exist for
+//! What is held at rest, decoder state included, is never more than its caller allows. While the buffer moves to a larger one, both may exist for
 //! the time of a copy: at most one such pair a thread, since no call here waits.
 
 mod inflate;

@@ -10,7 +10,7 @@
 //!
 //! ## Metrics
 //!
-//! All of them: see [`FAMILIES`].
+//! All of them: see [`catalogue::FAMILIES`].
 
 mod histogram;
 
