@@ -7,7 +7,8 @@ mod threads;
 use super::*;
 use crate::{
     admission::{Cause, Draft, Receipt},
-    batch::{EntryId, Kind, Row, Span},
+    batch::{Batch, EntryId, Kind, Row, Span},
+    record::RejectReason,
 };
 
 /// A collector with small bounds.

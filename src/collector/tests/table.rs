@@ -3,6 +3,7 @@
 use tokio::time::advance;
 
 use super::*;
+use crate::collector::machine::{MachineState, Places};
 use crate::stream::{
     LogStream,
     view::{MachineView, Seen, ViewStart},

@@ -1,0 +1,220 @@
+//! One machine of the table: its counters, its place in the history, its queue, and who looks at it.
+
+use std::{
+    fmt,
+    hash::BuildHasher,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    config,
+    history::Trail,
+    queue::{Ended, Queue},
+};
+
+/// The window over which machines are ranked by their lines.
+pub(super) const RANK_WINDOW: Duration = Duration::from_secs(300);
+/// The window over which a machine's rate is told.
+pub(super) const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// Lines and bytes of a sliding window, from two fixed ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    index: u32,
+    now: u32,
+    before: u32,
+}
+
+impl Window {
+    fn roll(&mut self, index: u32) {
+        if index != self.index {
+            self.before = if index == self.index + 1 { self.now } else { 0 };
+            (self.now, self.index) = (0, index);
+        }
+    }
+
+    pub(super) fn add(&mut self, index: u32, count: u64) {
+        self.roll(index);
+        self.now = self.now.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn total(mut self, elapsed: Duration, width: Duration) -> f64 {
+        let position = elapsed.as_secs_f64() / width.as_secs_f64();
+        self.roll(position as u32);
+        f64::from(self.now) + f64::from(self.before) * (1.0 - position.fract())
+    }
+}
+
+/// A machine of the table.
+pub(crate) struct Machine {
+    pub(crate) id: Arc<str>,
+    pub(super) state: Mutex<MachineState>,
+    /// Readers of `logs` that look at this machine; they are woken by it alone.
+    pub(super) watchers: AtomicU32,
+    pub(super) watched: OnceLock<Box<Notify>>,
+    /// Whether its queue is one that may refuse bodies: spares the others a lock.
+    pub(super) blocks: AtomicBool,
+}
+
+pub(super) struct MachineState {
+    /// Its `next_seq` counts the machine's lines too.
+    pub(super) trail: Trail,
+    pub(super) bytes: u64,
+    /// What queues before the current one dropped.
+    pub(super) dropped_before: u64,
+    pub(super) place: Option<Arc<Place>>,
+    /// When its last line was received, in microseconds since 1970; 0 if none was.
+    pub(super) seen_at: i64,
+    pub(super) touched: Instant,
+    pub(super) recent: Window,
+    pub(super) rate: Window,
+    pub(super) rate_bytes: Window,
+    pub(super) queue: Option<Arc<Queue>>,
+    pub(super) life: Life,
+    /// Known to users: it has sent a line or was subscribed.
+    pub(super) seen: bool,
+    /// No longer in the table; whoever still holds it must look again.
+    pub(super) forgotten: bool,
+}
+
+/// Where a machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Live,
+    /// To be finished then.
+    Lingering(Instant),
+    Finished(Instant, Ended),
+}
+
+/// Where a machine runs. A fleet has few of these, and each is held once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    app: Box<str>,
+    region: Box<str>,
+}
+
+/// The places that were seen lately.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) table: HashTable<Arc<Place>>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Places {
+    /// Beyond, it begins anew: names come from the network. Who has a place keeps it.
+    pub(super) const MAX: usize = 4096;
+
+    pub(super) fn get(&mut self, app: &str, region: &str) -> Arc<Place> {
+        let Self { table, hasher } = self;
+        if table.len() >= Self::MAX {
+            table.clear();
+        }
+        let same = |place: &Arc<Place>| *place.app == *app && *place.region == *region;
+        let hash = |place: &Arc<Place>| hasher.hash_one((&*place.app, &*place.region));
+        let place = || Arc::new(Place { app: app.into(), region: region.into() });
+        Arc::clone(table.entry(hasher.hash_one((app, region)), same, hash).or_insert_with(place).get())
+    }
+}
+
+impl MachineState {
+    pub(super) fn lines(&self) -> u64 {
+        self.trail.next_seq - 1
+    }
+
+    pub(super) fn app(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.app)
+    }
+
+    pub(super) fn region(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.region)
+    }
+
+    pub(super) fn ended(&self) -> Option<Ended> {
+        match self.life {
+            Life::Finished(_, ended) => Some(ended),
+            Life::Live | Life::Lingering(_) => None,
+        }
+    }
+
+    pub(super) fn live_queue(&self) -> Option<&Arc<Queue>> {
+        self.queue.as_ref().filter(|_| self.ended().is_none())
+    }
+
+    /// Whether nobody is subscribed to it, and nobody reads what is left of its queue.
+    pub(super) fn is_idle(&self) -> bool {
+        self.live_queue().is_none() && self.queue.as_ref().is_none_or(|queue| queue.facts().readers == 0)
+    }
+
+    /// Whether it was kept for as long as it must be.
+    pub(super) fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
+        match self.life {
+            Life::Finished(at, _) => now.saturating_duration_since(at) >= keep.finished_keep,
+            Life::Live | Life::Lingering(_) => now.saturating_duration_since(self.touched) >= keep.idle_expire,
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn new(id: Arc<str>, now: Instant) -> Self {
+        let state = MachineState {
+            trail: Trail { last: None, next_seq: 1 },
+            bytes: 0,
+            dropped_before: 0,
+            place: None,
+            seen_at: 0,
+            touched: now,
+            recent: Window::default(),
+            rate: Window::default(),
+            rate_bytes: Window::default(),
+            queue: None,
+            life: Life::Live,
+            seen: false,
+            forgotten: false,
+        };
+        Self {
+            id,
+            state: Mutex::new(state),
+            watchers: AtomicU32::new(0),
+            watched: OnceLock::new(),
+            blocks: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn trail(&self) -> Trail {
+        self.state.lock().trail
+    }
+
+    /// Why the machine has ended, with its place at this moment: nothing past it is a finished machine's to wait for.
+    pub(crate) fn trail_and_end(&self) -> (Trail, Option<Ended>) {
+        let state = self.state.lock();
+        (state.trail, state.ended())
+    }
+
+    pub(crate) fn watch(&self) -> &Notify {
+        self.watched.get_or_init(Box::default)
+    }
+
+    pub(crate) fn remove_watcher(&self) {
+        self.watchers.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn wake_watchers(&self) {
+        if let Some(watched) = self.watched.get() {
+            watched.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,223 @@
+//! The publish section: numbers a batch, appends it to the history and offers it to its machines' queues, all in one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    LogCollector, key,
+    machine::{Machine, MachineState, Places, RANK_WINDOW, RATE_WINDOW},
+};
+use crate::{
+    batch::Batch,
+    history::{Held, Trail},
+    queue::{Offered, Place as QueuePlace, Queue, QueueRoom, Taken},
+};
+
+/// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
+const NAME_BYTES_MAX: usize = 128;
+
+/// What the publish lock guards.
+#[derive(Default)]
+pub(super) struct Publisher {
+    /// When the newest batch was received.
+    pub(super) newest: Option<(Timestamp, Instant)>,
+    pub(super) places: Places,
+    /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
+    pub(super) behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
+}
+
+impl Publisher {
+    /// Bodies are parsed side by side, and a wall clock may be set back; published times only go forward.
+    pub(super) fn set_received(&mut self, batch: &mut Batch) {
+        if let Some((at, instant)) = self.newest {
+            batch.received_at = batch.received_at.max(at);
+            batch.received = batch.received.max(instant);
+        }
+        self.newest = Some((batch.received_at, batch.received));
+    }
+
+    pub(super) fn moved(&mut self, machine: &Arc<Machine>, queue: &Arc<Queue>, from: QueuePlace, to: QueuePlace) {
+        if from == to {
+            return;
+        }
+        if let Some(at) = from {
+            self.behind.remove(&(at.batch, key(queue)));
+        }
+        if let Some(at) = to {
+            self.behind.insert((at.batch, key(queue)), (Arc::clone(machine), Arc::clone(queue)));
+        }
+    }
+}
+
+impl LogCollector {
+    /// The machines of a batch's groups, in their order, as far as they are known: a body that is refused makes none known.
+    pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Option<Arc<Machine>>> {
+        batch.groups.iter().map(|group| self.known(batch.machine_id(group))).collect()
+    }
+
+    /// Keeps room in the `block` queues among `machines`, or says that one of them has none.
+    pub(crate) fn reserve_queues(
+        &self,
+        batch: &Batch,
+        machines: &[Option<Arc<Machine>>],
+    ) -> Result<Vec<(u32, QueueRoom)>, ()> {
+        let mut rooms = Vec::new();
+        let known = machines.iter().enumerate().filter_map(|(index, machine)| Some((index, machine.as_ref()?)));
+        for (index, machine) in known.filter(|(_, machine)| machine.blocks.load(Relaxed)) {
+            let queue = machine.state.lock().live_queue().cloned();
+            let Some(queue) = queue else { continue };
+            let room = queue.reserve(batch, &batch.groups[index], Instant::now())?;
+            rooms.extend(room.map(|room| (index as u32, room)));
+        }
+        Ok(rooms)
+    }
+
+    /// Numbers a batch, appends it to the history and offers it to its machines' queues. Cannot fail.
+    ///
+    /// Returns the fate of its lines: accepted, filtered, unrouted.
+    pub(crate) fn publish(
+        &self,
+        mut batch: Batch,
+        machines: Vec<Option<Arc<Machine>>>,
+        rooms: Vec<(u32, QueueRoom)>,
+    ) -> (u64, u64, u64) {
+        let shared = &*self.shared;
+        let groups = machines.into_iter().zip(&batch.groups);
+        let new = |group| self.machine(batch.machine_id(group));
+        let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
+        let mut publisher = shared.publisher.lock();
+        let (seq, first_line) = shared.history.end();
+        (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        publisher.set_received(&mut batch);
+        for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
+            let trail = self.trail_to_extend(machine);
+            (group.first_seq, group.prev) = (trail.next_seq, trail.last);
+        }
+        let batch = Arc::new(batch);
+        shared.history.append(Arc::clone(&batch));
+        let mut evicted = Vec::new();
+        while let Some(batch) = shared.history.evict() {
+            self.count_evicted(&mut publisher, &batch);
+            evicted.push(batch);
+        }
+        let mut rooms = rooms.into_iter().peekable();
+        let mut fates = (0, 0, 0);
+        for (index, machine) in machines.iter().enumerate() {
+            let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
+            let lines = batch.groups[index].lines();
+            match self.offer(&mut publisher, machine, &batch, index as u32, room) {
+                Some(offered) => {
+                    fates.0 += offered.accepted;
+                    fates.1 += offered.filtered;
+                }
+                None => fates.2 += lines,
+            }
+        }
+        drop(publisher);
+        shared.fleet.notify_waiters();
+        // Batches that nobody holds any more are freed here, out of everybody's way.
+        drop(evicted);
+        fates
+    }
+
+    fn trail_to_extend(&self, machine: &mut Arc<Machine>) -> Trail {
+        let state = machine.state.lock();
+        if !state.forgotten {
+            return state.trail;
+        }
+        drop(state);
+        self.revive(machine);
+        machine.trail()
+    }
+
+    fn offer(
+        &self,
+        publisher: &mut Publisher,
+        machine: &Arc<Machine>,
+        batch: &Arc<Batch>,
+        index: u32,
+        room: Option<QueueRoom>,
+    ) -> Option<Offered> {
+        let at = crate::batch::GroupRef { batch: batch.seq, group: index };
+        let group = &batch.groups[index as usize];
+        let mut state = machine.state.lock();
+        state.trail = Trail { last: Some(at), next_seq: group.end_seq() };
+        self.note(&mut publisher.places, &mut state, batch, group);
+        let offered = state.live_queue().map(|queue| {
+            // Room in a queue that was replaced meanwhile is of no use to the new one.
+            let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
+            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, state.trail);
+            publisher.moved(machine, queue, None, went_behind);
+            offered
+        });
+        drop(state);
+        if machine.watchers.load(Relaxed) > 0 {
+            machine.wake_watchers();
+        }
+        offered
+    }
+
+    /// A machine becomes known to users.
+    pub(super) fn see(&self, state: &mut MachineState) {
+        if !std::mem::replace(&mut state.seen, true) {
+            self.shared.seen.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn note(&self, places: &mut Places, state: &mut MachineState, batch: &Batch, group: &crate::batch::Group) {
+        self.see(state);
+        state.bytes += group.bytes;
+        state.seen_at = batch.received_at.as_microsecond();
+        state.touched = batch.received;
+        let elapsed = batch.received.saturating_duration_since(self.shared.started).as_secs();
+        let rate_index = (elapsed / RATE_WINDOW.as_secs()) as u32;
+        state.recent.add((elapsed / RANK_WINDOW.as_secs()) as u32, group.lines());
+        state.rate.add(rate_index, group.lines());
+        state.rate_bytes.add(rate_index, group.bytes);
+        let last = batch.view(group, group.rows.end - 1);
+        let (app, region) = (name_or(last.app_name(), state.app()), name_or(last.region(), state.region()));
+        if (app, region) != (state.app(), state.region()) {
+            state.place = Some(places.get(app, region));
+        }
+    }
+
+    fn count_evicted(&self, publisher: &mut Publisher, batch: &Batch) {
+        let affected: Vec<_> = publisher
+            .behind
+            .range((batch.seq, 0)..(batch.seq + 1, 0))
+            .map(|(_, (machine, queue))| (Arc::clone(machine), Arc::clone(queue)))
+            .collect();
+        for (machine, queue) in affected {
+            let from = queue.place();
+            let to = queue.evicted(batch, &self.shared.history, machine.trail());
+            publisher.moved(&machine, &queue, from, to);
+        }
+    }
+
+    /// Takes the next lines of a queue that is behind, for one of its readers; `None` if it must look again.
+    pub(crate) fn claim(&self, machine: &Arc<Machine>, queue: &Arc<Queue>) -> Option<Taken> {
+        let mut publisher = self.shared.publisher.lock();
+        let from = queue.place();
+        let (to, taken) = queue.claim(&self.shared.history, machine.trail());
+        publisher.moved(machine, queue, from, to);
+        taken
+    }
+
+    /// The batch of that number, if the history holds it.
+    pub(crate) fn batch(&self, seq: u64) -> Option<Arc<Batch>> {
+        match self.shared.history.batch(seq) {
+            Held::Batch(batch) => Some(batch),
+            Held::Evicted | Held::NotYet => None,
+        }
+    }
+}
+
+/// A name as far as it is kept, or the one `before` where a record has none.
+fn name_or<'a>(name: &'a str, before: &'a str) -> &'a str {
+    if name.is_empty() { before } else { &name[..name.floor_char_boundary(NAME_BYTES_MAX)] }
+}
