@@ -82,3 +82,8 @@ pub use crate::{
     record::{parse_log_entry, parse_ndjson},
     stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
 };
+
+/// The README's example, compiled and run.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,8 +5,7 @@ use std::fmt::Write;
 use crate::admission::Receipt;
 
 /// Told with every answer in which a record was unrouted.
-const UNROUTED_NOTE: &str =
-    "no queue is subscribed to these machines, so nothing consumes their lines; logs and tail show them all the same";
+const UNROUTED_NOTE: &str = "no queue is subscribed to the unrouted lines' machines, so nothing consumes them; logs and tail show them all the same";
 
 /// Writes the account of a body that was taken, now or (`duplicate`) before.
 pub(super) fn account(receipt: &Receipt, duplicate: bool) -> String {

@@ -142,20 +142,33 @@ impl Reader<'_> {
 
     fn objects(&mut self, first: usize) {
         let mut pos = first;
+        let mut reread = 0;
         while pos < self.body.len() {
-            let mut resume = pos;
-            if self.body[pos] == b'{' {
-                let element = self.element(pos);
-                if element.whole {
-                    pos = skip_blanks(self.body, element.end);
-                    continue;
-                }
-                resume = element.end;
-            } else {
+            if self.body[pos] != b'{' {
                 self.broken(pos);
+                pos = next_line_of_object(self.body, pos);
+                continue;
             }
-            pos = next_line_of_object(self.body, resume);
+            let element = self.element(pos);
+            pos = match element.whole {
+                true => skip_blanks(self.body, element.end),
+                false => self.resume(pos, element.end, &mut reread),
+            };
         }
+    }
+
+    /// Where to go on behind an object that began at `start` and broke at `end`: an object that was cut short breaks only
+    /// where the next one does not fit into it, and must not take that along.
+    ///
+    /// `reread` counts the bytes read twice: as many as the body has, no more, or a hostile one would take the square of it.
+    fn resume(&self, start: usize, end: usize, reread: &mut usize) -> usize {
+        let near = next_line_of_object(self.body, start + 1);
+        let again = end.saturating_sub(near);
+        if *reread + again > self.body.len() {
+            return next_line_of_object(self.body, end);
+        }
+        *reread += again;
+        near
     }
 
     /// The value at `start`, which may be broken there already.

@@ -420,22 +420,30 @@ impl Account<'_> {
 
     fn objects(&mut self, first: usize) {
         let mut at = first;
+        let mut read_twice = 0;
         while at < self.body.len() {
-            let mut broken = at;
-            if self.body[at] == b'{' {
-                let reading = read(self.body, at);
-                let (end, whole) = (reading.end, reading.tree.is_ok());
-                self.record(at, end, reading);
-                if whole {
-                    at = self.blanks(end);
-                    continue;
-                }
-                broken = end;
-            } else {
-                self.reject(at, RejectReason::MalformedJson);
-            }
             let begins = |&at: &usize| self.body[at] == b'{' && self.body[at - 1] == b'\n';
-            at = (broken..self.body.len()).find(begins).unwrap_or(self.body.len());
+            let next = |from: usize| (from..self.body.len()).find(begins).unwrap_or(self.body.len());
+            if self.body[at] != b'{' {
+                let resume = next(at);
+                self.reject(at, RejectReason::MalformedJson);
+                at = resume;
+                continue;
+            }
+            let reading = read(self.body, at);
+            let (end, whole) = (reading.end, reading.tree.is_ok());
+            let (near, far) = (next(at + 1), next(end));
+            self.record(at, end, reading);
+            if whole {
+                at = self.blanks(end);
+            } else if near >= end {
+                at = near;
+            } else if read_twice + (end - near) <= self.body.len() {
+                read_twice += end - near;
+                at = near;
+            } else {
+                at = far;
+            }
         }
     }
 

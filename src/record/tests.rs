@@ -522,8 +522,12 @@ mod forms {
         let body = "{\n \"machine_id\": \"a\"\n}\n{\n \"x\": tru,\n \"y\": {\n }\n}\n{\"machine_id\":\"b\"}{\"x\":\n{\n\"machine_id\":\"c\"\n}";
         assert_eq!(
             account(body),
-            (vec!["a".into(), "b".into()], vec![(2, 4, "malformed_json"), (4, 9, "malformed_json")])
+            (vec!["a".into(), "b".into(), "c".into()], vec![(2, 4, "malformed_json"), (4, 9, "malformed_json")])
         );
+        // Cut off behind a key's colon: the next object would fit there, and must not go with it.
+        let body =
+            "{\n\"machine_id\":\"a\"\n}\n{\"fly\":{\n \"name\":\n{\n\"machine_id\":\"b\"\n}\n{\"machine_id\":\"c\"}\n";
+        assert_eq!(account(body), (vec!["a".into(), "b".into(), "c".into()], vec![(2, 4, "malformed_json")]));
         // Cut off where the next begins.
         let body = "{\n\"machine_id\":\"a\"\n}\n{\n\"x\":1\n{\n\"machine_id\":\"b\"\n}\n";
         assert_eq!(account(body), (vec!["a".into(), "b".into()], vec![(2, 4, "malformed_json")]));

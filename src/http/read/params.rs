@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
-use crate::http::problem::Problem;
+use crate::{config::value::duration, http::problem::Problem};
 
 /// Longer time-outs than this are taken for mistakes (and would leave the clock's range at some point).
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
@@ -143,20 +143,9 @@ fn parse_count(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Reads `500ms`, `30s`, `5m`, `1h`, `1d`: a whole number and one unit, nothing else.
+/// Reads `500ms`, `30s`, `1h30m` as the configuration does, up to [`DURATION_MAX`].
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|char: char| !char.is_ascii_digit())?);
-    let number = parse_count(number)?;
-    let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
-    let duration = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        "d" => seconds(86_400),
-        _ => None,
-    };
-    duration.filter(|duration| *duration <= DURATION_MAX)
+    duration(text).filter(|duration| *duration <= DURATION_MAX)
 }
 
 #[cfg(test)]
@@ -177,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_whole_number_and_one_unit() {
+    fn durations_are_those_of_the_configuration() {
         for (text, millis) in [
             ("0s", Some(0)),
             ("500ms", Some(500)),
@@ -197,7 +186,9 @@ mod tests {
             ("1.5s", None),
             ("5 s", None),
             ("5S", None),
-            ("1h30m", None),
+            ("1h30m", Some(5_400_000)),
+            ("5s748ms", Some(5_748)),
+            ("30m1h", None),
             ("5us", None),
             ("٥s", None),
         ] {
