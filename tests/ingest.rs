@@ -2,6 +2,8 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report, in the helpers too")]
 
+mod support;
+
 use std::{
     io::ErrorKind,
     net::SocketAddr,
@@ -16,6 +18,7 @@ use fleetdrain::{
     http::IngestListener,
     stream::{LogQueue, LogStream},
 };
+use support::Balances;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -30,6 +33,7 @@ struct Drain {
     addr: SocketAddr,
     collector: LogCollector,
     listener: IngestListener,
+    _balances: Balances,
 }
 
 fn start(adjust: impl FnOnce(&mut Config)) -> Drain {
@@ -41,7 +45,8 @@ fn start(adjust: impl FnOnce(&mut Config)) -> Drain {
     adjust(&mut config);
     let collector = LogCollector::new(CollectorConfig::from(&config));
     let listener = IngestListener::start(&config, collector.clone()).unwrap();
-    Drain { addr: listener.addr, collector, listener }
+    let _balances = Balances(collector.clone());
+    Drain { addr: listener.addr, collector, listener, _balances }
 }
 
 fn drain() -> Drain {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests: a panic there is the failure report")]
 
+mod support;
+
 use std::{net::SocketAddr, time::Duration};
 
 use fleetdrain::{
@@ -10,6 +12,7 @@ use fleetdrain::{
     config::Config,
 };
 use serde_json::{Value, json};
+use support::Balances;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
@@ -23,6 +26,7 @@ struct Drain {
     collector: LogCollector,
     addr: SocketAddr,
     server: LogDrainServer,
+    _balances: Balances,
 }
 
 impl Drain {
@@ -38,7 +42,8 @@ impl Drain {
             LogDrainServer::with_config(collector.clone(), config).host("127.0.0.1").control("127.0.0.1:0");
         server.start().await.unwrap();
         let addr = server.control_addr().unwrap();
-        Self { collector, addr, server }
+        let _balances = Balances(collector.clone());
+        Self { collector, addr, server, _balances }
     }
 
     /// Pushes lines of one machine whose messages are `numbers`.

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use fleetdrain::LogCollector;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -120,4 +121,15 @@ pub(crate) fn assert_balances(stats: &Value) {
     assert_eq!(count("lines_received"), fates.map(count).iter().sum::<u64>(), "{stats}");
     let went = ["queue_lines_delivered", "queue_lines_dropped", "queue_lines"];
     assert_eq!(count("queue_lines_in"), went.map(count).iter().sum::<u64>(), "{stats}");
+}
+
+/// Asserts the balances when a test is over: whatever it did, every line is accounted for.
+pub(crate) struct Balances(pub(crate) LogCollector);
+
+impl Drop for Balances {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_balances(&serde_json::to_value(self.0.stats()).unwrap());
+        }
+    }
 }
