@@ -121,9 +121,6 @@ pub(crate) struct Parser {
     scanner: Scanner,
     shapes: Shapes,
     found: Found,
-    /// For the tests: every record by the scanner.
-    #[cfg(test)]
-    scan_only: bool,
 }
 
 impl Parser {

@@ -133,7 +133,7 @@ fn locate_in_record(key: &[u8]) -> Option<Place> {
 }
 
 /// What kind of value a slot holds. Falsy values never fit, so they are as good as absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sort {
     #[default]
     Absent,
@@ -148,21 +148,24 @@ pub(super) enum Sort {
 }
 
 /// A value and its place in the body: of a string what lies between the quotes.
+///
+/// One word of 3 bits sort, 31 bits start, 30 bits length: as three fields it was stored in pieces and read back whole, and the
+/// processor waited longer for that than all the rest of a value takes. No value of a record that is kept is longer; see
+/// [`super::forms`]' room for the arena.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Value {
-    sort: Sort,
-    start: u32,
-    len: u32,
-}
+pub(super) struct Value(u64);
 
 impl Value {
+    const LEN_BITS: u32 = 30;
+    const SORT_SHIFT: u32 = 61;
+    const LEN_MASK: u64 = (1 << Self::LEN_BITS) - 1;
+    const START_MASK: u64 = (1 << (Self::SORT_SHIFT - Self::LEN_BITS)) - 1;
+
     /// A string, as good as absent if it is empty.
+    #[inline]
     pub(super) fn string(start: usize, len: usize, escaped: bool) -> Self {
-        match (len, escaped) {
-            (0, _) => Self::of(Sort::Absent, start, 0),
-            (_, false) => Self::of(Sort::Plain, start, len),
-            (_, true) => Self::of(Sort::Escaped, start, len),
-        }
+        let sort = if escaped { Sort::Escaped } else { Sort::Plain };
+        Self::of(if len == 0 { Sort::Absent } else { sort }, start, len)
     }
 
     /// A number of this text, as good as absent if it is any zero.
@@ -175,16 +178,34 @@ impl Value {
         }
     }
 
+    #[inline]
     pub(super) fn of(sort: Sort, start: usize, len: usize) -> Self {
-        Self { sort, start: start as u32, len: len as u32 }
+        let (start, len) = (start as u64 & Self::START_MASK, len as u64 & Self::LEN_MASK);
+        Self((sort as u64) << Self::SORT_SHIFT | start << Self::LEN_BITS | len)
+    }
+
+    fn start(self) -> usize {
+        (self.0 >> Self::LEN_BITS & Self::START_MASK) as usize
+    }
+
+    fn len(self) -> usize {
+        (self.0 & Self::LEN_MASK) as usize
+    }
+
+    fn is(self, sort: Sort) -> bool {
+        self.0 >> Self::SORT_SHIFT == sort as u64
+    }
+
+    fn is_present(self) -> bool {
+        !self.is(Sort::Absent)
     }
 
     fn is_string(self) -> bool {
-        matches!(self.sort, Sort::Plain | Sort::Escaped)
+        (Sort::Plain as u64..=Sort::Escaped as u64).contains(&(self.0 >> Self::SORT_SHIFT))
     }
 
     fn is_string_or_number(self) -> bool {
-        self.is_string() || self.sort == Sort::Number
+        (Sort::Plain as u64..=Sort::Number as u64).contains(&(self.0 >> Self::SORT_SHIFT))
     }
 }
 
@@ -199,65 +220,82 @@ impl Texts<'_> {
     /// A span of valid UTF-8: of the body where the text can be used as it stands there, else of the arena.
     #[inline]
     fn span(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        match value.sort {
-            Sort::Absent => Span::EMPTY,
-            Sort::Escaped => self.unescaped(value, arena),
-            _ if self.valid => Span::body(value.start as usize, value.len as usize),
-            _ => self.repaired(value, arena),
+        if self.valid && !value.is(Sort::Escaped) {
+            return if value.is_present() { Span::body(value.start(), value.len()) } else { Span::EMPTY };
         }
+        self.rewritten(value, arena)
     }
 
-    fn unescaped(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        let from = arena.len();
-        text::unescape(self.source(value), self.valid, arena);
+    fn rewritten(&self, value: Value, arena: &mut Vec<u8>) -> Span {
+        let (source, from) = (self.source(value), arena.len());
+        if value.is(Sort::Escaped) {
+            text::unescape(source, self.valid, arena);
+        } else if str::from_utf8(source).is_ok() {
+            return if value.is_present() { Span::body(value.start(), value.len()) } else { Span::EMPTY };
+        } else {
+            text::push_repaired(source, arena);
+        }
         Span::arena(from, arena.len() - from)
     }
 
-    fn repaired(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        let source = self.source(value);
-        if str::from_utf8(source).is_ok() {
-            return Span::body(value.start as usize, source.len());
-        }
-        let from = arena.len();
-        text::push_repaired(source, arena);
-        Span::arena(from, arena.len() - from)
+    /// What `read` makes of a value's text, which is not kept.
+    fn peek<T>(&self, value: Value, arena: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> T) -> T {
+        let before = arena.len();
+        let span = self.span(value, arena);
+        let made = read(span.of(self.body, arena));
+        arena.truncate(before);
+        made
     }
 
     fn source(&self, value: Value) -> &[u8] {
-        &self.body[value.start as usize..][..value.len as usize]
+        &self.body[value.start()..][..value.len()]
     }
 }
 
 /// The values of one record that some rule may want.
 #[derive(Debug, Default)]
-pub(super) struct Found([Value; SLOTS]);
+pub(super) struct Found {
+    values: [Value; SLOTS],
+    /// Whose values these are: of a shape with this number, or 0 of the scanner.
+    owner: u64,
+}
 
 impl Found {
     pub(super) fn clear(&mut self) {
-        self.0 = [Value::default(); SLOTS];
+        *self = Self::default();
+    }
+
+    /// Makes room for the values of the shape of this number. It fills the same slots each time, so what it has left from the
+    /// last time need not be cleared.
+    #[inline]
+    pub(super) fn belong_to(&mut self, shape: u64) {
+        if self.owner != shape {
+            self.clear();
+            self.owner = shape;
+        }
     }
 
     /// Forgets what an earlier value of the same key had brought.
     pub(super) fn forget(&mut self, place: Place) {
-        self.0[place.slots()].fill(Value::default());
+        self.values[place.slots()].fill(Value::default());
     }
 
     pub(super) fn set(&mut self, slot: Slot, value: Value) {
-        self.0[slot as usize] = value;
+        self.values[slot as usize] = value;
     }
 
     /// Whether some value is neither string nor number, so that it is part of the record's shape.
     pub(super) fn has_fixed(&self) -> bool {
-        self.0.iter().any(|value| matches!(value.sort, Sort::True | Sort::Container))
+        self.values.iter().any(|value| value.is(Sort::True) || value.is(Sort::Container))
     }
 
     /// Whether the slot's value, fit or not, is the string or number that begins at `start`.
     pub(super) fn stands_at(&self, slot: Slot, start: usize) -> bool {
-        self.get(slot).start as usize == start
+        self.get(slot).start() == start
     }
 
     fn get(&self, slot: Slot) -> Value {
-        self.0[slot as usize]
+        self.values[slot as usize]
     }
 
     fn first(&self, slots: &[Slot], fits: impl Fn(Value) -> bool) -> Value {
@@ -272,7 +310,7 @@ impl Found {
         Some(Row {
             raw,
             machine,
-            message: text(self.first(&MESSAGE, |value| value.sort != Sort::Absent)),
+            message: text(self.first(&MESSAGE, Value::is_present)),
             stream,
             timestamp: text(self.first(&TIMESTAMP, Value::is_string_or_number)),
             app: text(self.first(&[Slot::FlyAppName], Value::is_string)),
@@ -299,23 +337,19 @@ impl Found {
 
     /// The stream's kind, and its own name if it is of the sender's naming.
     fn stream(&self, texts: &Texts<'_>, arena: &mut Vec<u8>) -> (Kind, Span) {
-        let before = arena.len();
-        let mut text = |slot| {
-            let value = self.first(&[slot], Value::is_string);
-            let span = texts.span(value, arena);
-            (span, Kind::of(span.of(texts.body, arena)), is_platform(slot, span.of(texts.body, arena)))
-        };
-        let (span, kind, _) = text(Slot::Stream);
-        if kind == Kind::Other && !span.is_empty() {
-            return (kind, span);
+        let own = self.get(Slot::Stream);
+        if own.is_string() {
+            return match texts.peek(own, arena, Kind::of) {
+                Kind::Other => (Kind::Other, texts.span(own, arena)),
+                kind => (kind, Span::EMPTY),
+            };
         }
-        let kind = match span.is_empty() {
-            false => kind,
-            true if text(Slot::Source).2 || text(Slot::EventProvider).2 => Kind::System,
-            true => Kind::Stdout,
+        let mut says_platform = |slot| {
+            let value = self.get(slot);
+            value.is_string() && texts.peek(value, arena, |text| is_platform(slot, text))
         };
-        arena.truncate(before);
-        (kind, Span::EMPTY)
+        let platform = says_platform(Slot::Source) || says_platform(Slot::EventProvider);
+        (if platform { Kind::System } else { Kind::Stdout }, Span::EMPTY)
     }
 }
 

@@ -29,7 +29,6 @@ pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed 
     let mut reader = Reader {
         parser,
         body,
-        valid_to: 0,
         limits,
         parsed: Parsed { rows: Vec::with_capacity(body.len() / RECORD_BYTES_USUAL + 1), ..Parsed::default() },
         samples: VecDeque::new(),
@@ -43,8 +42,6 @@ pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed 
 struct Reader<'a> {
     parser: &'a mut Parser,
     body: &'a [u8],
-    /// Up to where the body is valid UTF-8 from the last record's start on.
-    valid_to: usize,
     limits: Limits,
     parsed: Parsed,
     samples: VecDeque<(RecordError, Range<usize>)>,
@@ -83,7 +80,7 @@ impl Reader<'_> {
 
     /// Whether the first record closes where the first of lines could not: on a later line, or with something behind it.
     fn holds_objects(&mut self, first: usize) -> bool {
-        let Scan { end, whole, .. } = self.parser.scanner.scan(self.body, first, &mut self.parser.found);
+        let Scan { end, whole, .. } = self.look(first);
         if !whole {
             return false;
         }
@@ -95,22 +92,37 @@ impl Reader<'_> {
     fn lines(&mut self, first: usize) {
         let mut start = first;
         while start < self.body.len() {
-            let end = memchr(b'\n', &self.body[start..]).map_or(self.body.len(), |at| start + at);
-            let begin = skip_blanks(&self.body[..end], start);
-            let record = trim_end(&self.body[begin..end]);
-            if !record.is_empty() {
-                self.one_line(begin..begin + record.len());
-            }
-            start = end + 1;
+            start = self.known_line(start).unwrap_or_else(|| self.any_line(start));
         }
+    }
+
+    /// Takes the line at `start` if it is one record of a known shape, and gives the start of the next.
+    #[inline]
+    fn known_line(&mut self, start: usize) -> Option<usize> {
+        let Parser { shapes, found, .. } = &mut *self.parser;
+        let (scan, utf8) = shapes.read(self.body, start, true, found)?;
+        let next = line_end(self.body, scan.end)?;
+        self.by_scan(start..scan.end, &scan, utf8);
+        Some(next)
+    }
+
+    /// Takes the line at `start`, whatever it is, and gives the start of the next.
+    fn any_line(&mut self, start: usize) -> usize {
+        let end = memchr(b'\n', &self.body[start..]).map_or(self.body.len(), |at| start + at);
+        let begin = skip_blanks(&self.body[..end], start);
+        let record = trim_end(&self.body[begin..end]);
+        if !record.is_empty() {
+            self.one_line(begin..begin + record.len());
+        }
+        end + 1
     }
 
     fn one_line(&mut self, range: Range<usize>) {
         if range.len() > self.limits.line_bytes_max {
             return self.reject(range, RejectReason::LineTooLong);
         }
-        let scan = self.scan(range.end, range.start);
-        self.by_scan(range, &scan);
+        let (scan, utf8) = self.scan(range.end, range.start, true);
+        self.by_scan(range, &scan, utf8);
     }
 
     fn array(&mut self, open: usize) {
@@ -173,50 +185,49 @@ impl Reader<'_> {
 
     /// The value at `start`, which may be broken there already.
     fn element(&mut self, start: usize) -> Element {
-        let scan = self.scan(self.body.len(), start);
-        self.by_scan(start..scan.end, &scan);
+        let (scan, utf8) = self.scan(self.body.len(), start, false);
+        self.by_scan(start..scan.end, &scan, utf8);
         Element { end: scan.end, whole: scan.whole }
     }
 
-    /// What stands at `start` and ends at `end` or before.
-    fn scan(&mut self, end: usize, start: usize) -> Scan {
-        let body = &self.body[..end];
-        #[cfg(test)]
-        if self.parser.scan_only {
-            return self.parser.scanner.scan(body, start, &mut self.parser.found);
-        }
+    /// What stands at `start`, without learning from it: it will be read again.
+    fn look(&mut self, start: usize) -> Scan {
         let Parser { scanner, shapes, found, .. } = &mut *self.parser;
-        shapes.read(body, start, found).unwrap_or_else(|| {
+        let known = shapes.read(self.body, start, false, found).map(|(scan, _)| scan);
+        known.unwrap_or_else(|| scanner.scan(self.body, start, found))
+    }
+
+    /// What stands at `start` and ends at `end` or before, and whether that is valid UTF-8.
+    fn scan(&mut self, end: usize, start: usize, one_line: bool) -> (Scan, bool) {
+        let body = &self.body[..end];
+        let utf8 = |scan: &Scan| str::from_utf8(&body[start..scan.end]).is_ok();
+        let Parser { scanner, shapes, found, .. } = &mut *self.parser;
+        shapes.read(body, start, one_line, found).unwrap_or_else(|| {
             let scan = scanner.scan(body, start, found);
-            shapes.learn(body, start, &scan, scanner.holes(), found);
-            scan
+            let utf8 = utf8(&scan);
+            if utf8 {
+                shapes.learn(body, start, &scan, scanner.holes(), found);
+            }
+            (scan, utf8)
         })
     }
 
-    /// Up to where the body is valid UTF-8 from `start` on: each byte is looked at once, for starts only grow.
-    fn valid_from(&mut self, start: usize) -> usize {
-        if start >= self.valid_to && self.valid_to < self.body.len() {
-            let rest = &self.body[start..];
-            self.valid_to = start + str::from_utf8(rest).map_or_else(|error| error.valid_up_to(), str::len);
-        }
-        self.valid_to
-    }
-
-    /// Counts the record at `range` after the scanner has read it.
-    fn by_scan(&mut self, range: Range<usize>, scan: &Scan) {
-        let row = self.scanned_row(&range, scan);
+    /// Counts the record at `range` after it was read; `utf8` says whether all that was read is valid UTF-8.
+    #[inline]
+    fn by_scan(&mut self, range: Range<usize>, scan: &Scan, utf8: bool) {
+        let row = self.scanned_row(&range, scan, utf8);
         self.count(range, row);
     }
 
-    fn scanned_row(&mut self, range: &Range<usize>, scan: &Scan) -> Result<Row, RejectReason> {
+    #[inline]
+    fn scanned_row(&mut self, range: &Range<usize>, scan: &Scan, utf8: bool) -> Result<Row, RejectReason> {
         if range.len() > self.limits.line_bytes_max || !self.has_room(range) {
             return Err(RejectReason::LineTooLong);
         }
         scan.verdict(range.end)?;
-        let valid = range.end <= self.valid_from(range.start);
-        let texts = Texts { body: self.body, valid };
+        let texts = Texts { body: self.body, valid: utf8 };
         let row = self.parser.found.row(&texts, raw_span(range), &mut self.parsed.arena);
-        self.parsed.repaired += u64::from(row.is_some() && (!valid || scan.lone_surrogate));
+        self.parsed.repaired += u64::from(row.is_some() && (!utf8 || scan.lone_surrogate));
         row.ok_or(RejectReason::NoMachineId)
     }
 
@@ -278,6 +289,18 @@ impl Reader<'_> {
         self.line += memchr_iter(b'\n', &self.body[self.counted..pos]).count() as u64;
         self.counted = pos;
         self.line
+    }
+}
+
+/// Where the next line begins if nothing but blanks stands between `pos` and the end of its line.
+#[inline]
+fn line_end(body: &[u8], mut pos: usize) -> Option<usize> {
+    loop {
+        match body.get(pos) {
+            Some(b'\n') | None => return Some(pos + 1),
+            Some(b' ' | b'\t' | b'\r') => pos += 1,
+            Some(_) => return None,
+        }
     }
 }
 

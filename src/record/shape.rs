@@ -6,7 +6,13 @@
 //! right because keys are pieces: the same holes bring the same slots, of a repeated key the last, and the rules run on each
 //! record's own values. Escaped keys are pieces like any other. UTF-8 is looked at apart from all this.
 
-use std::hash::{BuildHasher, Hasher};
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use std::{
+    hash::{BuildHasher, Hasher},
+    str,
+};
 
 use super::{
     fields::{Found, Slot, Value},
@@ -43,9 +49,26 @@ struct Gap {
 
 #[derive(Debug)]
 struct Shape {
-    /// All pieces, one after another. A string's opening quote ends a piece; its closing one is the lexer's.
+    /// All pieces, one after another, and [`PIECES_PADDING`] zeros. A string's opening quote ends a piece; its closing one is the
+    /// value's.
     pieces: Box<[u8]>,
     gaps: Box<[Gap]>,
+    /// Whether a piece holds a line break, which no record of lines can.
+    breaks: bool,
+    /// Which of all shapes ever kept this is; tells whose values [`Found`] holds.
+    number: u64,
+}
+
+/// Zeros behind a shape's pieces, so that each piece can be read as whole blocks.
+const PIECES_PADDING: usize = 32;
+
+/// What a record of a known shape turned out to be.
+#[derive(Clone, Copy, Debug)]
+struct Match {
+    end: usize,
+    lone_surrogate: bool,
+    /// Whether all of it is valid UTF-8.
+    utf8: bool,
 }
 
 /// The shapes of one connection.
@@ -53,27 +76,69 @@ struct Shape {
 pub(super) struct Shapes {
     /// Those that are met often stand in front.
     shapes: Vec<Shape>,
+    kept: u64,
     /// Hashes of shapes seen once.
     sights: [u64; SIGHTS_MAX],
     next_sight: usize,
     hasher: foldhash::fast::RandomState,
+    way: Way,
+}
+
+/// How records are compared with shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// None is ever known: every record by the scanner.
+    #[cfg(test)]
+    Never,
+    /// By words; on every processor.
+    Portable,
+    /// By blocks of 32 bytes.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Default for Way {
+    /// The fastest that this processor has.
+    fn default() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return Self::Avx2;
+        }
+        Self::Portable
+    }
 }
 
 impl Shapes {
+    #[cfg(test)]
+    pub(super) fn new(way: Way) -> Self {
+        Self { way, ..Self::default() }
+    }
+
     /// Reads the record at `start` if it has a known shape, and puts what its keys bring into `found`.
-    pub(super) fn read(&mut self, body: &[u8], start: usize, found: &mut Found) -> Option<Scan> {
-        let (index, scan) = self
+    ///
+    /// `one_line` leaves out shapes that go over several lines. The second is whether all of the record is valid UTF-8.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        body: &[u8],
+        start: usize,
+        one_line: bool,
+        found: &mut Found,
+    ) -> Option<(Scan, bool)> {
+        let (index, read) = self
             .shapes
             .iter()
             .enumerate()
-            .find_map(|(index, shape)| Some((index, shape.read(body, start, found).ok().flatten()?)))?;
+            .filter(|(_, shape)| !(one_line && shape.breaks))
+            .find_map(|(index, shape)| Some((index, shape.read(self.way, body, start, found)?)))?;
         if index > 0 {
             self.shapes.swap(index, index - 1);
         }
-        Some(scan)
+        Some((Scan::valid_object(read.end, read.lone_surrogate), read.utf8))
     }
 
-    /// Notes the shape of the valid record at `start`, whose keys brought `found`; at its second sight it is kept.
+    /// Notes the shape of the valid record at `start`, which is valid UTF-8 and whose keys brought `found`; at its second sight it
+    /// is kept.
     pub(super) fn learn(&mut self, body: &[u8], start: usize, scan: &Scan, holes: &[Hole], found: &Found) {
         let values: usize = holes.iter().map(|hole| hole.end - hole.start).sum();
         let plain = scan.whole && scan.object && !scan.too_deep && !scan.lone_surrogate;
@@ -86,7 +151,8 @@ impl Shapes {
         }
         let hash = self.hash(body, start, scan.end, holes);
         if self.sights.contains(&hash) {
-            self.keep(Shape::of(body, start, scan.end, holes, found));
+            self.kept += 1;
+            self.keep(Shape::of(body, start, scan.end, holes, found, self.kept));
         } else {
             self.sights[self.next_sight] = hash;
             self.next_sight = (self.next_sight + 1) % SIGHTS_MAX;
@@ -118,7 +184,7 @@ impl Hole {
 }
 
 impl Shape {
-    fn of(body: &[u8], start: usize, end: usize, holes: &[Hole], found: &Found) -> Self {
+    fn of(body: &[u8], start: usize, end: usize, holes: &[Hole], found: &Found, number: u64) -> Self {
         let mut pieces = Vec::new();
         let mut from = start;
         let gap = |hole: &Hole| {
@@ -131,19 +197,32 @@ impl Shape {
         };
         let gaps = holes.iter().map(gap).collect();
         pieces.extend_from_slice(&body[from..end]);
-        Self { pieces: pieces.into(), gaps }
+        let breaks = pieces.contains(&b'\n');
+        pieces.extend_from_slice(&[0; PIECES_PADDING]);
+        Self { pieces: pieces.into(), gaps, breaks, number }
     }
 
-    fn read(&self, body: &[u8], start: usize, found: &mut Found) -> Step<Option<Scan>> {
+    #[inline]
+    fn read(&self, way: Way, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
+        found.belong_to(self.number);
+        match way {
+            #[cfg(test)]
+            Way::Never => None,
+            Way::Portable => self.read_portably(body, start, found).ok().flatten(),
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code, reason = "a function with a target feature can only be called so")]
+            // SAFETY: this way is only chosen where the processor has AVX2, which is all that the function asks for.
+            Way::Avx2 => unsafe { avx2::read(self, body, start, found) },
+        }
+    }
+
+    fn read_portably(&self, body: &[u8], start: usize, found: &mut Found) -> Step<Option<Match>> {
         let mut lexer = Lexer::new(body, start);
-        let mut pieces = &*self.pieces;
-        for (index, gap) in self.gaps.iter().enumerate() {
+        let mut pieces = &self.pieces[..self.pieces.len() - PIECES_PADDING];
+        for gap in &self.gaps {
             let (piece, rest) = pieces.split_at(gap.before);
             if !lexer.skip_piece(piece) {
                 return Ok(None);
-            }
-            if index == 0 {
-                found.clear();
             }
             pieces = rest;
             let value = gap.value(&mut lexer)?;
@@ -151,7 +230,12 @@ impl Shape {
                 found.set(slot, value);
             }
         }
-        Ok(lexer.skip_piece(pieces).then(|| Scan::valid_object(lexer.pos, lexer.lone_surrogate)))
+        let read = |lexer: Lexer<'_>| Match {
+            end: lexer.pos,
+            lone_surrogate: lexer.lone_surrogate,
+            utf8: str::from_utf8(&body[start..lexer.pos]).is_ok(),
+        };
+        Ok(lexer.skip_piece(pieces).then(|| read(lexer)))
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value as Serde;
 
 use super::{
     reference::{self, Entry, Expected},
+    shape::{Shapes, Way},
     *,
 };
 
@@ -12,8 +13,18 @@ const LIMITS: Limits = Limits { line_bytes_max: 1 << 20, errors_max: usize::MAX 
 
 const FLY: &str = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"6e82d4e6a37548","name":"quiet-hill-42"},"region":"ams"},"host":"c0de","log":{"level":"info"},"message":"time=\"12:00\" level=debug msg=\"checked\"","timestamp":"2026-06-27T01:19:12.541906845Z"}"#;
 
-fn both(body: &[u8], limits: Limits) -> [Parsed; 2] {
-    [false, true].map(|scan_only| Parser { scan_only, ..Parser::default() }.parse(body, limits))
+/// What every way through the parser makes of a body.
+fn all_ways(body: &[u8], limits: Limits) -> [Parsed; 3] {
+    parsers().map(|mut parser| parser.parse(body, limits))
+}
+
+/// By the best way that this processor has, by the portable one, and by the scanner alone.
+fn parsers() -> [Parser; 3] {
+    [
+        Parser::default(),
+        Parser { shapes: Shapes::new(Way::Portable), ..Parser::default() },
+        Parser { shapes: Shapes::new(Way::Never), ..Parser::default() },
+    ]
 }
 
 fn expected(body: &[u8], parsed: Parsed) -> Expected {
@@ -40,7 +51,7 @@ fn expected(body: &[u8], parsed: Parsed) -> Expected {
     Expected { entries, received, rejected, repaired, errors }
 }
 
-/// Both ways through the parser and the reference agree; gives what they say.
+/// All ways through the parser and the reference agree; gives what they say.
 #[track_caller]
 fn agreed(body: impl AsRef<[u8]>) -> Expected {
     agreed_within(body.as_ref(), LIMITS)
@@ -50,7 +61,7 @@ fn agreed(body: impl AsRef<[u8]>) -> Expected {
 fn agreed_within(body: &[u8], limits: Limits) -> Expected {
     let wanted = reference::parse(body, limits);
     assert_eq!(wanted.received, wanted.entries.len() as u64 + wanted.rejected.iter().sum::<u64>());
-    for parsed in both(body, limits) {
+    for parsed in all_ways(body, limits) {
         assert!(parsed.samples.len() <= 100 && parsed.samples.iter().all(|sample| sample.bytes.len() <= 1024));
         let got = expected(body, parsed);
         assert!(got == wanted, "{}\ngot {got:?}\nwanted {wanted:?}", String::from_utf8_lossy(body));
@@ -621,31 +632,38 @@ mod library {
     }
 }
 
-/// A parser that has seen each of the records twice.
-fn trained(records: &[impl AsRef<str>]) -> Parser {
-    let mut parser = Parser::default();
-    for record in records.iter().flat_map(|record| [record.as_ref(); 2]) {
-        let _ = parser.parse(format!("[{record}]").as_bytes(), LIMITS);
-    }
-    parser
+/// Parsers that have seen each of the records twice, one for each way through them.
+fn trained(records: &[impl AsRef<str>]) -> [Parser; 3] {
+    parsers().map(|mut parser| {
+        for record in records.iter().flat_map(|record| [record.as_ref(); 2]) {
+            let _ = parser.parse(format!("[{record}]").as_bytes(), LIMITS);
+        }
+        parser
+    })
 }
 
 mod shapes {
     use super::*;
 
-    /// Whether a parser that knows the shape of `record` takes it for that of `other`.
+    /// Whether parsers that know the shape of `record` take it for that of `other`.
+    #[track_caller]
     fn known(record: &str, other: &str) -> bool {
-        let mut parser = trained(&[record]);
-        let scan = parser.shapes.read(other.as_bytes(), 0, &mut parser.found);
-        scan.is_some_and(|scan| scan.end == other.len())
+        let [best, portable, _] = trained(&[record]).map(|mut parser| {
+            let read = parser.shapes.read(other.as_bytes(), 0, false, &mut parser.found);
+            read.is_some_and(|(scan, _)| scan.end == other.len())
+        });
+        assert_eq!(best, portable, "{record} {other}");
+        best
     }
 
     /// What a parser that knows the shape of `record` says of `other`, which is what the reference says.
     #[track_caller]
     fn after(record: &str, other: &str) -> Expected {
-        let parsed = trained(&[record]).parse(other.as_bytes(), LIMITS);
-        let (got, wanted) = (expected(other.as_bytes(), parsed), reference::parse(other.as_bytes(), LIMITS));
-        assert_eq!(got, wanted, "{other}");
+        let wanted = reference::parse(other.as_bytes(), LIMITS);
+        for mut parser in trained(&[record]) {
+            let got = expected(other.as_bytes(), parser.parse(other.as_bytes(), LIMITS));
+            assert_eq!(got, wanted, "{other}");
+        }
         wanted
     }
 
@@ -741,12 +759,12 @@ mod shapes {
     #[test]
     fn a_constant_that_varies_does_not_evict_the_good_ones() {
         let good: Vec<_> = (0..8).map(|i| format!(r#"{{"machine_id":"m","good{i}":"x"}}"#)).collect();
-        let mut parser = trained(&good);
+        let [mut parser, ..] = trained(&good);
         for i in 0..1000 {
             let _ = parser.parse(format!(r#"{{"machine_id":"m","k{i}":1}}"#).as_bytes(), LIMITS);
         }
         for record in good {
-            assert!(parser.shapes.read(record.as_bytes(), 0, &mut parser.found).is_some(), "{record}");
+            assert!(parser.shapes.read(record.as_bytes(), 0, true, &mut parser.found).is_some(), "{record}");
         }
     }
 }
@@ -948,11 +966,30 @@ mod differential {
         #[test]
         fn known_shapes_change_nothing((records, body) in body(), line_bytes_max in select(&[1_usize << 20, 300][..])) {
             let limits = Limits { line_bytes_max, errors_max: 5 };
-            let mut parser = trained(&records);
-            let (first, again) = (parser.parse(&body, limits), parser.parse(&body, limits));
             let wanted = reference::parse(&body, limits);
-            prop_assert_eq!(&expected(&body, first), &wanted, "{}", String::from_utf8_lossy(&body));
-            prop_assert_eq!(&expected(&body, again), &wanted, "{}", String::from_utf8_lossy(&body));
+            for mut parser in trained(&records) {
+                let (first, again) = (parser.parse(&body, limits), parser.parse(&body, limits));
+                prop_assert_eq!(&expected(&body, first), &wanted, "{}", String::from_utf8_lossy(&body));
+                prop_assert_eq!(&expected(&body, again), &wanted, "{}", String::from_utf8_lossy(&body));
+            }
+        }
+
+        #[test]
+        fn a_string_of_any_length_with_anything_in_it_is_read_alike(
+            pieces in vec(select(&["a", "b", "0123456789abcdef", "é", "\u{10348}", "\\n", "\\\"", "\\\\", "\\u001b", "\\ud83d\\ude00", "\\ud800", "\\u12"][..]), 0..40),
+            odd in select(&["", "", "", "\"", "\n", "\\", "\\x", "\u{1f}", "\u{7f}"][..]),
+        ) {
+            let text = pieces.concat() + odd;
+            for hole in ["6e82d4e6a37548", "c0de", "checked"] {
+                let mut body = format!("{FLY}\n{FLY}\n{}\n", FLY.replace(hole, &text)).into_bytes();
+                agreed_within(&body, LIMITS);
+                // Without anything behind it, and with a byte that is no text.
+                body.pop();
+                agreed_within(&body, LIMITS);
+                let at = body.len() - FLY.len() / 2;
+                body[at] = 0xFF;
+                agreed_within(&body, LIMITS);
+            }
         }
 
         #[test]

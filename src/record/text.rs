@@ -66,8 +66,9 @@ fn push_unicode(escape: &[u8], out: &mut Vec<u8>) -> usize {
 }
 
 /// Four hexadecimal digits at `at`.
+#[inline]
 pub(super) fn hex(bytes: &[u8], at: usize) -> Option<u32> {
-    let digits = bytes.get(at..at + 4)?;
+    let digits = bytes.get(at..)?.first_chunk::<4>()?;
     digits.iter().try_fold(0, |value, &digit| Some(value << 4 | char::from(digit).to_digit(16)?))
 }
 
