@@ -7,30 +7,28 @@
 //! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
 //! delivering them and giving them back, which are the reader's and need this lock alone.
 
-use std::{
-    cmp::Ordering,
-    collections::VecDeque,
-    ops::Range,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod item;
+mod latencies;
+mod reader;
 
-use flume::r#async::RecvFut;
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub(crate) use self::{item::Item, reader::Wait};
+use self::{
+    item::{ITEM_BYTES, cost, group_cost, line_cost},
+    latencies::Latencies,
+};
 use crate::{
-    batch::{Batch, Group, GroupRef, Row, Streams},
+    batch::{Batch, Group, GroupRef, Streams},
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
     history::{Held, History, MachineCursor, Trail},
 };
 
-/// What an item costs beside its lines: the batch, its one group, the channel's slot.
-const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Token>() + 64;
 /// A `block` queue without a reader for so long refuses nobody any more.
 const READERLESS_AFTER: Duration = Duration::from_secs(1);
 /// Groups handed on as they are to a reader that was woken and has not come yet: several bodies may be read before its
@@ -38,8 +36,6 @@ const READERLESS_AFTER: Duration = Duration::from_secs(1);
 const HANDED_ON_MAX: usize = 4;
 /// Places of skipped lines remembered apart; beyond, neighbours are told as one.
 const SKIPS_MAX: usize = 256;
-/// The most latencies counted before older ones weigh half.
-const LATENCIES_MAX: u32 = 1 << 16;
 
 /// The bounds of every queue of a collector.
 #[derive(Clone, Copy, Debug)]
@@ -55,87 +51,6 @@ pub(crate) struct Bounds {
 pub(crate) struct Terms {
     pub(crate) streams: Streams,
     pub(crate) full: Full,
-}
-
-/// Some wanted lines of one group, on their way to a reader.
-#[derive(Clone, Debug)]
-pub(crate) struct Item {
-    pub(crate) batch: Arc<Batch>,
-    /// Index into the batch's groups.
-    pub(crate) group: u32,
-    /// Rows left; those of streams that the queue does not want are passed over.
-    pub(crate) rows: Range<u32>,
-    /// Wanted lines left.
-    pub(crate) lines: u64,
-    /// What they cost of the queue's bound.
-    pub(crate) bytes: usize,
-    /// The group in the batch as published, of which this may be a compact copy.
-    origin: GroupRef,
-    copied: bool,
-}
-
-impl Item {
-    fn whole(batch: Arc<Batch>, at: GroupRef, rows: Range<u32>, streams: Streams) -> Self {
-        let (lines, bytes) = cost(&batch.rows[rows.start as usize..rows.end as usize], streams);
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
-    }
-
-    pub(crate) fn group(&self) -> &Group {
-        &self.batch.groups[self.group as usize]
-    }
-
-    /// The `machine_seq` of the first row left.
-    fn first_seq(&self) -> u64 {
-        let rank = self.batch.rows.get(self.rows.start as usize).map_or(0, |row| row.rank);
-        self.group().first_seq + u64::from(rank)
-    }
-
-    /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
-    fn end_seq(&self) -> u64 {
-        let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
-        self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
-    }
-
-    /// Takes the next wanted row off the front.
-    pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
-        let index = self.rows.find(|&index| streams.wants(self.batch.rows[index as usize].kind))?;
-        self.lines -= 1;
-        let cost = line_cost(&self.batch.rows[index as usize]);
-        self.bytes = self.bytes.saturating_sub(cost);
-        Some(index)
-    }
-
-    /// The same lines in a batch of their own, if the reserve for copies has room.
-    fn compacted(&self, budget: &Arc<Budget>, streams: Streams) -> Option<Self> {
-        let permit = budget.try_copy(self.bytes + self.arena_bytes())?;
-        Some(self.copied_into(permit, streams))
-    }
-
-    /// An upper bound of the side-arena text that a copy takes along.
-    fn arena_bytes(&self) -> usize {
-        self.batch.arena.len().min(self.bytes)
-    }
-
-    fn copied_into(&self, permit: Permit, streams: Streams) -> Self {
-        let mut batch = self.batch.compact(self.group(), self.rows.clone(), streams);
-        let mut permit = permit;
-        let held = ITEM_BYTES + batch.bytes.len() + size_of_val(&*batch.rows);
-        // A copy is charged for what it holds; growing past the estimate can fail only when the reserve is all but full.
-        let _ = permit.try_resize(held);
-        batch.permit = Some(permit);
-        let rows = 0..batch.rows.len() as u32;
-        Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
-    }
-}
-
-fn line_cost(row: &Row) -> usize {
-    row.raw.len() + size_of::<Row>()
-}
-
-/// Lines wanted among `rows`, and what they cost of a queue's bound.
-fn cost(rows: &[Row], streams: Streams) -> (u64, usize) {
-    let wanted = rows.iter().filter(|row| streams.wants(row.kind));
-    wanted.fold((0, ITEM_BYTES), |(lines, bytes), row| (lines + 1, bytes + line_cost(row)))
 }
 
 /// What travels through the channel.
@@ -223,41 +138,6 @@ impl State {
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
         self.taken_to = self.taken_to.max(item.end_seq());
-    }
-}
-
-/// Latencies by powers of two of a microsecond.
-#[derive(Debug, Default)]
-struct Latencies {
-    counts: [u32; 32],
-    total: u32,
-}
-
-impl Latencies {
-    fn record(&mut self, latency: Duration) {
-        let micros = latency.as_micros().max(1);
-        let bucket = (micros.ilog2() as usize).min(self.counts.len() - 1);
-        self.counts[bucket] += 1;
-        self.total += 1;
-        if self.total >= LATENCIES_MAX {
-            self.counts.iter_mut().for_each(|count| *count /= 2);
-            self.total = self.counts.iter().sum();
-        }
-    }
-
-    /// The latency that a share of `quantile` stayed under, interpolated within its bucket.
-    fn quantile(&self, quantile: f64) -> Option<f64> {
-        let rank = quantile * f64::from(self.total);
-        let mut below = 0.0;
-        for (bucket, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let count = f64::from(count);
-            if below + count >= rank {
-                let floor = (1u64 << bucket) as f64;
-                return Some(floor * (1.0 + ((rank - below) / count).clamp(0.0, 1.0)) / 1e6);
-            }
-            below += count;
-        }
-        None
     }
 }
 
@@ -802,10 +682,6 @@ impl Queue {
     }
 }
 
-fn group_cost(batch: &Batch, group: &Group, streams: Streams) -> (u64, usize) {
-    cost(&batch.rows[group.rows.start as usize..group.rows.end as usize], streams)
-}
-
 /// Why queued lines were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -818,170 +694,6 @@ pub(crate) enum Reason {
 impl Reason {
     /// The names in metrics, by the variants' numbers: the closed set of the contract, what cannot happen yet included.
     pub(crate) const NAMES: [&str; 5] = ["queue_full", "history_evicted", "abandoned", "limited", "shutdown"];
-}
-
-/// The reader's side.
-impl Queue {
-    pub(crate) fn attach(&self) {
-        let mut state = self.state.lock();
-        state.readers += 1;
-        state.readerless_since = None;
-    }
-
-    pub(crate) fn detach(&self, now: Instant) {
-        let mut state = self.state.lock();
-        state.readers -= 1;
-        if state.readers == 0 {
-            state.readerless_since = Some(now);
-        }
-    }
-
-    /// What comes next.
-    pub(crate) fn take(&self) -> Taken {
-        let mut state = self.state.lock();
-        self.take_locked(&mut state)
-    }
-
-    fn take_locked(&self, state: &mut State) -> Taken {
-        let Some(item) = self.pop(state) else {
-            return self.nothing_queued(state);
-        };
-        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= item.first_seq()) {
-            state.front.push_front(item);
-            return Taken::Skipped(skip.lines);
-        }
-        state.hand_over(&item, &self.ledger);
-        Taken::Item(item)
-    }
-
-    fn nothing_queued(&self, state: &mut State) -> Taken {
-        if state.behind.is_some() {
-            return Taken::Behind;
-        }
-        match (state.skips.pop_front(), state.ended) {
-            (Some(skip), _) => Taken::Skipped(skip.lines),
-            (None, Some((ended, _))) => Taken::Ended(ended),
-            (None, None) => Taken::Empty,
-        }
-    }
-
-    /// Puts an item back where it belongs among what was given back before.
-    fn put_front(&self, state: &mut State, item: Item) {
-        let at = state.front.partition_point(|other| other.first_seq().cmp(&item.first_seq()) == Ordering::Less);
-        state.front.insert(at, item);
-    }
-
-    /// A reader hands on `lines` of what it holds: they are delivered, and their room is free again.
-    pub(crate) fn deliver(&self, lines: u64, bytes: usize) {
-        let mut state = self.state.lock();
-        state.lines -= lines;
-        state.bytes -= bytes;
-        state.held_lines -= lines;
-        state.held_bytes -= bytes;
-        self.ledger.queue_delivered(lines);
-        drop(state);
-        if self.terms.full == Full::Block {
-            self.budget.announce_room();
-        }
-    }
-
-    /// What a reader held and did not deliver; the next reader gets it first.
-    pub(crate) fn give_back(&self, mut item: Item) {
-        let mut state = self.state.lock();
-        if self.terms.full == Full::DropOldest {
-            self.trim(&mut state, &mut item);
-        }
-        state.held_lines -= item.lines;
-        state.held_bytes -= item.bytes;
-        if item.lines == 0 {
-            state.bytes -= item.bytes;
-            return;
-        }
-        let item = self.own_copy(item);
-        self.put_front(&mut state, item);
-        self.wake_all(&mut state);
-    }
-
-    /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
-    fn trim(&self, state: &mut State, item: &mut Item) {
-        let (from, lines, bytes) = (item.first_seq(), item.lines, item.bytes);
-        while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
-            item.next_row(self.terms.streams);
-        }
-        let dropped = lines - item.lines;
-        let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
-        state.lines -= dropped;
-        state.held_lines -= dropped;
-        state.bytes -= bytes - item.bytes;
-        state.held_bytes -= bytes - item.bytes;
-        self.skip(state, from, to, dropped, Reason::QueueFull);
-    }
-
-    /// A reader that will hold an item for a while lets go of other machines' bytes.
-    pub(crate) fn own_copy(&self, item: Item) -> Item {
-        if item.copied {
-            return item;
-        }
-        // Without room for a copy the batch stays pinned, within the budget: losing the lines would be worse.
-        item.compacted(&self.budget, self.terms.streams).unwrap_or(item)
-    }
-}
-
-/// A reader's wait for something to take. The reader counts as waiting until it gets something or drops this.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    queue: Arc<Queue>,
-    /// Registered with the channel for a wake. What comes is taken under the queue's lock, not by this: in between it would
-    /// be out of sight for everybody else, and out of order.
-    turn: Option<RecvFut<'static, Token>>,
-}
-
-impl Wait {
-    pub(crate) fn new(queue: &Arc<Queue>) -> Self {
-        Self { queue: Arc::clone(queue), turn: None }
-    }
-
-    /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
-    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
-        let queue = &*self.queue;
-        let mut state = queue.state.lock();
-        let taken = queue.take_locked(&mut state);
-        let last = self.turn.take();
-        state.waiting -= u32::from(last.is_some());
-        if !matches!(taken, Taken::Empty) {
-            return Poll::Ready(taken);
-        }
-        state.waiting += 1;
-        // A fresh future each turn: a reused one grows without bound (flume #182), and one that was woken for nothing looks
-        // and registers again in two steps, between which it misses a send.
-        let mut turn = queue.receiver.clone().into_recv_async();
-        let registered = Pin::new(&mut turn).poll(cx);
-        debug_assert!(registered.is_pending(), "who sends holds the queue's lock, and the channel was just emptied");
-        self.turn = Some(turn);
-        Poll::Pending
-    }
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
-        drop(turn);
-        let queue = &*self.queue;
-        let mut state = queue.state.lock();
-        state.waiting -= 1;
-        // What was handed over zero-copy to a reader that then left must not pin its batch while it waits for the next.
-        let arrived: Vec<Token> = queue.receiver.try_iter().collect();
-        for token in arrived {
-            if let Token::Item(item) = token {
-                let item = queue.own_copy(item);
-                state.front.push_back(item);
-            }
-        }
-        // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
-        if state.has_something() {
-            queue.wake_all(&mut state);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,97 @@
+//! What a queue holds: some lines of one machine, as a range of a batch's rows.
+
+use std::{ops::Range, sync::Arc};
+
+use super::Token;
+use crate::{
+    batch::{Batch, Group, GroupRef, Row, Streams},
+    budget::{Budget, Permit},
+};
+
+/// What an item costs beside its lines: the batch, its one group, the channel's slot.
+pub(super) const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Token>() + 64;
+
+/// Some wanted lines of one group, on their way to a reader.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) batch: Arc<Batch>,
+    /// Index into the batch's groups.
+    pub(crate) group: u32,
+    /// Rows left; those of streams that the queue does not want are passed over.
+    pub(crate) rows: Range<u32>,
+    /// Wanted lines left.
+    pub(crate) lines: u64,
+    /// What they cost of the queue's bound.
+    pub(crate) bytes: usize,
+    /// The group in the batch as published, of which this may be a compact copy.
+    pub(super) origin: GroupRef,
+    pub(super) copied: bool,
+}
+
+impl Item {
+    pub(super) fn whole(batch: Arc<Batch>, at: GroupRef, rows: Range<u32>, streams: Streams) -> Self {
+        let (lines, bytes) = cost(&batch.rows[rows.start as usize..rows.end as usize], streams);
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.batch.groups[self.group as usize]
+    }
+
+    /// The `machine_seq` of the first row left.
+    pub(super) fn first_seq(&self) -> u64 {
+        let rank = self.batch.rows.get(self.rows.start as usize).map_or(0, |row| row.rank);
+        self.group().first_seq + u64::from(rank)
+    }
+
+    /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
+    pub(super) fn end_seq(&self) -> u64 {
+        let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
+        self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
+    }
+
+    /// Takes the next wanted row off the front.
+    pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
+        let index = self.rows.find(|&index| streams.wants(self.batch.rows[index as usize].kind))?;
+        self.lines -= 1;
+        let cost = line_cost(&self.batch.rows[index as usize]);
+        self.bytes = self.bytes.saturating_sub(cost);
+        Some(index)
+    }
+
+    /// The same lines in a batch of their own, if the reserve for copies has room.
+    pub(super) fn compacted(&self, budget: &Arc<Budget>, streams: Streams) -> Option<Self> {
+        let permit = budget.try_copy(self.bytes + self.arena_bytes())?;
+        Some(self.copied_into(permit, streams))
+    }
+
+    /// An upper bound of the side-arena text that a copy takes along.
+    fn arena_bytes(&self) -> usize {
+        self.batch.arena.len().min(self.bytes)
+    }
+
+    pub(super) fn copied_into(&self, permit: Permit, streams: Streams) -> Self {
+        let mut batch = self.batch.compact(self.group(), self.rows.clone(), streams);
+        let mut permit = permit;
+        let held = ITEM_BYTES + batch.bytes.len() + size_of_val(&*batch.rows);
+        // A copy is charged for what it holds; growing past the estimate can fail only when the reserve is all but full.
+        let _ = permit.try_resize(held);
+        batch.permit = Some(permit);
+        let rows = 0..batch.rows.len() as u32;
+        Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
+    }
+}
+
+pub(super) fn line_cost(row: &Row) -> usize {
+    row.raw.len() + size_of::<Row>()
+}
+
+/// Lines wanted among `rows`, and what they cost of a queue's bound.
+pub(super) fn cost(rows: &[Row], streams: Streams) -> (u64, usize) {
+    let wanted = rows.iter().filter(|row| streams.wants(row.kind));
+    wanted.fold((0, ITEM_BYTES), |(lines, bytes), row| (lines + 1, bytes + line_cost(row)))
+}
+
+pub(super) fn group_cost(batch: &Batch, group: &Group, streams: Streams) -> (u64, usize) {
+    cost(&batch.rows[group.rows.start as usize..group.rows.end as usize], streams)
+}
