@@ -35,7 +35,7 @@ use crate::{
     budget::Budget,
     config::{self, Full},
     history::History,
-    queue::{Bounds, Ended, Queue, Reason, Terms},
+    queue::{Bounds, Common, Ended, Queue, Reason, Terms},
     stream::LogQueue,
 };
 
@@ -153,6 +153,7 @@ pub(crate) struct Shared {
     pub(crate) config: CollectorConfig,
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Arc<Ledger>,
+    queues: Arc<Common>,
     pub(crate) history: History,
     table: DashMap<Arc<str>, Arc<Machine>, foldhash::fast::RandomState>,
     /// Machines in the table, and of these those that users know of.
@@ -197,13 +198,22 @@ impl LogCollector {
     pub fn new(config: CollectorConfig) -> Self {
         let budget = Budget::new(config.budget_bytes);
         let history = History::new(config.history_bytes);
+        let ledger = Arc::<Ledger>::default();
+        let bounds = Bounds {
+            lines: config.queue.lines as u64,
+            bytes: config.queue.bytes,
+            stalled_after: config.queue.stalled_after,
+            abandoned_after: config.queue.abandoned_after,
+        };
+        let queues = Common { bounds, budget: Arc::clone(&budget), ledger: Arc::clone(&ledger) };
         let streams = config.queue.streams;
         // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
         let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
         let shared = Shared {
             config,
             budget,
-            ledger: Arc::default(),
+            ledger,
+            queues: Arc::new(queues),
             history,
             table: DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS),
             machines: AtomicUsize::new(0),
@@ -345,14 +355,7 @@ impl LogCollector {
         let now = Instant::now();
         let terms =
             Terms { streams: options.streams.unwrap_or(defaults.streams), full: options.full.unwrap_or(defaults.full) };
-        let bounds = Bounds {
-            lines: defaults.lines as u64,
-            bytes: defaults.bytes,
-            stalled_after: defaults.stalled_after,
-            abandoned_after: defaults.abandoned_after,
-        };
-        let (budget, ledger) = (Arc::clone(&self.shared.budget), Arc::clone(&self.shared.ledger));
-        let queue = Arc::new(Queue::new(terms, bounds, budget, ledger, now));
+        let queue = Arc::new(Queue::new(terms, Arc::clone(&self.shared.queues), now));
         let mut state = machine.state.lock();
         if options.backlog {
             let from = state.trail.oldest_seq(&self.shared.history);

@@ -1,25 +1,32 @@
 //! One machine's bounded queue: live or behind, its full policies, what readers hold and give back.
 //!
-//! A live queue is a flume channel of groups. It goes *behind* when it is full: newer lines then stay in the history, and its
+//! A live queue is a flume channel of groups; a reader that waits for one gets it past the channel. It goes *behind* when it is full: newer lines then stay in the history, and its
 //! reader continues there with the one cursor until it has passed the machine's last group. Channel slots are never the
 //! limit: the bound, in lines and bytes, is kept here under the queue's lock. The end of a queue is a position, not an item.
 //!
 //! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
 //! delivering them and giving them back, which are the reader's and need this lock alone.
 
+mod channel;
 mod item;
 mod latencies;
 mod reader;
+mod waiters;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use self::{item::Item, reader::Wait};
 use self::{
+    channel::Channel,
     item::{ITEM_BYTES, cost, group_cost, line_cost},
     latencies::Latencies,
+    waiters::Waiters,
+};
+pub(crate) use self::{
+    item::Item,
+    reader::{Handing, Wait},
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Streams},
@@ -46,19 +53,19 @@ pub(crate) struct Bounds {
     pub(crate) abandoned_after: Duration,
 }
 
+/// What all queues of a collector share.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) bounds: Bounds,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
 /// What a queue takes and what it does when it is full; for its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) streams: Streams,
     pub(crate) full: Full,
-}
-
-/// What travels through the channel.
-#[derive(Debug)]
-enum Token {
-    Item(Item),
-    /// Something but a new item needs a waiting reader's attention.
-    Wake,
 }
 
 /// Lines that were dropped, and before which `machine_seq` the reader is told.
@@ -91,43 +98,81 @@ pub(crate) enum Ended {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Older than everything in the channel: what readers gave back, in order.
+    /// Older than everything in the channel, in order: what readers gave back, and what was handed on to one that waits.
     front: VecDeque<Item>,
+    channel: Channel,
     /// Lines and bytes in `front`, in the channel and in readers' hands.
     lines: u64,
     bytes: usize,
     /// Of these, in readers' hands.
     held_lines: u64,
     held_bytes: usize,
-    /// Lines and bytes promised to bodies that are being admitted (`block`).
-    reserved_lines: u64,
-    reserved_bytes: usize,
+    /// Only of a `block` queue.
+    blocking: Option<Box<Blocking>>,
     /// Boxed, because most queues of most machines never are.
     behind: Option<Box<Behind>>,
-    skips: VecDeque<Skip>,
+    /// Boxed, because most queues never drop anything.
+    skips: Option<Box<VecDeque<Skip>>>,
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
-    waiting: u32,
+    waiters: Waiters,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
-    /// Since when nothing fitted (`block`).
-    stalled_since: Option<Instant>,
     /// Why it ended, and behind which of its machine's lines.
-    ended: Option<(Ended, Trail)>,
+    ended: Option<Box<(Ended, Trail)>>,
     dropped: u64,
     latencies: Option<Box<Latencies>>,
 }
 
+/// What a `block` queue promises.
+#[derive(Debug, Default)]
+struct Blocking {
+    /// Promised to bodies that are being admitted.
+    lines: u64,
+    bytes: usize,
+    /// Since when nothing fitted.
+    stalled_since: Option<Instant>,
+}
+
 impl State {
-    /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
-    fn until_the_end(&self, trail: Trail) -> Trail {
-        self.ended.map_or(trail, |(_, end)| end)
+    /// Lines and bytes promised to bodies that are being admitted.
+    fn reserved(&self) -> (u64, usize) {
+        self.blocking.as_ref().map_or((0, 0), |blocking| (blocking.lines, blocking.bytes))
     }
 
-    /// Whether a reader would find something, other than in the channel.
+    /// Something fitted.
+    fn is_moving(&mut self) {
+        self.blocking.iter_mut().for_each(|blocking| blocking.stalled_since = None);
+    }
+
+    /// The first of the skipped lines, if they are to be told before `seq`.
+    fn next_skip(&mut self, seq: u64) -> Option<Skip> {
+        self.skips.as_mut()?.pop_front_if(|skip| skip.from <= seq)
+    }
+
+    /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
+    fn until_the_end(&self, trail: Trail) -> Trail {
+        self.ended.as_ref().map_or(trail, |ended| ended.1)
+    }
+
+    /// Whether a reader would find something.
     fn has_something(&self) -> bool {
-        !self.front.is_empty() || self.behind.is_some() || !self.skips.is_empty() || self.ended.is_some()
+        !self.front.is_empty()
+            || !self.channel.is_empty()
+            || self.behind.is_some()
+            || self.skips.as_ref().is_some_and(|skips| !skips.is_empty())
+            || self.ended.is_some()
+    }
+
+    /// The oldest item that waits.
+    fn pop(&mut self) -> Option<Item> {
+        self.front.pop_front().or_else(|| self.channel.pop())
+    }
+
+    /// Whether lines may go as they are, not as copies, to a reader that waits for them.
+    fn hands_on(&self) -> bool {
+        !self.waiters.is_empty() && self.channel.is_empty() && self.front.len() < HANDED_ON_MAX
     }
 
     /// A reader takes `item`, and holds it from now on.
@@ -183,11 +228,7 @@ pub(crate) struct QueueFacts {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) terms: Terms,
-    bounds: Bounds,
-    budget: Arc<Budget>,
-    ledger: Arc<Ledger>,
-    sender: flume::Sender<Token>,
-    receiver: flume::Receiver<Token>,
+    common: Arc<Common>,
     state: Mutex<State>,
 }
 
@@ -204,7 +245,7 @@ impl Drop for QueueRoom {
     fn drop(&mut self) {
         if self.lines > 0 {
             self.settle(&mut self.queue.clone().state.lock());
-            self.queue.budget.announce_room();
+            self.queue.common.budget.announce_room();
         }
     }
 }
@@ -216,18 +257,19 @@ impl QueueRoom {
 
     /// Gives the room back under the queue's lock, so that nobody takes it before the lines that it was kept for.
     fn settle(&mut self, state: &mut State) -> Option<Permit> {
-        state.reserved_lines -= std::mem::take(&mut self.lines);
-        state.reserved_bytes -= std::mem::take(&mut self.bytes);
+        if let Some(blocking) = &mut state.blocking {
+            blocking.lines -= std::mem::take(&mut self.lines);
+            blocking.bytes -= std::mem::take(&mut self.bytes);
+        }
         self.copy.take()
     }
 }
 
 /// The publisher's side.
 impl Queue {
-    pub(crate) fn new(terms: Terms, bounds: Bounds, budget: Arc<Budget>, ledger: Arc<Ledger>, now: Instant) -> Self {
-        let (sender, receiver) = flume::unbounded();
+    pub(crate) fn new(terms: Terms, common: Arc<Common>, now: Instant) -> Self {
         let state = Mutex::new(State { readerless_since: Some(now), ..State::default() });
-        Self { terms, bounds, budget, ledger, sender, receiver, state }
+        Self { terms, common, state }
     }
 
     /// Starts a new queue behind, so that its reader gets what the history holds first. Returns where it stands.
@@ -238,7 +280,7 @@ impl Queue {
             wanted += self.terms.streams.count(&group.counts);
             group.first_seq > from
         });
-        self.ledger.queue_in(wanted);
+        self.common.ledger.queue_in(wanted);
         self.continue_at(&mut state, MachineCursor::new(from), wanted, history, trail)
     }
 
@@ -257,16 +299,18 @@ impl Queue {
             return Ok(None);
         }
         let fits = self.fits(&state, lines, bytes);
-        let copy = fits.then(|| self.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
-        if copy.is_none() && !(fits && state.waiting > 0) {
-            let since = *state.stalled_since.get_or_insert(now);
-            let stalled = now.duration_since(since) >= self.bounds.stalled_after;
-            let readerless = state.readerless_since.is_some_and(|since| now.duration_since(since) >= READERLESS_AFTER);
+        let is_awaited = fits && !state.waiters.is_empty();
+        let readerless = state.readerless_since.is_some_and(|since| now.duration_since(since) >= READERLESS_AFTER);
+        let blocking = state.blocking.get_or_insert_default();
+        let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
+        if copy.is_none() && !is_awaited {
+            let since = *blocking.stalled_since.get_or_insert(now);
+            let stalled = now.duration_since(since) >= self.common.bounds.stalled_after;
             return if stalled || readerless { Ok(None) } else { Err(()) };
         }
-        state.stalled_since = None;
-        state.reserved_lines += lines;
-        state.reserved_bytes += bytes;
+        blocking.stalled_since = None;
+        blocking.lines += lines;
+        blocking.bytes += bytes;
         Ok(Some(QueueRoom { queue: Arc::clone(self), lines, bytes, copy }))
     }
 
@@ -289,13 +333,13 @@ impl Queue {
         if wanted == 0 {
             return (offered, None);
         }
-        self.ledger.queue_in(wanted);
+        self.common.ledger.queue_in(wanted);
         if let Some(behind) = &mut state.behind {
             behind.lines += wanted;
             return (offered, None);
         }
-        let item = Item::whole(Arc::clone(batch), at, group.rows.clone(), self.terms.streams);
-        let place = self.take_in(&mut state, &item, promised, history, trail);
+        let item = Item::of_group(Arc::clone(batch), at, wanted, self.terms.streams);
+        let place = self.take_in(&mut state, item, promised, history, trail);
         (offered, place)
     }
 
@@ -303,7 +347,7 @@ impl Queue {
     fn take_in(
         &self,
         state: &mut State,
-        item: &Item,
+        item: Item,
         promised: Option<Option<Permit>>,
         history: &History,
         trail: Trail,
@@ -311,32 +355,30 @@ impl Queue {
         if self.terms.full == Full::DropOldest {
             self.drop_until_fits(state, item.lines, item.bytes);
         } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
-            return self.go_behind(state, item, history, trail);
+            return self.go_behind(state, &item, history, trail);
         }
-        let Some(item) = self.ready(state, item.clone(), promised.flatten()) else {
-            return self.without_a_copy(state, item, history, trail);
-        };
-        state.stalled_since = None;
-        state.lines += item.lines;
-        state.bytes += item.bytes;
-        self.send(Token::Item(item));
-        // The channel wakes one reader, and that may be one whose task does something else for now (a `Stream` that is left
-        // pending, a future that is pinned and not polled). The others must not sleep beside its lines.
-        if state.waiting > 1 {
-            self.wake_all(state);
+        if state.hands_on() {
+            self.count_in(state, &item);
+            state.front.push_back(item);
+        } else {
+            let copy = match promised.flatten() {
+                Some(permit) => item.copied_into(permit, self.terms.streams),
+                None => match item.compacted(&self.common.budget, self.terms.streams) {
+                    Some(copy) => copy,
+                    None => return self.without_a_copy(state, &item, history, trail),
+                },
+            };
+            self.count_in(state, &copy);
+            state.channel.push(copy);
         }
+        state.waiters.wake_all();
         None
     }
 
-    /// The item as it may wait: itself for a reader who waits for it, else a compact copy if the reserve has room.
-    fn ready(&self, state: &State, item: Item, copy: Option<Permit>) -> Option<Item> {
-        if state.waiting > 0 && self.receiver.len() < HANDED_ON_MAX && state.front.is_empty() {
-            return Some(item);
-        }
-        match copy {
-            Some(permit) => Some(item.copied_into(permit, self.terms.streams)),
-            None => item.compacted(&self.budget, self.terms.streams),
-        }
+    fn count_in(&self, state: &mut State, item: &Item) {
+        state.is_moving();
+        state.lines += item.lines;
+        state.bytes += item.bytes;
     }
 
     /// The reserve for copies is used up.
@@ -349,11 +391,10 @@ impl Queue {
         }
         // Its own oldest copies make room, until there are none left.
         while self.drop_oldest(state, u64::MAX) {
-            if let Some(copy) = item.compacted(&self.budget, self.terms.streams) {
-                state.lines += copy.lines;
-                state.bytes += copy.bytes;
-                self.send(Token::Item(copy));
-                self.wake_all(state);
+            if let Some(copy) = item.compacted(&self.common.budget, self.terms.streams) {
+                self.count_in(state, &copy);
+                state.channel.push(copy);
+                state.waiters.wake_all();
                 return None;
             }
         }
@@ -364,7 +405,7 @@ impl Queue {
     /// An empty queue takes any one body; else both bounds hold, with what is promised.
     fn fits(&self, state: &State, lines: u64, bytes: usize) -> bool {
         let (lines_now, bytes_now) = self.counted(state);
-        lines_now == 0 || lines_now + lines <= self.bounds.lines && bytes_now + bytes <= self.bounds.bytes
+        lines_now == 0 || lines_now + lines <= self.common.bounds.lines && bytes_now + bytes <= self.common.bounds.bytes
     }
 
     /// Lines and bytes that count for the bound.
@@ -373,12 +414,13 @@ impl Queue {
             // What a reader holds cannot be dropped, and must not cost the newest lines their place.
             return (state.lines - state.held_lines, state.bytes - state.held_bytes);
         }
-        (state.lines + state.reserved_lines, state.bytes + state.reserved_bytes)
+        let (lines, bytes) = state.reserved();
+        (state.lines + lines, state.bytes + bytes)
     }
 
     fn drop_until_fits(&self, state: &mut State, lines: u64, bytes: usize) {
         while !self.fits(state, lines, bytes) {
-            let over_lines = (self.counted(state).0 + lines).saturating_sub(self.bounds.lines);
+            let over_lines = (self.counted(state).0 + lines).saturating_sub(self.common.bounds.lines);
             // Bytes are only known line by line; lines alone say how many must go at least.
             if !self.drop_oldest(state, over_lines.max(1)) {
                 return;
@@ -388,7 +430,7 @@ impl Queue {
 
     /// Drops up to `lines` of the oldest item that waits; `false` if none does.
     fn drop_oldest(&self, state: &mut State, lines: u64) -> bool {
-        let Some(mut item) = self.pop(state) else { return false };
+        let Some(mut item) = state.pop() else { return false };
         let from = item.first_seq();
         let before = (item.lines, item.bytes);
         for _ in 0..lines.min(item.lines) {
@@ -414,17 +456,18 @@ impl Queue {
         if lines == 0 {
             return;
         }
-        self.ledger.queue_dropped(reason, lines);
+        self.common.ledger.queue_dropped(reason, lines);
         state.dropped += lines;
-        let many = state.skips.len() >= SKIPS_MAX;
-        match state.skips.back_mut() {
+        let skips = state.skips.get_or_insert_default();
+        let many = skips.len() >= SKIPS_MAX;
+        match skips.back_mut() {
             Some(last) if last.to == from || many => {
                 last.lines += lines;
                 last.to = to.max(last.to);
             }
             _ => {
-                let at = state.skips.partition_point(|skip| skip.from <= from);
-                state.skips.insert(at, Skip { from, to, lines });
+                let at = skips.partition_point(|skip| skip.from <= from);
+                skips.insert(at, Skip { from, to, lines });
             }
         }
     }
@@ -436,10 +479,8 @@ impl Queue {
 
     /// Takes back the copies that the history still holds, so that a queue whose reader sleeps costs the reserve nothing.
     fn return_copies(&self, state: &mut State, history: &History) -> Vec<Item> {
-        for token in self.receiver.try_iter() {
-            if let Token::Item(item) = token {
-                state.front.push_back(item);
-            }
+        while let Some(item) = state.channel.pop() {
+            state.front.push_back(item);
         }
         let (first_held, taken_to) = (history.first_seq(), state.taken_to);
         let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
@@ -458,12 +499,12 @@ impl Queue {
         trail: Trail,
     ) -> Place {
         debug_assert!(state.behind.is_none());
-        state.stalled_since = None;
+        state.is_moving();
         match cursor.step(history, trail) {
             Some(Ok(step)) => {
                 let (at, rows, received) = (step.at, step.rows, step.batch.received);
                 state.behind = Some(Box::new(Behind { at, rows, received, cursor, lines }));
-                self.wake_all(state);
+                state.waiters.wake_all();
                 Some(at)
             }
             Some(Err(_)) | None => None,
@@ -493,7 +534,7 @@ impl Queue {
         behind.lines -= lines;
         let to = group.end_seq();
         self.skip(state, from, to, lines, reason);
-        self.wake_all(state);
+        state.waiters.wake_all();
         self.advance(state, history, trail)
     }
 
@@ -521,7 +562,7 @@ impl Queue {
         let mut state = self.state.lock();
         let state = &mut *state;
         let trail = state.until_the_end(trail);
-        if !state.front.is_empty() || !self.receiver.is_empty() {
+        if !state.front.is_empty() || !state.channel.is_empty() {
             return (state.behind.as_ref().map(|behind| behind.at), None);
         }
         while let Some(behind) = &mut state.behind {
@@ -530,7 +571,8 @@ impl Queue {
             };
             let group = &batch.groups[behind.at.group as usize];
             let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
-            if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= from) {
+            let skipped = state.skips.as_mut().and_then(|skips| skips.pop_front_if(|skip| skip.from <= from));
+            if let Some(skip) = skipped {
                 return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
             }
             let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
@@ -546,7 +588,7 @@ impl Queue {
             if item.lines > 0 {
                 state.lines += item.lines;
                 state.bytes += item.bytes;
-                state.hand_over(&item, &self.ledger);
+                state.hand_over(&item, &self.common.ledger);
                 return (place, Some(Taken::Item(item)));
             }
         }
@@ -562,7 +604,7 @@ impl Queue {
                 lines += 1;
                 bytes += line_cost(row);
             }
-            lines > 1 && (lines > self.bounds.lines || bytes > self.bounds.bytes)
+            lines > 1 && (lines > self.common.bounds.lines || bytes > self.common.bounds.bytes)
         });
         rows.start..over.map_or(rows.end, |over| rows.start + over as u32)
     }
@@ -574,12 +616,12 @@ impl Queue {
         let trail = state.until_the_end(trail);
         let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
         let before = place(state);
-        let after = self.bounds.abandoned_after;
+        let after = self.common.bounds.abandoned_after;
         if state.readerless_since.is_none_or(|since| now.duration_since(since) < after) {
             return (before, false);
         }
         let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
-        while let Some(item) = self.pop(state) {
+        while let Some(item) = state.pop() {
             if !too_old(&item.batch) {
                 state.front.push_front(item);
                 return (before, false);
@@ -603,15 +645,15 @@ impl Queue {
     /// Sets the end behind what is queued, which goes up to `trail`.
     pub(crate) fn end(&self, ended: Ended, trail: Trail) {
         let mut state = self.state.lock();
-        state.ended.get_or_insert((ended, trail));
-        self.wake_all(&mut state);
+        state.ended.get_or_insert_with(|| Box::new((ended, trail)));
+        state.waiters.wake_all();
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
     pub(crate) fn give_up(&self, reason: Reason) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
-        while let Some(item) = self.pop(state) {
+        while let Some(item) = state.pop() {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
             self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
@@ -620,14 +662,14 @@ impl Queue {
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
-        self.wake_all(state);
+        state.waiters.wake_all();
         state.held_lines
     }
 
     pub(crate) fn facts(&self) -> QueueFacts {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let waiting = self.pop(state).map(|item| {
+        let waiting = state.pop().map(|item| {
             let received = item.batch.received;
             state.front.push_front(item);
             received
@@ -658,27 +700,6 @@ impl Queue {
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.state.lock();
         state.lines == 0 && state.behind.is_none()
-    }
-
-    fn send(&self, token: Token) {
-        self.sender.send(token).expect("the queue holds a receiver of its own channel");
-    }
-
-    fn wake_all(&self, state: &mut State) {
-        // Each waiting reader takes one; one that finds nothing waits again.
-        for _ in self.receiver.len()..state.waiting as usize {
-            self.send(Token::Wake);
-        }
-    }
-
-    /// The oldest item that waits.
-    fn pop(&self, state: &mut State) -> Option<Item> {
-        state.front.pop_front().or_else(|| {
-            self.receiver.try_iter().find_map(|token| match token {
-                Token::Item(item) => Some(item),
-                Token::Wake => None,
-            })
-        })
     }
 }
 

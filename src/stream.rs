@@ -18,7 +18,7 @@ pub use self::view::{FleetBatch, FleetStream};
 use crate::{
     batch::{EntryView, LogEntry, Streams},
     collector::{LogCollector, Machine},
-    queue::{Ended, Item, Queue, Taken, Wait},
+    queue::{Ended, Handing, Item, Queue, Taken, Wait},
 };
 
 /// A machine's queue, as a live handle: while one exists the queue counts as read. Clones share the same queue.
@@ -333,13 +333,14 @@ impl LogStream {
             if !self.total_is_over()
                 && let Some(item) = self.held.take().and_then(Held::let_go)
             {
-                return Poll::Ready(Some(self.deliver_all(item)));
+                self.queue.queue.deliver(item.lines, item.bytes);
+                return Poll::Ready(Some(self.batch_of(item)));
             }
             if self.is_over() {
                 return Poll::Ready(None);
             }
-            match ready!(self.poll_take(cx)) {
-                Some(Taken::Item(item)) => return Poll::Ready(Some(self.deliver_all(item))),
+            match ready!(self.poll_take(cx, Handing::Deliver)) {
+                Some(Taken::Item(item)) => return Poll::Ready(Some(self.batch_of(item))),
                 taken => {
                     if !taken.is_some_and(|taken| self.keep(taken)) {
                         return Poll::Ready(None);
@@ -395,7 +396,7 @@ impl LogStream {
         if self.is_over() {
             return Poll::Ready(false);
         }
-        let taken = ready!(self.poll_take(cx));
+        let taken = ready!(self.poll_take(cx, Handing::Hold));
         Poll::Ready(taken.is_some_and(|taken| self.keep(taken)))
     }
 
@@ -427,25 +428,27 @@ impl LogStream {
     }
 
     /// Takes what comes next, or waits for it; `None` when a time-out came first.
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
-        let taken = ready!(self.poll_wait(cx));
+    fn poll_take(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
+        let taken = ready!(self.poll_wait(cx, handing));
         self.waiting = None;
         Poll::Ready(taken)
     }
 
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
         let waiting = self.waiting.get_or_insert_with(|| Waiting {
             wait: Wait::new(&self.queue.queue),
             at: nearer,
             timeout: None,
         });
-        while let Poll::Ready(taken) = waiting.wait.poll_take(cx) {
+        while let Poll::Ready(taken) = waiting.wait.poll_take(cx, handing) {
             match taken {
                 Taken::Behind => {
-                    if let Some(taken) = self.queue.claim() {
-                        return Poll::Ready(Some(taken));
+                    let Some(taken) = self.queue.claim() else { continue };
+                    if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
+                        self.queue.queue.deliver(item.lines, item.bytes);
                     }
+                    return Poll::Ready(Some(taken));
                 }
                 taken => return Poll::Ready(Some(taken)),
             }
@@ -476,8 +479,7 @@ impl LogStream {
         self.total.is_some_and(|total| now >= total)
     }
 
-    fn deliver_all(&mut self, item: Item) -> EntryBatch {
-        self.queue.queue.deliver(item.lines, item.bytes);
+    fn batch_of(&mut self, item: Item) -> EntryBatch {
         self.lines_yielded += item.lines;
         EntryBatch { streams: self.queue.queue.terms.streams, item }
     }

@@ -2,14 +2,13 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::Token;
 use crate::{
     batch::{Batch, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
 };
 
 /// What an item costs beside its lines: the batch, its one group, the channel's slot.
-pub(super) const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Token>() + 64;
+pub(super) const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Item>() + 64;
 
 /// Some wanted lines of one group, on their way to a reader.
 #[derive(Clone, Debug)]
@@ -34,6 +33,17 @@ impl Item {
         Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
     }
 
+    /// All of a group's lines that `streams` wants, of which there are `lines`.
+    pub(super) fn of_group(batch: Arc<Batch>, at: GroupRef, lines: u64, streams: Streams) -> Self {
+        let group = &batch.groups[at.group as usize];
+        if lines < group.lines() {
+            let rows = group.rows.clone();
+            return Self::whole(batch, at, rows, streams);
+        }
+        let bytes = ITEM_BYTES + group.bytes as usize + lines as usize * size_of::<Row>();
+        Self { rows: group.rows.clone(), batch, group: at.group, lines, bytes, origin: at, copied: false }
+    }
+
     pub(crate) fn group(&self) -> &Group {
         &self.batch.groups[self.group as usize]
     }
@@ -46,6 +56,9 @@ impl Item {
 
     /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
     pub(super) fn end_seq(&self) -> u64 {
+        if self.rows.end == self.group().rows.end && !self.copied {
+            return self.group().end_seq();
+        }
         let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
         self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
     }

@@ -2,15 +2,13 @@
 
 use std::{
     cmp::Ordering,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use flume::r#async::RecvFut;
 use tokio::time::Instant;
 
-use super::{Item, Queue, Reason, State, Taken, Token};
+use super::{Item, Queue, Reason, State, Taken, waiters::Ticket};
 use crate::config::Full;
 
 impl Queue {
@@ -35,14 +33,14 @@ impl Queue {
     }
 
     fn take_locked(&self, state: &mut State) -> Taken {
-        let Some(item) = self.pop(state) else {
+        let Some(item) = state.pop() else {
             return self.nothing_queued(state);
         };
-        if let Some(skip) = state.skips.pop_front_if(|skip| skip.from <= item.first_seq()) {
+        if let Some(skip) = state.next_skip(item.first_seq()) {
             state.front.push_front(item);
             return Taken::Skipped(skip.lines);
         }
-        state.hand_over(&item, &self.ledger);
+        state.hand_over(&item, &self.common.ledger);
         Taken::Item(item)
     }
 
@@ -50,9 +48,9 @@ impl Queue {
         if state.behind.is_some() {
             return Taken::Behind;
         }
-        match (state.skips.pop_front(), state.ended) {
+        match (state.next_skip(u64::MAX), &state.ended) {
             (Some(skip), _) => Taken::Skipped(skip.lines),
-            (None, Some((ended, _))) => Taken::Ended(ended),
+            (None, Some(ended)) => Taken::Ended(ended.0),
             (None, None) => Taken::Empty,
         }
     }
@@ -65,15 +63,22 @@ impl Queue {
 
     /// A reader hands on `lines` of what it holds: they are delivered, and their room is free again.
     pub(crate) fn deliver(&self, lines: u64, bytes: usize) {
-        let mut state = self.state.lock();
+        self.deliver_locked(&mut self.state.lock(), lines, bytes);
+        self.announce_room();
+    }
+
+    fn deliver_locked(&self, state: &mut State, lines: u64, bytes: usize) {
         state.lines -= lines;
         state.bytes -= bytes;
         state.held_lines -= lines;
         state.held_bytes -= bytes;
-        self.ledger.queue_delivered(lines);
-        drop(state);
+        self.common.ledger.queue_delivered(lines);
+    }
+
+    /// Only those who send to a `block` queue wait for its room.
+    fn announce_room(&self) {
         if self.terms.full == Full::Block {
-            self.budget.announce_room();
+            self.common.budget.announce_room();
         }
     }
 
@@ -91,7 +96,7 @@ impl Queue {
         }
         let item = self.own_copy(item);
         self.put_front(&mut state, item);
-        self.wake_all(&mut state);
+        state.waiters.wake_all();
     }
 
     /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
@@ -115,63 +120,66 @@ impl Queue {
             return item;
         }
         // Without room for a copy the batch stays pinned, within the budget: losing the lines would be worse.
-        item.compacted(&self.budget, self.terms.streams).unwrap_or(item)
+        item.compacted(&self.common.budget, self.terms.streams).unwrap_or(item)
     }
+}
+
+/// Whether a reader still has to deliver what it takes, or to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handing {
+    /// It holds what it takes.
+    Hold,
+    /// What it takes is delivered.
+    Deliver,
 }
 
 /// A reader's wait for something to take. The reader counts as waiting until it gets something or drops this.
 #[derive(Debug)]
 pub(crate) struct Wait {
     queue: Arc<Queue>,
-    /// Registered with the channel for a wake. What comes is taken under the queue's lock, not by this: in between it would
-    /// be out of sight for everybody else, and out of order.
-    turn: Option<RecvFut<'static, Token>>,
+    ticket: Option<Ticket>,
 }
 
 impl Wait {
     pub(crate) fn new(queue: &Arc<Queue>) -> Self {
-        Self { queue: Arc::clone(queue), turn: None }
+        Self { queue: Arc::clone(queue), ticket: None }
     }
 
     /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
-    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
-        let queue = &*self.queue;
-        let mut state = queue.state.lock();
-        let taken = queue.take_locked(&mut state);
-        let last = self.turn.take();
-        state.waiting -= u32::from(last.is_some());
+    ///
+    /// With [`Handing::Deliver`] an item counts as delivered when it is returned, all in one step.
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Taken> {
+        let mut state = self.queue.state.lock();
+        let taken = self.queue.take_locked(&mut state);
         if !matches!(taken, Taken::Empty) {
+            self.ticket.take().into_iter().for_each(|ticket| state.waiters.leave(ticket));
+            if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
+                self.queue.deliver_locked(&mut state, item.lines, item.bytes);
+                drop(state);
+                self.queue.announce_room();
+            }
             return Poll::Ready(taken);
         }
-        state.waiting += 1;
-        // A fresh future each turn: a reused one grows without bound (flume #182), and one that was woken for nothing looks
-        // and registers again in two steps, between which it misses a send.
-        let mut turn = queue.receiver.clone().into_recv_async();
-        let registered = Pin::new(&mut turn).poll(cx);
-        debug_assert!(registered.is_pending(), "who sends holds the queue's lock, and the channel was just emptied");
-        self.turn = Some(turn);
+        match self.ticket {
+            Some(ticket) => state.waiters.stay(ticket, cx.waker()),
+            None => self.ticket = Some(state.waiters.enter(cx.waker())),
+        }
         Poll::Pending
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
-        drop(turn);
+        let Some(ticket) = self.ticket.take() else { return };
         let queue = &*self.queue;
         let mut state = queue.state.lock();
-        state.waiting -= 1;
-        // What was handed over zero-copy to a reader that then left must not pin its batch while it waits for the next.
-        let arrived: Vec<Token> = queue.receiver.try_iter().collect();
-        for token in arrived {
-            if let Token::Item(item) = token {
-                let item = queue.own_copy(item);
-                state.front.push_back(item);
-            }
-        }
+        state.waiters.leave(ticket);
+        // What was handed on to a reader that then left must not pin its batch while it waits for the next.
+        let handed = std::mem::take(&mut state.front);
+        state.front = handed.into_iter().map(|item| queue.own_copy(item)).collect();
         // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
         if state.has_something() {
-            queue.wake_all(&mut state);
+            state.waiters.wake_all();
         }
     }
 }

@@ -25,24 +25,23 @@ impl Queue {
             bytes: state.bytes,
             held_lines: state.held_lines,
             held_bytes: state.held_bytes,
-            reserved: (state.reserved_lines, state.reserved_bytes),
+            reserved: state.reserved(),
             behind_lines: state.behind.as_ref().map_or(0, |behind| behind.lines),
             behind: state.behind.is_some(),
-            waiting: state.waiting,
+            waiting: state.waiters.len() as u32,
             readers: state.readers,
-            has_something: state.has_something() || !self.receiver.is_empty(),
+            has_something: state.has_something(),
         }
     }
 
-    /// Items that wait and are not compact copies. Brings all of them to the front.
+    /// Items that wait and are not compact copies. None of them is in the channel.
     pub(crate) fn uncopied(&self) -> usize {
-        let mut state = self.state.lock();
-        for token in self.receiver.try_iter() {
-            if let Token::Item(item) = token {
-                state.front.push_back(item);
-            }
-        }
-        state.front.iter().filter(|item| !item.copied).count()
+        self.state.lock().front.iter().filter(|item| !item.copied).count()
+    }
+
+    /// Whether there is a channel.
+    pub(crate) fn has_channel(&self) -> bool {
+        self.state.lock().channel.is_made()
     }
 }
 
@@ -60,6 +59,7 @@ mod policies {
             tests::{assert_balanced, push, push_numbers, small},
         },
         config::Full,
+        queue::HANDED_ON_MAX,
         stream::{LogQueue, LogStream, StreamEvent},
     };
 
@@ -330,14 +330,28 @@ mod policies {
         assert!(futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), &mut context).is_pending());
         let _ = push_numbers(&collector, "m", 1..2).unwrap();
         assert_eq!(queue.inner().uncopied(), 1, "it finds a reader that waits");
-        let _ = push_numbers(&collector, "m", 2..3).unwrap();
-        assert_eq!(queue.inner().uncopied(), 1, "the reader already has one to take");
-        read_all(&mut stream);
+        for number in 2..10 {
+            let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+        }
+        assert_eq!(queue.inner().uncopied(), HANDED_ON_MAX, "the reader has enough to take when it comes");
+        assert_eq!(read_all(&mut stream), numbers(1..10));
         assert!(futures_core::Stream::poll_next(std::pin::Pin::new(&mut stream), &mut context).is_pending());
-        let _ = push_numbers(&collector, "m", 3..4).unwrap();
+        let _ = push_numbers(&collector, "m", 10..11).unwrap();
         drop(stream);
         assert_eq!((queue.inner().uncopied(), queue.inner().probe().waiting), (0, 0), "who left pins nothing");
-        assert_eq!(read_queue(&queue), numbers(3..4));
+        assert_eq!(read_queue(&queue), numbers(10..11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_leaves_no_channel_behind_once_it_is_read() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.lines = 100);
+        assert!(!queue.inner().has_channel(), "nothing has waited yet");
+        for number in 0..40 {
+            let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+        }
+        assert!(queue.inner().has_channel());
+        assert_eq!(read_queue(&queue), numbers(0..40));
+        assert!(!queue.inner().has_channel());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,50 @@
+//! The flume channel in which a queue's items wait for a reader to come.
+
+use flume::{Receiver, Sender};
+
+use super::Item;
+
+/// A channel that held more than so many items goes when it is empty, because flume's never shrinks.
+const KEPT_ITEMS_MAX: usize = 16;
+
+/// Items that wait, the oldest first. Most queues of most machines have a reader there or nothing to hold, so the channel itself
+/// is made when the first item must wait. How much may wait is the queue's to bound.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    ends: Option<Box<(Sender<Item>, Receiver<Item>)>>,
+    len: usize,
+    /// The most that this channel has held.
+    len_most: usize,
+}
+
+impl Channel {
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn push(&mut self, item: Item) {
+        let (sender, _) = &**self.ends.get_or_insert_with(|| Box::new(flume::unbounded()));
+        sender.send(item).expect("the receiver is held beside it");
+        self.len += 1;
+        self.len_most = self.len_most.max(self.len);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Item> {
+        if self.is_empty() {
+            return None;
+        }
+        let item = self.ends.as_ref().and_then(|ends| ends.1.try_recv().ok())?;
+        self.len -= 1;
+        if self.is_empty() && self.len_most > KEPT_ITEMS_MAX {
+            *self = Self::default();
+        }
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+impl Channel {
+    pub(super) fn is_made(&self) -> bool {
+        self.ends.is_some()
+    }
+}
