@@ -35,7 +35,7 @@ impl Draft {
     /// Puts a parsed body into a batch; the caller sets `batch.permit`.
     pub(crate) fn new(bytes: Bytes, parsed: Parsed, received_at: Timestamp) -> Self {
         Self {
-            batch: Batch::new(bytes, parsed.arena, &parsed.rows, received_at),
+            batch: Batch::new(bytes, parsed.arena, parsed.rows, received_at),
             received: parsed.received,
             rejected: parsed.rejected,
             repaired: parsed.repaired,
@@ -129,7 +129,7 @@ impl LagSample {
     fn of(batch: &Batch) -> Self {
         let received = batch.received_at.as_nanosecond();
         let sent = |group: &Group| {
-            let timestamp = batch.rows[group.rows.start as usize].timestamp;
+            let timestamp = batch.row(group.rows.start).timestamp;
             nanoseconds_since_1970(timestamp.of(&batch.bytes, &batch.arena))
         };
         let mut sample = Self { lags: [Duration::ZERO; Self::GROUPS_MAX], count: 0 };

@@ -530,7 +530,7 @@ impl Queue {
         let rows = behind.rows.clone();
         let group = &batch.groups[behind.at.group as usize];
         let from = group.first_seq + u64::from(rows.start - group.rows.start);
-        let (lines, _) = cost(&batch.rows[rows.start as usize..rows.end as usize], self.terms.streams);
+        let (lines, _) = cost(batch, rows.clone(), self.terms.streams);
         behind.lines -= lines;
         let to = group.end_seq();
         self.skip(state, from, to, lines, reason);
@@ -599,7 +599,7 @@ impl Queue {
     fn at_most_a_queueful(&self, batch: &Batch, rows: Range<u32>) -> Range<u32> {
         let (mut lines, mut bytes) = (0, ITEM_BYTES);
         let over = rows.clone().position(|index| {
-            let row = &batch.rows[index as usize];
+            let row = batch.row(index);
             if self.terms.streams.wants(row.kind) {
                 lines += 1;
                 bytes += line_cost(row);

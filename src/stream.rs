@@ -112,7 +112,7 @@ impl Held {
         }
         self.queue.deliver(1, before - item.bytes);
         let item = self.item.as_ref()?;
-        Some(item.batch.view(item.group(), index))
+        Some(item.batch.view(index))
     }
 
     /// The lines left, no longer given back by dropping.
@@ -562,8 +562,8 @@ impl EntryBatch {
     /// The lines, in order.
     pub fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
         let batch = &*self.item.batch;
-        let wanted = |index: &u32| self.streams.wants(batch.rows[*index as usize].kind);
-        self.item.rows.clone().filter(wanted).map(|index| batch.view(self.item.group(), index))
+        let rows = self.item.rows.clone().map(|index| batch.row(index));
+        rows.filter(|row| self.streams.wants(row.kind)).map(|row| batch.view_of(row))
     }
 }
 

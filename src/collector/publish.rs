@@ -179,7 +179,7 @@ impl LogCollector {
         state.recent.add((elapsed / RANK_WINDOW.as_secs()) as u32, group.lines());
         state.rate.add(rate_index, group.lines());
         state.rate_bytes.add(rate_index, group.bytes);
-        let last = batch.view(group, group.rows.end - 1);
+        let last = batch.view(group.rows.end - 1);
         let (app, region) = (name_or(last.app_name(), state.app()), name_or(last.region(), state.region()));
         if (app, region) != (state.app(), state.region()) {
             state.place = Some(places.get(app, region));

@@ -45,9 +45,9 @@ pub(crate) fn draft(collector: &LogCollector, lines: &[(&str, Kind, &str)], at: 
         rows.push(row);
         bytes.push(b'\n');
     }
-    let mut batch = Batch::new(bytes.into(), arena, &rows, at);
+    let mut batch = Batch::new(bytes.into(), arena, rows, at);
     batch.permit = Some(collector.budget().try_reserve(batch.bytes.len() + batch.table_bytes())?);
-    let received = rows.len() as u64;
+    let received = lines.len() as u64;
     let rejected = [0; RejectReason::ALL.len()];
     Some(Draft { batch, received, rejected, repaired: 0, errors: Vec::new(), samples: Vec::new() })
 }

@@ -9,7 +9,7 @@ use crate::batch::{Row, Span};
 fn publish(history: &History, trail: Trail, lines: u32) -> (Trail, usize) {
     let row = |ordinal| Row { raw: Span::body(0, 1), machine: Span::body(0, 1), ordinal, ..Row::default() };
     let rows: Vec<_> = (0..lines).map(row).collect();
-    let mut batch = Batch::new("m".into(), Vec::new(), &rows, Timestamp::UNIX_EPOCH);
+    let mut batch = Batch::new("m".into(), Vec::new(), rows, Timestamp::UNIX_EPOCH);
     (batch.seq, batch.first_line) = history.end();
     (batch.groups[0].first_seq, batch.groups[0].prev) = (trail.next_seq, trail.last);
     let at = GroupRef { batch: batch.seq, group: 0 };

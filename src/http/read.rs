@@ -320,7 +320,7 @@ impl Asked<'_> {
         })
         .await?;
         let until = until(&self.state.collector, limits);
-        let source = Source::Fleet(FleetSource::new(stream, filter, until));
+        let source = Source::Fleet(FleetSource { stream, filter, until });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
     }
 

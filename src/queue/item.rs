@@ -29,7 +29,7 @@ pub(crate) struct Item {
 
 impl Item {
     pub(super) fn whole(batch: Arc<Batch>, at: GroupRef, rows: Range<u32>, streams: Streams) -> Self {
-        let (lines, bytes) = cost(&batch.rows[rows.start as usize..rows.end as usize], streams);
+        let (lines, bytes) = cost(&batch, rows.clone(), streams);
         Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
     }
 
@@ -50,7 +50,7 @@ impl Item {
 
     /// The `machine_seq` of the first row left.
     pub(super) fn first_seq(&self) -> u64 {
-        let rank = self.batch.rows.get(self.rows.start as usize).map_or(0, |row| row.rank);
+        let rank = if self.rows.is_empty() { 0 } else { self.batch.row(self.rows.start).rank };
         self.group().first_seq + u64::from(rank)
     }
 
@@ -59,15 +59,15 @@ impl Item {
         if self.rows.end == self.group().rows.end && !self.copied {
             return self.group().end_seq();
         }
-        let last = self.rows.end.checked_sub(1).and_then(|index| self.batch.rows.get(index as usize));
+        let last = self.rows.end.checked_sub(1).map(|index| self.batch.row(index));
         self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
     }
 
     /// Takes the next wanted row off the front.
     pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
-        let index = self.rows.find(|&index| streams.wants(self.batch.rows[index as usize].kind))?;
+        let index = self.rows.find(|&index| streams.wants(self.batch.row(index).kind))?;
         self.lines -= 1;
-        let cost = line_cost(&self.batch.rows[index as usize]);
+        let cost = line_cost(self.batch.row(index));
         self.bytes = self.bytes.saturating_sub(cost);
         Some(index)
     }
@@ -99,12 +99,12 @@ pub(super) fn line_cost(row: &Row) -> usize {
     row.raw.len() + size_of::<Row>()
 }
 
-/// Lines wanted among `rows`, and what they cost of a queue's bound.
-pub(super) fn cost(rows: &[Row], streams: Streams) -> (u64, usize) {
-    let wanted = rows.iter().filter(|row| streams.wants(row.kind));
+/// Lines wanted among `rows` of a batch, and what they cost of a queue's bound.
+pub(super) fn cost(batch: &Batch, rows: Range<u32>, streams: Streams) -> (u64, usize) {
+    let wanted = rows.map(|index| batch.row(index)).filter(|row| streams.wants(row.kind));
     wanted.fold((0, ITEM_BYTES), |(lines, bytes), row| (lines + 1, bytes + line_cost(row)))
 }
 
 pub(super) fn group_cost(batch: &Batch, group: &Group, streams: Streams) -> (u64, usize) {
-    cost(&batch.rows[group.rows.start as usize..group.rows.end as usize], streams)
+    cost(batch, group.rows.clone(), streams)
 }

@@ -318,6 +318,7 @@ impl Found {
             host: text(self.first(&[Slot::Host], Value::is_string)),
             level: text(self.first(&LEVEL, Value::is_string)),
             ordinal: 0,
+            group: 0,
             rank: 0,
             kind,
         })

@@ -307,7 +307,7 @@ async fn a_fleet_stream_sees_future_machines_and_ends_with_the_collector() {
     let (mut seen, start) = (Vec::new(), Instant::now());
     while let Some(batch) = fleet.next().await {
         let at = start.elapsed().as_secs();
-        seen.extend(batch.entries().iter().map(|entry| (entry.machine_id().to_owned(), at)));
+        seen.extend(batch.entries().map(|entry| (entry.machine_id().to_owned(), at)));
     }
     let expected = [("a", 1), ("c", 1), ("b", 2), ("c", 2)];
     assert_eq!(seen, expected.map(|(id, at)| (id.to_owned(), at)), "each as soon as it was sent");

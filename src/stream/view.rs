@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    batch::{Batch, EntryId, EntryView, Group, GroupRef, Row},
+    batch::{Batch, EntryId, EntryView, Group, GroupRef},
     collector::{LogCollector, Machine},
     history::{FleetCursor, MachineCursor},
     queue::Ended,
@@ -76,8 +76,7 @@ pub(crate) struct MachineLines {
 
 impl MachineLines {
     pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
-        let group = &self.batch.groups[self.group as usize];
-        self.rows.clone().map(|index| self.batch.view(group, index))
+        self.rows.clone().map(|index| self.batch.view(index))
     }
 }
 
@@ -213,7 +212,7 @@ fn machine_start(
                 if left == 0 {
                     break;
                 }
-                let entry = batch.view(group, index);
+                let entry = batch.view(index);
                 if wanted(&entry) {
                     left -= 1;
                     first = entry.machine_seq().unwrap_or(first);
@@ -235,9 +234,8 @@ fn after_in_machine(collector: &LogCollector, machine: &Machine, id: EntryId) ->
     let mut next = trail.next_seq;
     let mut reached = trail.last.is_none();
     trail.walk_back(&collector.shared.history, |_, group, batch| {
-        let behind = |row: &Row| batch.first_line + u64::from(row.ordinal) > id.line;
-        let rows = &batch.rows[group.rows.start as usize..group.rows.end as usize];
-        let before = rows.partition_point(|row| !behind(row)) as u64;
+        let behind = |index: &u32| batch.first_line + u64::from(batch.row(*index).ordinal) > id.line;
+        let before = group.rows.clone().take_while(|index| !behind(index)).count() as u64;
         if before < group.lines() {
             next = group.first_seq + before;
         }
@@ -284,22 +282,19 @@ impl FleetBatch {
         self.batch.groups.iter().map(move |group| (self.batch.machine_id(group), self.lines_of(group)))
     }
 
-    /// The batch as it lies, and the [`Row::ordinal`] of the first row wanted of it.
+    /// The batch as it lies, and the [`crate::batch::Row::ordinal`] of the first row wanted of it.
     pub(crate) fn parts(&self) -> (&Batch, u32) {
         (&self.batch, self.from)
     }
 
     fn lines_of<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = EntryView<'a>> {
-        let wanted = |index: &u32| self.batch.rows[*index as usize].ordinal >= self.from;
-        group.rows.clone().filter(wanted).map(move |index| self.batch.view(group, index))
+        let rows = group.rows.clone().map(|index| self.batch.row(index));
+        rows.filter(|row| row.ordinal >= self.from).map(|row| self.batch.view_of(row))
     }
 
     /// The lines in the order in which they were sent.
-    #[must_use]
-    pub fn entries(&self) -> Vec<EntryView<'_>> {
-        let mut entries: Vec<_> = self.batch.groups.iter().flat_map(|group| self.lines_of(group)).collect();
-        entries.sort_unstable_by_key(|entry| entry.row.ordinal);
-        entries
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = EntryView<'_>> + ExactSizeIterator {
+        self.batch.rows[self.from as usize..].iter().map(|row| self.batch.view_of(row))
     }
 }
 
@@ -407,7 +402,7 @@ fn newest_matching(collector: &LogCollector, last: u64, wanted: impl Fn(&EntryVi
         seq -= 1;
         let Some(batch) = collector.batch(seq) else { break };
         let lines = FleetBatch { batch, from: 0, skipped: 0 };
-        for entry in lines.entries().into_iter().rev().filter(|entry| wanted(entry)) {
+        for entry in lines.entries().rev().filter(|entry| wanted(entry)) {
             if left == 0 {
                 break;
             }

@@ -574,7 +574,7 @@ impl World {
         let (mut seen, mut skipped) = (Vec::new(), 0);
         while let Some(Seen::Lines(batch)) = fleet.step() {
             skipped += batch.skipped_before();
-            seen.extend(batch.entries().iter().map(|entry| entry.message().to_owned()));
+            seen.extend(batch.entries().map(|entry| entry.message().to_owned()));
         }
         (seen, skipped)
     }

@@ -265,11 +265,11 @@ mod tests {
         let limits = Limits { line_bytes_max: 1 << 20, errors_max: 10 };
         let parsed = Parser::default().parse(body.as_bytes(), limits);
         let bytes = body.as_bytes().to_vec().into();
-        let mut batch = Batch::new(bytes, parsed.arena, &parsed.rows, jiff::Timestamp::UNIX_EPOCH);
+        let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, jiff::Timestamp::UNIX_EPOCH);
         batch.groups[0].first_seq = 1;
         let mut frame = Frame::new(Encoder { format, raw }, u64::MAX);
         for index in 0..batch.rows.len() as u32 {
-            frame.entry(&batch.view(&batch.groups[0], index));
+            frame.entry(&batch.view(index));
         }
         frame.skipped(Some(7));
         frame.skipped(None);
@@ -285,9 +285,9 @@ mod tests {
         let mut clock = Clock::default();
         for (millis, number) in [0, 1, 1000, 1500, 1_700_000_000_123].into_iter().cycle().zip(numbers) {
             let at = jiff::Timestamp::from_millisecond(millis).unwrap();
-            let mut batch = Batch::new(body.clone().into(), parsed.arena.clone(), &parsed.rows, at);
+            let mut batch = Batch::new(body.clone().into(), parsed.arena.clone(), parsed.rows.clone(), at);
             (batch.epoch, batch.first_line, batch.groups[0].first_seq) = (number, number, number);
-            let entry = batch.view(&batch.groups[0], 0);
+            let entry = batch.view(0);
             let (mut alone, mut framed) = (Vec::new(), Vec::new());
             entry.write_json(&mut alone, false);
             entry.write_json_by(&mut clock, &mut framed, false);
@@ -332,8 +332,8 @@ mod tests {
         let line = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"4d891d77b05118","name":"my-app"},"region":"lax"},"host":"f442","log":{"level":"info"},"message":"GET /api/v1/things/42 200 in 13 ms, user 1234, and some more text that makes it a usual line","timestamp":"2026-06-27T01:19:11.789045558Z"}"#;
         let body = format!("{line}\n").repeat(1000);
         let parsed = Parser::default().parse(body.as_bytes(), Limits { line_bytes_max: 1 << 20, errors_max: 10 });
-        let batch = Batch::new(body.into_bytes().into(), parsed.arena, &parsed.rows, jiff::Timestamp::now());
-        let entry = batch.view(&batch.groups[0], 7);
+        let batch = Batch::new(body.into_bytes().into(), parsed.arena, parsed.rows, jiff::Timestamp::now());
+        let entry = batch.view(7);
         let mut out = Vec::with_capacity(1 << 20);
         let mut clock = Clock::default();
         for round in 0..3 {
@@ -360,11 +360,11 @@ mod tests {
     fn a_frame_ends_at_its_bytes_and_at_its_lines() {
         let text = "x".repeat(1000);
         let rows = [Row { message: Span::body(0, 1000), kind: Kind::Stdout, ..Row::default() }];
-        let batch = Batch::new(text.into(), Vec::new(), &rows, jiff::Timestamp::UNIX_EPOCH);
+        let batch = Batch::new(text.into(), Vec::new(), rows.into(), jiff::Timestamp::UNIX_EPOCH);
         let fill = |lines_left| {
             let mut frame = Frame::new(Encoder { format: Format::Text, raw: false }, lines_left);
             while frame.has_room() {
-                frame.entry(&batch.view(&batch.groups[0], 0));
+                frame.entry(&batch.view(0));
             }
             (frame.lines(), frame.into_bytes().len())
         };

@@ -3,10 +3,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::params::{Query, bad_value};
-use crate::{
-    batch::{Batch, EntryView, Group},
-    http::problem::Problem,
-};
+use crate::{batch::EntryView, http::problem::Problem};
 
 /// The largest compiled pattern: a short one can ask for megabytes.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -36,24 +33,15 @@ impl Filter {
         })
     }
 
-    /// Whether any line of a group can be wanted: spares looking at each.
-    pub(super) fn wants_machine(&self, batch: &Batch, group: &Group) -> bool {
-        holds(&self.machines, || batch.machine_id(group))
-    }
-
-    /// Whether a line of a wanted machine is wanted.
-    pub(super) fn wants_line(&self, entry: &EntryView<'_>) -> bool {
-        holds(&self.apps, || entry.app_name())
+    /// Whether a line is wanted.
+    pub(super) fn wants(&self, entry: &EntryView<'_>) -> bool {
+        holds(&self.machines, || entry.machine_id())
+            && holds(&self.apps, || entry.app_name())
             && holds(&self.regions, || entry.region())
             && holds(&self.streams, || entry.stream())
             && holds(&self.levels, || entry.level())
             && self.include.as_ref().is_none_or(|pattern| pattern.is_match(entry.message()))
             && !self.exclude.as_ref().is_some_and(|pattern| pattern.is_match(entry.message()))
-    }
-
-    /// Whether a line is wanted.
-    pub(super) fn wants(&self, entry: &EntryView<'_>) -> bool {
-        holds(&self.machines, || entry.machine_id()) && self.wants_line(entry)
     }
 }
 

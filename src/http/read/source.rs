@@ -16,8 +16,6 @@ use crate::{
     },
 };
 
-/// Rows of a batch put in order at a time; they lie grouped by machine, and are shown in the order of the body.
-const ORDERED_MAX: u32 = 2048;
 /// Lines looked at in one go, a millisecond or two of filtering, before others get their turn.
 const LOOKED_AT_MAX: u32 = 8192;
 
@@ -151,14 +149,9 @@ pub(super) struct FleetSource {
     pub(super) filter: Filter,
     /// The number of the first line that is too new to be shown: `follow=false`.
     pub(super) until: Option<u64>,
-    order: Order,
 }
 
 impl FleetSource {
-    pub(super) fn new(stream: FleetStream, filter: Filter, until: Option<u64>) -> Self {
-        Self { stream, filter, until, order: Order::default() }
-    }
-
     fn fill(&mut self, frame: &mut Frame) -> Filled {
         let mut looked_at = 0;
         while frame.has_room() && looked_at < LOOKED_AT_MAX {
@@ -172,8 +165,7 @@ impl FleetSource {
                     if is_too_new(self.until, Some(batch.first_line + u64::from(from))) {
                         return Filled::Ended(EndReason::CaughtUp);
                     }
-                    let mut window = Window { batch, filter: &self.filter, order: &mut self.order };
-                    if let Some(ordinal) = window.fill(from, frame, &mut looked_at) {
+                    if let Some(ordinal) = show(batch, from, &self.filter, frame, &mut looked_at) {
                         self.stream.put_back(&lines, ordinal);
                     }
                 }
@@ -185,71 +177,17 @@ impl FleetSource {
     }
 }
 
-/// The next rows of a batch in the order of the body; kept from frame to frame, for a large batch is many frames.
-#[derive(Debug, Default)]
-struct Order {
-    /// Which batch it is of, and which of its [`crate::batch::Row::ordinal`]s are in it.
-    batch: Option<u64>,
-    from: u32,
-    to: u32,
-    picks: Vec<Pick>,
-}
-
-/// A row of a wanted machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Pick {
-    ordinal: u32,
-    group: u32,
-    row: u32,
-}
-
-/// A batch that is being shown.
-struct Window<'a> {
-    batch: &'a Batch,
-    filter: &'a Filter,
-    order: &'a mut Order,
-}
-
-impl Window<'_> {
-    /// Shows the rows from ordinal `from` on; where it stopped, if that was before the end.
-    fn fill(&mut self, mut from: u32, frame: &mut Frame, looked_at: &mut u32) -> Option<u32> {
-        let end = self.batch.rows.len() as u32;
-        while from < end {
-            self.put_in_order(from);
-            let first = self.order.picks.partition_point(|pick| pick.ordinal < from);
-            for pick in &self.order.picks[first..] {
-                if !frame.has_room() || *looked_at >= LOOKED_AT_MAX {
-                    return Some(pick.ordinal);
-                }
-                *looked_at += 1;
-                let entry = self.batch.view(&self.batch.groups[pick.group as usize], pick.row);
-                if self.filter.wants_line(&entry) {
-                    frame.entry(&entry);
-                }
-            }
-            from = self.order.to;
+/// Shows the wanted rows of a batch from ordinal `from` on; where it stopped, if that was before the end.
+fn show(batch: &Batch, from: u32, filter: &Filter, frame: &mut Frame, looked_at: &mut u32) -> Option<u32> {
+    for row in &batch.rows[from as usize..] {
+        if !frame.has_room() || *looked_at >= LOOKED_AT_MAX {
+            return Some(row.ordinal);
         }
-        None
+        *looked_at += 1;
+        let entry = batch.view_of(row);
+        if filter.wants(&entry) {
+            frame.entry(&entry);
+        }
     }
-
-    fn put_in_order(&mut self, from: u32) {
-        let order = &mut *self.order;
-        if order.batch == Some(self.batch.seq) && (order.from..order.to).contains(&from) {
-            return;
-        }
-        let to = from.saturating_add(ORDERED_MAX).min(self.batch.rows.len() as u32);
-        (order.batch, order.from, order.to) = (Some(self.batch.seq), from, to);
-        order.picks.clear();
-        for (group, at) in self.batch.groups.iter().zip(0..) {
-            if self.filter.wants_machine(self.batch, group) {
-                // Within a group the order of the body is kept.
-                let rows = &self.batch.rows[group.rows.start as usize..group.rows.end as usize];
-                let first = rows.partition_point(|row| row.ordinal < from);
-                let wanted = rows[first..].iter().take_while(|row| row.ordinal < to);
-                let row = group.rows.start + first as u32;
-                order.picks.extend(wanted.zip(row..).map(|(one, row)| Pick { ordinal: one.ordinal, group: at, row }));
-            }
-        }
-        order.picks.sort_unstable();
-    }
+    None
 }
