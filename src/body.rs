@@ -368,16 +368,20 @@ impl BodyReader {
         Ok(None)
     }
 
-    /// The capacity to grow to: double, for a plain body what was announced if that is enough, and no more than the caps need.
+    /// The capacity to grow to: double, for a plain body what was announced if that is enough and not far more than has arrived,
+    /// and no more than the caps need.
     fn next_capacity(&self, incoming: usize) -> usize {
         let plain = matches!(self.decoder, Decoder::Plain);
         let needed = self.out.len() + if plain { incoming } else { 1 };
         let mut target = match self.out.capacity() {
             0 => incoming.saturating_mul(FIRST_RESERVE_RATIO).clamp(STEP_MIN, FIRST_RESERVE_MAX),
+            // What was announced becomes more believable the more of it is there.
+            capacity if plain && self.size_hint.is_some() => capacity.saturating_mul(FIRST_RESERVE_RATIO),
             capacity => capacity.saturating_mul(2),
         };
-        if let Some(hint) = self.size_hint.filter(|&hint| plain && hint >= needed) {
-            target = target.min(hint);
+        if let Some(hint) = self.size_hint.filter(|_| plain) {
+            // Framing lets no more come than was announced; if more did, a decoder's growth is right for it.
+            target = target.min(if hint >= needed { hint } else { needed.saturating_mul(2) });
         }
         target.max(needed).min(self.capacity_max())
     }

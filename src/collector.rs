@@ -335,7 +335,7 @@ impl LogCollector {
         loop {
             let machine = self.machine(machine_id);
             let publisher = self.shared.publisher.lock();
-            if !machine.state.lock().forgotten {
+            if !machine.forgotten.load(Relaxed) {
                 return (machine, publisher);
             }
         }
@@ -358,8 +358,9 @@ impl LogCollector {
         let queue = Arc::new(Queue::new(terms, Arc::clone(&self.shared.queues), now));
         let mut state = machine.state.lock();
         if options.backlog {
-            let from = state.trail.oldest_seq(&self.shared.history);
-            let place = queue.start_at(&self.shared.history, state.trail, from);
+            let trail = machine.trail.load();
+            let from = trail.oldest_seq(&self.shared.history);
+            let place = queue.start_at(&self.shared.history, trail, from);
             publisher.moved(machine, &queue, None, place);
         }
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
@@ -434,7 +435,7 @@ impl LogCollector {
         state.life = Life::Finished(Instant::now(), ended);
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended, state.trail);
+            queue.end(ended, machine.trail.load());
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);
@@ -556,10 +557,10 @@ impl LogCollector {
     fn forget(&self, machine: &Arc<Machine>) {
         let mut publisher = self.shared.publisher.lock();
         let mut state = machine.state.lock();
-        if state.forgotten || !state.is_idle() || machine.watchers.load(Relaxed) > 0 {
+        if machine.forgotten.load(Relaxed) || !state.is_idle() || machine.watchers.load(Relaxed) > 0 {
             return;
         }
-        state.forgotten = true;
+        machine.forgotten.store(true, Relaxed);
         if std::mem::take(&mut state.seen) {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
@@ -580,9 +581,8 @@ impl LogCollector {
         match self.shared.table.entry(Arc::clone(&machine.id)) {
             Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
-                let mut state = machine.state.lock();
-                (state.forgotten, state.life) = (false, Life::Live);
-                drop(state);
+                machine.forgotten.store(false, Relaxed);
+                machine.state.lock().life = Life::Live;
                 entry.insert(Arc::clone(machine));
                 self.shared.machines.fetch_add(1, Relaxed);
             }

@@ -316,7 +316,7 @@ impl Queue {
 
     /// Offers a group that was just published. Never fails: what does not fit is left to the history or dropped.
     ///
-    /// `room` is what [`Queue::reserve`] gave. Returns its fate, and where the queue stands if it went behind just now.
+    /// Whoever offers counts what is accepted into the ledger, once a batch.     /// `room` is what [`Queue::reserve`] gave. Returns its fate, and where the queue stands if it went behind just now.
     pub(crate) fn offer(
         &self,
         batch: &Arc<Batch>,
@@ -333,7 +333,6 @@ impl Queue {
         if wanted == 0 {
             return (offered, None);
         }
-        self.common.ledger.queue_in(wanted);
         if let Some(behind) = &mut state.behind {
             behind.lines += wanted;
             return (offered, None);

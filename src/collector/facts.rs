@@ -277,7 +277,7 @@ impl LogCollector {
             state: if state.ended().is_some() { "finished" } else { "live" },
             app_name: state.app().to_owned(),
             region: state.region().to_owned(),
-            lines: state.lines(),
+            lines: machine.trail.load().next_seq - 1,
             bytes: state.bytes,
             dropped: state.dropped_before + queue.dropped,
             lines_per_second: per_second(state.rate),

@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    batch::GroupRef,
     config,
     history::Trail,
     queue::{Ended, Queue},
@@ -53,9 +54,45 @@ impl Window {
     }
 }
 
+/// A machine's place in the history.
+///
+/// Only who holds the publish lock moves it, and holds the machine's lock too: so the publisher reads it with no more than its own
+/// lock, which spares it a round of locking over all machines of a batch, and everybody else with the machine's.
+#[derive(Debug)]
+pub(super) struct TrailCell {
+    next_seq: AtomicU64,
+    batch: AtomicU64,
+    group: AtomicU32,
+}
+
+impl TrailCell {
+    /// No batch has this number.
+    const NONE: u64 = u64::MAX;
+
+    fn new() -> Self {
+        Self { next_seq: AtomicU64::new(1), batch: AtomicU64::new(Self::NONE), group: AtomicU32::new(0) }
+    }
+
+    pub(super) fn load(&self) -> Trail {
+        let (batch, group) = (self.batch.load(Relaxed), self.group.load(Relaxed));
+        let last = (batch != Self::NONE).then_some(GroupRef { batch, group });
+        Trail { last, next_seq: self.next_seq.load(Relaxed) }
+    }
+
+    pub(super) fn store(&self, last: GroupRef, next_seq: u64) {
+        self.batch.store(last.batch, Relaxed);
+        self.group.store(last.group, Relaxed);
+        self.next_seq.store(next_seq, Relaxed);
+    }
+}
+
 /// A machine of the table.
 pub(crate) struct Machine {
     pub(crate) id: Arc<str>,
+    /// Its `next_seq` counts the machine's lines too.
+    pub(super) trail: TrailCell,
+    /// No longer in the table; whoever still holds it must look again. Changed under the publish lock alone.
+    pub(super) forgotten: AtomicBool,
     pub(super) state: Mutex<MachineState>,
     /// Readers of `logs` that look at this machine; they are woken by it alone.
     pub(super) watchers: AtomicU32,
@@ -65,8 +102,6 @@ pub(crate) struct Machine {
 }
 
 pub(super) struct MachineState {
-    /// Its `next_seq` counts the machine's lines too.
-    pub(super) trail: Trail,
     pub(super) bytes: u64,
     /// What queues before the current one dropped.
     pub(super) dropped_before: u64,
@@ -81,8 +116,6 @@ pub(super) struct MachineState {
     pub(super) life: Life,
     /// Known to users: it has sent a line or was subscribed.
     pub(super) seen: bool,
-    /// No longer in the table; whoever still holds it must look again.
-    pub(super) forgotten: bool,
 }
 
 /// Where a machine is in its life.
@@ -125,10 +158,6 @@ impl Places {
 }
 
 impl MachineState {
-    pub(super) fn lines(&self) -> u64 {
-        self.trail.next_seq - 1
-    }
-
     pub(super) fn app(&self) -> &str {
         self.place.as_ref().map_or("", |place| &place.app)
     }
@@ -165,7 +194,6 @@ impl MachineState {
 impl Machine {
     pub(super) fn new(id: Arc<str>, now: Instant) -> Self {
         let state = MachineState {
-            trail: Trail { last: None, next_seq: 1 },
             bytes: 0,
             dropped_before: 0,
             place: None,
@@ -177,10 +205,11 @@ impl Machine {
             queue: None,
             life: Life::Live,
             seen: false,
-            forgotten: false,
         };
         Self {
             id,
+            trail: TrailCell::new(),
+            forgotten: AtomicBool::new(false),
             state: Mutex::new(state),
             watchers: AtomicU32::new(0),
             watched: OnceLock::new(),
@@ -189,13 +218,14 @@ impl Machine {
     }
 
     pub(crate) fn trail(&self) -> Trail {
-        self.state.lock().trail
+        let _state = self.state.lock();
+        self.trail.load()
     }
 
     /// Why the machine has ended, with its place at this moment: nothing past it is a finished machine's to wait for.
     pub(crate) fn trail_and_end(&self) -> (Trail, Option<Ended>) {
         let state = self.state.lock();
-        (state.trail, state.ended())
+        (self.trail.load(), state.ended())
     }
 
     pub(crate) fn watch(&self) -> &Notify {

@@ -13,8 +13,8 @@ use super::{
     machine::{Machine, MachineState, Places, RANK_WINDOW, RATE_WINDOW},
 };
 use crate::{
-    batch::Batch,
-    history::{Held, Trail},
+    batch::{Batch, Group, GroupRef, Span},
+    history::Held,
     queue::{Offered, Place as QueuePlace, Queue, QueueRoom, Taken},
 };
 
@@ -50,6 +50,26 @@ impl Publisher {
         }
         if let Some(at) = to {
             self.behind.insert((at.batch, key(queue)), (Arc::clone(machine), Arc::clone(queue)));
+        }
+    }
+}
+
+/// When a batch was received, as its machines note it.
+struct Moment {
+    /// Microseconds since 1970.
+    seen_at: i64,
+    /// Which of the windows of [`RANK_WINDOW`] and [`RATE_WINDOW`] it is in.
+    rank_index: u32,
+    rate_index: u32,
+}
+
+impl Moment {
+    fn of(batch: &Batch, started: Instant) -> Self {
+        let elapsed = batch.received.saturating_duration_since(started).as_secs();
+        Self {
+            seen_at: batch.received_at.as_microsecond(),
+            rank_index: (elapsed / RANK_WINDOW.as_secs()) as u32,
+            rate_index: (elapsed / RATE_WINDOW.as_secs()) as u32,
         }
     }
 }
@@ -95,9 +115,13 @@ impl LogCollector {
         (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
         publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
-            let trail = self.trail_to_extend(machine);
+            if machine.forgotten.load(Relaxed) {
+                self.revive(machine);
+            }
+            let trail = machine.trail.load();
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
         }
+        let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);
         shared.history.append(Arc::clone(&batch));
         let mut evicted = Vec::new();
@@ -110,7 +134,7 @@ impl LogCollector {
         for (index, machine) in machines.iter().enumerate() {
             let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
             let lines = batch.groups[index].lines();
-            match self.offer(&mut publisher, machine, &batch, index as u32, room) {
+            match self.offer(&mut publisher, machine, &batch, index as u32, room, &moment) {
                 Some(offered) => {
                     fates.0 += offered.accepted;
                     fates.1 += offered.filtered;
@@ -118,21 +142,12 @@ impl LogCollector {
                 None => fates.2 += lines,
             }
         }
+        shared.ledger.queue_in(fates.0);
         drop(publisher);
         shared.fleet.notify_waiters();
         // Batches that nobody holds any more are freed here, out of everybody's way.
         drop(evicted);
         fates
-    }
-
-    fn trail_to_extend(&self, machine: &mut Arc<Machine>) -> Trail {
-        let state = machine.state.lock();
-        if !state.forgotten {
-            return state.trail;
-        }
-        drop(state);
-        self.revive(machine);
-        machine.trail()
     }
 
     fn offer(
@@ -142,16 +157,17 @@ impl LogCollector {
         batch: &Arc<Batch>,
         index: u32,
         room: Option<QueueRoom>,
+        moment: &Moment,
     ) -> Option<Offered> {
-        let at = crate::batch::GroupRef { batch: batch.seq, group: index };
+        let at = GroupRef { batch: batch.seq, group: index };
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
-        state.trail = Trail { last: Some(at), next_seq: group.end_seq() };
-        self.note(&mut publisher.places, &mut state, batch, group);
+        machine.trail.store(at, group.end_seq());
+        self.note(&mut publisher.places, &mut state, batch, group, moment);
         let offered = state.live_queue().map(|queue| {
             // Room in a queue that was replaced meanwhile is of no use to the new one.
             let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
-            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, state.trail);
+            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, machine.trail.load());
             publisher.moved(machine, queue, None, went_behind);
             offered
         });
@@ -169,19 +185,18 @@ impl LogCollector {
         }
     }
 
-    fn note(&self, places: &mut Places, state: &mut MachineState, batch: &Batch, group: &crate::batch::Group) {
+    fn note(&self, places: &mut Places, state: &mut MachineState, batch: &Batch, group: &Group, moment: &Moment) {
         self.see(state);
         state.bytes += group.bytes;
-        state.seen_at = batch.received_at.as_microsecond();
-        state.touched = batch.received;
-        let elapsed = batch.received.saturating_duration_since(self.shared.started).as_secs();
-        let rate_index = (elapsed / RATE_WINDOW.as_secs()) as u32;
-        state.recent.add((elapsed / RANK_WINDOW.as_secs()) as u32, group.lines());
-        state.rate.add(rate_index, group.lines());
-        state.rate_bytes.add(rate_index, group.bytes);
-        let last = batch.view(group.rows.end - 1);
-        let (app, region) = (name_or(last.app_name(), state.app()), name_or(last.region(), state.region()));
-        if (app, region) != (state.app(), state.region()) {
+        (state.seen_at, state.touched) = (moment.seen_at, batch.received);
+        state.recent.add(moment.rank_index, group.lines());
+        state.rate.add(moment.rate_index, group.lines());
+        state.rate_bytes.add(moment.rate_index, group.bytes);
+        let last = batch.row(group.rows.end - 1);
+        let same = |name: Span, kept: &str| name.is_empty() || name.of(&batch.bytes, &batch.arena) == kept.as_bytes();
+        if !same(last.app, state.app()) || !same(last.region, state.region()) {
+            let last = batch.view_of(last);
+            let (app, region) = (name_or(last.app_name(), state.app()), name_or(last.region(), state.region()));
             state.place = Some(places.get(app, region));
         }
     }

@@ -271,35 +271,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 
     /// Hands on as much of the message at hand as there is and as fits.
+    ///
+    /// What was read with the head is at most [`HEAD_READ_BYTES`]; the body behind it comes along if it is there, so that hyper
+    /// hands on few large pieces and not one small one first.
     fn poll_pass(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Stage::Pass { head_left, framing, last } = &mut self.stage else { return Poll::Ready(Ok(())) };
-        if *head_left > 0 {
-            let length = (*head_left).min(buf.remaining());
-            buf.put_slice(&self.ahead.split_to(length));
-            *head_left -= length;
-        } else if !self.ahead.is_empty() {
+        let before = buf.filled().len();
+        self.pass_ahead(buf)?;
+        let has_some = buf.filled().len() > before;
+        // Chunks may turn out to be broken, and then what came before must have been handed on.
+        let goes_on = matches!(self.stage, Stage::Pass { framing: Framing::Length(_), .. }) || !has_some;
+        if !goes_on || !self.ahead.is_empty() || buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        match self.poll_pass_fresh(cx, buf) {
+            Poll::Pending if has_some => Poll::Ready(Ok(())),
+            outcome => outcome,
+        }
+    }
+
+    /// Hands on what was read already; a chunked body apart from its head, for only a head that was handed on can be answered.
+    fn pass_ahead(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let Stage::Pass { head_left, framing, .. } = &mut self.stage else { return Ok(()) };
+        let head = (*head_left).min(buf.remaining());
+        buf.put_slice(&self.ahead.split_to(head));
+        *head_left -= head;
+        if *head_left == 0 && !self.ahead.is_empty() && (head == 0 || matches!(framing, Framing::Length(_))) {
             let length = self.ahead.len().min(buf.remaining());
             let taken = take(framing, &self.ahead[..length]).map_err(|fault| broken(&self.link, fault))?;
             buf.put_slice(&self.ahead.split_to(taken));
-        } else {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-            let fresh = &buf.filled()[before..];
-            if fresh.is_empty() {
-                self.end();
-                return Poll::Ready(Ok(()));
-            }
-            let taken = take(framing, fresh).map_err(|fault| broken(&self.link, fault))?;
-            self.ahead.extend_from_slice(&fresh[taken..]);
-            buf.set_filled(before + taken);
         }
-        if *head_left == 0 && is_complete(framing) {
+        self.passed();
+        Ok(())
+    }
+
+    /// Hands on what comes from the socket, straight into hyper's buffer.
+    fn poll_pass_fresh(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let fresh = &buf.filled()[before..];
+        if fresh.is_empty() {
+            self.end();
+            return Poll::Ready(Ok(()));
+        }
+        let Stage::Pass { framing, .. } = &mut self.stage else { return Poll::Ready(Ok(())) };
+        let taken = take(framing, fresh).map_err(|fault| broken(&self.link, fault))?;
+        self.ahead.extend_from_slice(&fresh[taken..]);
+        buf.set_filled(before + taken);
+        self.passed();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Goes on to the next message once all of this one was handed on.
+    fn passed(&mut self) {
+        if let Stage::Pass { head_left: 0, framing, last } = &self.stage
+            && is_complete(framing)
+        {
             self.stage = if *last { Stage::Over } else { Stage::NEXT };
         }
         if self.ahead.is_empty() {
             self.ahead = BytesMut::new();
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Keeps watch over a write that could not go on.
