@@ -146,9 +146,11 @@ impl State {
         self.blocking.iter_mut().for_each(|blocking| blocking.stalled_since = None);
     }
 
-    /// The first of the skipped lines, if they are to be told before `seq`.
-    fn next_skip(&mut self, seq: u64) -> Option<Skip> {
-        self.skips.as_mut()?.pop_front_if(|skip| skip.from <= seq)
+    /// The first of the skipped lines, if they are to be told before `seq`, which is asked for only if there are any.
+    fn next_skip(&mut self, seq: impl FnOnce() -> u64) -> Option<Skip> {
+        let skips = self.skips.as_mut().filter(|skips| !skips.is_empty())?;
+        let seq = seq();
+        skips.pop_front_if(|skip| skip.from <= seq)
     }
 
     /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.

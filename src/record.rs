@@ -121,6 +121,10 @@ pub(crate) struct Parser {
     scanner: Scanner,
     shapes: Shapes,
     found: Found,
+    /// Empty; its memory is kept for the next body's strings.
+    arena: Vec<u8>,
+    /// Bytes of body for each row of the last body; 0 before the first.
+    record_bytes: usize,
 }
 
 impl Parser {

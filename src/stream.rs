@@ -404,7 +404,8 @@ impl LogStream {
     fn is_over(&mut self) -> bool {
         if !self.done() && self.total_is_over() {
             // A stream that is done may live on; the lines that it will not yield are for the next reader.
-            (self.waiting, self.held) = (None, None);
+            self.stop_waiting();
+            self.held = None;
             self.state = Reading::TimedOut(Timeout::Total);
         }
         self.done()
@@ -430,18 +431,14 @@ impl LogStream {
     /// Takes what comes next, or waits for it; `None` when a time-out came first.
     fn poll_take(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let taken = ready!(self.poll_wait(cx, handing));
-        self.waiting = None;
+        self.stop_waiting();
         Poll::Ready(taken)
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
-            wait: Wait::new(&self.queue.queue),
-            at: nearer,
-            timeout: None,
-        });
-        while let Poll::Ready(taken) = waiting.wait.poll_take(cx, handing) {
+        let waiting = self.waiting.get_or_insert_with(|| Waiting { wait: Wait::default(), at: nearer, timeout: None });
+        while let Poll::Ready(taken) = self.queue.queue.poll_take(&mut waiting.wait, cx, handing) {
             match taken {
                 Taken::Behind => {
                     let Some(taken) = self.queue.claim() else { continue };
@@ -458,6 +455,13 @@ impl LogStream {
         ready!(waiting.timeout.get_or_insert_with(|| Box::pin(sleep_until(at))).as_mut().poll(cx));
         self.state = Reading::TimedOut(which);
         Poll::Ready(None)
+    }
+
+    /// No longer counts as waiting.
+    fn stop_waiting(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.queue.queue.leave(waiting.wait);
+        }
     }
 
     fn nearer_timeout(&self) -> Option<(Instant, Timeout)> {
@@ -525,7 +529,13 @@ struct CancelSafe<'a>(&'a mut LogStream);
 
 impl Drop for CancelSafe<'_> {
     fn drop(&mut self) {
-        self.0.waiting = None;
+        self.0.stop_waiting();
+    }
+}
+
+impl Drop for LogStream {
+    fn drop(&mut self) {
+        self.stop_waiting();
     }
 }
 

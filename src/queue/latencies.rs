@@ -2,33 +2,29 @@
 
 use std::time::Duration;
 
-/// The most latencies counted before older ones weigh half.
-const LATENCIES_MAX: u32 = 1 << 16;
-
-/// Latencies by powers of two of a microsecond.
+/// Latencies by powers of two of a microsecond. A count that is full halves all of them: older ones weigh less.
+///
+/// One line of cache, since every group that is taken counts here.
 #[derive(Debug, Default)]
-pub(super) struct Latencies {
-    counts: [u32; 32],
-    total: u32,
-}
+#[repr(align(64))]
+pub(super) struct Latencies([u16; 32]);
 
 impl Latencies {
     pub(super) fn record(&mut self, latency: Duration) {
-        let micros = latency.as_micros().max(1);
-        let bucket = (micros.ilog2() as usize).min(self.counts.len() - 1);
-        self.counts[bucket] += 1;
-        self.total += 1;
-        if self.total >= LATENCIES_MAX {
-            self.counts.iter_mut().for_each(|count| *count /= 2);
-            self.total = self.counts.iter().sum();
+        let micros = latency.as_secs().saturating_mul(1_000_000) + u64::from(latency.subsec_micros());
+        let bucket = (micros.max(1).ilog2() as usize).min(self.0.len() - 1);
+        self.0[bucket] += 1;
+        if self.0[bucket] == u16::MAX {
+            self.0.iter_mut().for_each(|count| *count /= 2);
         }
     }
 
     /// The latency that a share of `quantile` stayed under, interpolated within its bucket.
     pub(super) fn quantile(&self, quantile: f64) -> Option<f64> {
-        let rank = quantile * f64::from(self.total);
+        let total: u32 = self.0.iter().copied().map(u32::from).sum();
+        let rank = quantile * f64::from(total);
         let mut below = 0.0;
-        for (bucket, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        for (bucket, &count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
             let count = f64::from(count);
             if below + count >= rank {
                 let floor = (1u64 << bucket) as f64;

@@ -2,7 +2,6 @@
 
 use std::{
     cmp::Ordering,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -36,7 +35,7 @@ impl Queue {
         let Some(item) = state.pop() else {
             return self.nothing_queued(state);
         };
-        if let Some(skip) = state.next_skip(item.first_seq()) {
+        if let Some(skip) = state.next_skip(|| item.first_seq()) {
             state.front.push_front(item);
             return Taken::Skipped(skip.lines);
         }
@@ -48,7 +47,7 @@ impl Queue {
         if state.behind.is_some() {
             return Taken::Behind;
         }
-        match (state.next_skip(u64::MAX), &state.ended) {
+        match (state.next_skip(|| u64::MAX), &state.ended) {
             (Some(skip), _) => Taken::Skipped(skip.lines),
             (None, Some(ended)) => Taken::Ended(ended.0),
             (None, None) => Taken::Empty,
@@ -133,50 +132,41 @@ pub(crate) enum Handing {
     Deliver,
 }
 
-/// A reader's wait for something to take. The reader counts as waiting until it gets something or drops this.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    queue: Arc<Queue>,
-    ticket: Option<Ticket>,
-}
+/// A reader's wait for something to take. The reader counts as waiting until it gets something or [`Queue::leave`]s.
+#[derive(Debug, Default)]
+pub(crate) struct Wait(Option<Ticket>);
 
-impl Wait {
-    pub(crate) fn new(queue: &Arc<Queue>) -> Self {
-        Self { queue: Arc::clone(queue), ticket: None }
-    }
-
+impl Queue {
     /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
     ///
     /// With [`Handing::Deliver`] an item counts as delivered when it is returned, all in one step.
-    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Taken> {
-        let mut state = self.queue.state.lock();
-        let taken = self.queue.take_locked(&mut state);
+    pub(crate) fn poll_take(&self, wait: &mut Wait, cx: &mut Context<'_>, handing: Handing) -> Poll<Taken> {
+        let mut state = self.state.lock();
+        let taken = self.take_locked(&mut state);
         if !matches!(taken, Taken::Empty) {
-            self.ticket.take().into_iter().for_each(|ticket| state.waiters.leave(ticket));
+            wait.0.take().into_iter().for_each(|ticket| state.waiters.leave(ticket));
             if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
-                self.queue.deliver_locked(&mut state, item.lines, item.bytes);
+                self.deliver_locked(&mut state, item.lines, item.bytes);
                 drop(state);
-                self.queue.announce_room();
+                self.announce_room();
             }
             return Poll::Ready(taken);
         }
-        match self.ticket {
+        match wait.0 {
             Some(ticket) => state.waiters.stay(ticket, cx.waker()),
-            None => self.ticket = Some(state.waiters.enter(cx.waker())),
+            None => wait.0 = Some(state.waiters.enter(cx.waker())),
         }
         Poll::Pending
     }
-}
 
-impl Drop for Wait {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let queue = &*self.queue;
-        let mut state = queue.state.lock();
+    /// A reader waits no longer.
+    pub(crate) fn leave(&self, wait: Wait) {
+        let Some(ticket) = wait.0 else { return };
+        let mut state = self.state.lock();
         state.waiters.leave(ticket);
         // What was handed on to a reader that then left must not pin its batch while it waits for the next.
         let handed = std::mem::take(&mut state.front);
-        state.front = handed.into_iter().map(|item| queue.own_copy(item)).collect();
+        state.front = handed.into_iter().map(|item| self.own_copy(item)).collect();
         // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
         if state.has_something() {
             state.waiters.wake_all();

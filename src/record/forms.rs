@@ -17,8 +17,11 @@ const SAMPLES_MAX: usize = 100;
 /// Bytes kept of each.
 const SAMPLE_BYTES_MAX: usize = 1 << 10;
 
-/// A record of Fly's is seldom shorter: the rows' table then does not grow, and is no larger than a third of the body.
-const RECORD_BYTES_USUAL: usize = 256;
+/// What a record is taken to have at least when the rows' table is made: it is then no larger than the body.
+const RECORD_BYTES_LEAST: usize = 128;
+
+/// The arena that is kept from one body to the next, at most.
+const ARENA_KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// What a span can address. Text that had to be repaired is at most three times as long as what was sent.
 const ARENA_BYTES_MAX: usize = 1 << 31;
@@ -26,11 +29,12 @@ const REPAIR_GROWTH: usize = 3;
 
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
+    let arena = std::mem::take(&mut parser.arena);
     let mut reader = Reader {
         parser,
         body,
         limits,
-        parsed: Parsed { rows: Vec::with_capacity(body.len() / RECORD_BYTES_USUAL + 1), ..Parsed::default() },
+        parsed: Parsed { arena, ..Parsed::default() },
         samples: VecDeque::new(),
         counted: 0,
         line: 1,
@@ -70,6 +74,16 @@ impl Reader<'_> {
 
     fn finish(mut self) -> Parsed {
         let body = self.body;
+        // It grew in memory that was warm already; what is kept is as large as it must be.
+        let mut arena = std::mem::take(&mut self.parsed.arena);
+        self.parsed.arena = arena.as_slice().into();
+        if arena.capacity() <= ARENA_KEPT_BYTES_MAX {
+            arena.clear();
+            self.parser.arena = arena;
+        }
+        if let Some(bytes) = body.len().checked_div(self.parsed.rows.len()) {
+            self.parser.record_bytes = bytes;
+        }
         self.parsed.samples = self
             .samples
             .into_iter()
@@ -245,9 +259,12 @@ impl Reader<'_> {
 
     fn accept(&mut self, mut row: Row) {
         let rows = &mut self.parsed.rows;
-        if rows.is_empty() {
-            // Records of one body are alike: the first tells how many there may be.
-            rows.reserve(self.body.len() / row.raw.len().max(128) + 1);
+        if rows.len() == rows.capacity() {
+            // Records of one body, and of bodies that follow each other, are alike: a table that were too small would be copied.
+            let (start, rest) = (row.raw.start(), self.body.len() - row.raw.start());
+            let mean = start.checked_div(rows.len()).unwrap_or(self.parser.record_bytes);
+            let more = rest / mean.max(RECORD_BYTES_LEAST);
+            rows.reserve_exact((more + more / 16 + 1).max(rows.len()));
         }
         row.ordinal = rows.len() as u32;
         rows.push(row);

@@ -45,6 +45,33 @@ struct Gap {
     before: usize,
     string: bool,
     slot: Option<Slot>,
+    usual: Usual,
+}
+
+/// The length that a value usually has: ids, regions and times never change theirs. Where it is right, the next piece can be
+/// looked at before this value's end was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usual {
+    bytes: u8,
+    /// Values of this length in a row, up to [`Usual::TRUSTED`].
+    seen: u8,
+}
+
+impl Usual {
+    const TRUSTED: u8 = 8;
+
+    fn is_trusted(self) -> bool {
+        self.seen == Self::TRUSTED
+    }
+
+    /// Notes a value's length in bytes; only short ones are worth it.
+    fn note(&mut self, bytes: usize) {
+        match u8::try_from(bytes) {
+            Ok(bytes) if bytes == self.bytes => self.seen = (self.seen + 1).min(Self::TRUSTED),
+            Ok(bytes) => *self = Self { bytes, seen: 0 },
+            Err(_) => self.seen = 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -127,7 +154,7 @@ impl Shapes {
     ) -> Option<(Scan, bool)> {
         let (index, read) = self
             .shapes
-            .iter()
+            .iter_mut()
             .enumerate()
             .filter(|(_, shape)| !(one_line && shape.breaks))
             .find_map(|(index, shape)| Some((index, shape.read(self.way, body, start, found)?)))?;
@@ -193,7 +220,7 @@ impl Shape {
             from = hole.resume();
             // Of a repeated key only the last counts, and `found` has kept that one.
             let slot = hole.slot.filter(|&slot| found.stands_at(slot, hole.start));
-            Gap { before, string: hole.string, slot }
+            Gap { before, string: hole.string, slot, usual: Usual::default() }
         };
         let gaps = holes.iter().map(gap).collect();
         pieces.extend_from_slice(&body[from..end]);
@@ -203,7 +230,7 @@ impl Shape {
     }
 
     #[inline]
-    fn read(&self, way: Way, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
+    fn read(&mut self, way: Way, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
         found.belong_to(self.number);
         match way {
             #[cfg(test)]

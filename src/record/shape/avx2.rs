@@ -8,7 +8,7 @@ use std::arch::x86_64::{
     _mm256_setr_epi64x,
 };
 
-use super::{Gap, Match, PIECES_PADDING, Shape};
+use super::{Gap, Match, PIECES_PADDING, Shape, Usual};
 use crate::record::{
     fields::{Found, Value},
     lex::{Lexer, Step},
@@ -21,10 +21,10 @@ const _: () = assert!(BLOCK <= PIECES_PADDING);
 
 /// As [`Shape::read`], by AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) fn read(shape: &Shape, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
+pub(super) fn read(shape: &mut Shape, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
     let mut cursor = Cursor { body, pos: start, lone_surrogate: false, utf8: true };
     let mut piece = 0;
-    for gap in &shape.gaps {
+    for gap in &mut shape.gaps {
         if !cursor.skip_piece(&shape.pieces, piece, gap.before) {
             return None;
         }
@@ -70,15 +70,34 @@ impl Cursor<'_> {
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn value(&mut self, gap: &Gap) -> Option<Value> {
-        if gap.string { self.string() } else { self.number() }
+    fn value(&mut self, gap: &mut Gap) -> Option<Value> {
+        if gap.string { self.string(&mut gap.usual) } else { self.number() }
     }
 
     /// A string from behind its opening quote to behind its closing one.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn string(&mut self) -> Option<Value> {
+    fn string(&mut self, usual: &mut Usual) -> Option<Value> {
         let start = self.pos;
+        if usual.is_trusted() {
+            let (block, bytes) = (load(self.body, start), u32::from(usual.bytes));
+            // No special byte before that place, and one there, which is a quote.
+            let clean = special(block) & (2 << bytes) - 1 == 1 << bytes;
+            let end = start + bytes as usize;
+            if clean && mask(block) & ((1 << bytes) - 1) == 0 && self.body.get(end) == Some(&b'"') {
+                self.pos = end + 1;
+                return Some(Value::string(start, bytes as usize, false));
+            }
+        }
+        let value = self.any_string(start)?;
+        let bytes = self.pos - 1 - start;
+        usual.note(if bytes < BLOCK - 1 { bytes } else { usize::MAX });
+        Some(value)
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn any_string(&mut self, start: usize) -> Option<Value> {
         let mut high = 0;
         loop {
             let block = load(self.body, self.pos);
