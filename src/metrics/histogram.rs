@@ -1,7 +1,7 @@
 //! A histogram of fixed size that any thread may record into.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -13,6 +13,8 @@ pub(crate) struct Histogram {
     /// Seconds, ascending; what is over the last is counted too.
     bounds: &'static [f64],
     counts: Box<[AtomicU64]>,
+    /// The bucket counted last, which is most often the next one's: to look there first takes a third of a search.
+    last: AtomicUsize,
     /// Seconds, as the bits of an `f64`: integers of nanoseconds would run over within ten lines dated 1970.
     sum: AtomicU64,
 }
@@ -44,17 +46,28 @@ impl Histogram {
     /// An empty histogram. `bounds`: upper bounds in seconds, inclusive, ascending.
     pub(crate) fn new(bounds: &'static [f64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, sum: AtomicU64::new(0) }
+        Self { bounds, counts, last: AtomicUsize::new(0), sum: AtomicU64::new(0) }
     }
 
     /// Counts one duration.
     pub(crate) fn record(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
-        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        let bucket = self.bucket(seconds);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         let add = |sum| Some((f64::from_bits(sum) + seconds).to_bits());
         // The closure never refuses, so neither does the update.
         let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    fn bucket(&self, seconds: f64) -> usize {
+        let last = self.last.load(Ordering::Relaxed);
+        let below = last.checked_sub(1).map_or(f64::NEG_INFINITY, |before| self.bounds[before]);
+        if below < seconds && self.bounds.get(last).is_none_or(|&bound| seconds <= bound) {
+            return last;
+        }
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.last.store(bucket, Ordering::Relaxed);
+        bucket
     }
 
     /// What was counted so far. The count is that of the buckets; the sum may be a few durations ahead or behind.
@@ -82,6 +95,15 @@ mod tests {
         }
         let expected = Counted { buckets: vec![(0.5, 2), (1.0, 4)], count: 6, sum: 8.25 };
         assert_eq!(histogram.counted(), expected);
+    }
+
+    #[test]
+    fn the_last_bucket_is_only_a_guess() {
+        let histogram = Histogram::new(&[0.5, 1.0]);
+        for millis in [5000, 5000, 1000, 1000, 250, 500, 501, 1001] {
+            histogram.record(Duration::from_millis(millis));
+        }
+        assert_eq!(histogram.counted().buckets, [(0.5, 2), (1.0, 5)]);
     }
 
     #[test]

@@ -24,13 +24,17 @@ pub(crate) struct Item {
     pub(crate) bytes: usize,
     /// The group in the batch as published, of which this may be a compact copy.
     pub(super) origin: GroupRef,
+    /// The `machine_seq` behind the last row.
+    end_seq: u64,
     pub(super) copied: bool,
 }
 
 impl Item {
     pub(super) fn whole(batch: Arc<Batch>, at: GroupRef, rows: Range<u32>, streams: Streams) -> Self {
         let (lines, bytes) = cost(&batch, rows.clone(), streams);
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, copied: false }
+        let last = rows.clone().next_back().map(|index| batch.row(index));
+        let end_seq = batch.groups[at.group as usize].first_seq + last.map_or(0, |row| u64::from(row.rank) + 1);
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false }
     }
 
     /// All of a group's lines that `streams` wants, of which there are `lines`.
@@ -41,7 +45,8 @@ impl Item {
             return Self::whole(batch, at, rows, streams);
         }
         let bytes = ITEM_BYTES + group.bytes as usize + lines as usize * size_of::<Row>();
-        Self { rows: group.rows.clone(), batch, group: at.group, lines, bytes, origin: at, copied: false }
+        let (rows, end_seq) = (group.rows.clone(), group.end_seq());
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false }
     }
 
     pub(crate) fn group(&self) -> &Group {
@@ -54,13 +59,9 @@ impl Item {
         self.group().first_seq + u64::from(rank)
     }
 
-    /// The `machine_seq` behind the last row left, or behind the last one taken if none is.
+    /// The `machine_seq` behind the last row, left or taken.
     pub(super) fn end_seq(&self) -> u64 {
-        if self.rows.end == self.group().rows.end && !self.copied {
-            return self.group().end_seq();
-        }
-        let last = self.rows.end.checked_sub(1).map(|index| self.batch.row(index));
-        self.group().first_seq + last.map_or(0, |row| u64::from(row.rank) + 1)
+        self.end_seq
     }
 
     /// Takes the next wanted row off the front.

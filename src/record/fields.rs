@@ -226,6 +226,7 @@ impl Texts<'_> {
         self.rewritten(value, arena)
     }
 
+    #[inline(never)]
     fn rewritten(&self, value: Value, arena: &mut Vec<u8>) -> Span {
         let (source, from) = (self.source(value), arena.len());
         if value.is(Sort::Escaped) {
@@ -298,32 +299,27 @@ impl Found {
         self.values[slot as usize]
     }
 
+    #[inline]
     fn first(&self, slots: &[Slot], fits: impl Fn(Value) -> bool) -> Value {
         slots.iter().map(|&slot| self.get(slot)).find(|&value| fits(value)).unwrap_or_default()
     }
 
     /// The row of the record at `raw`; none if nothing in it names a machine.
+    #[inline]
     pub(super) fn row(&self, texts: &Texts<'_>, raw: Span, arena: &mut Vec<u8>) -> Option<Row> {
         let machine = self.machine(texts, arena)?;
         let (kind, stream) = self.stream(texts, arena);
-        let mut text = |value| texts.span(value, arena);
-        Some(Row {
-            raw,
-            machine,
-            message: text(self.first(&MESSAGE, Value::is_present)),
-            stream,
-            timestamp: text(self.first(&TIMESTAMP, Value::is_string_or_number)),
-            app: text(self.first(&[Slot::FlyAppName], Value::is_string)),
-            region: text(self.first(&[Slot::FlyRegion], Value::is_string)),
-            host: text(self.first(&[Slot::Host], Value::is_string)),
-            level: text(self.first(&LEVEL, Value::is_string)),
-            ordinal: 0,
-            group: 0,
-            rank: 0,
-            kind,
-        })
+        let message = texts.span(self.first(&MESSAGE, Value::is_present), arena);
+        let timestamp = texts.span(self.first(&TIMESTAMP, Value::is_string_or_number), arena);
+        let app = texts.span(self.first(&[Slot::FlyAppName], Value::is_string), arena);
+        let region = texts.span(self.first(&[Slot::FlyRegion], Value::is_string), arena);
+        let host = texts.span(self.first(&[Slot::Host], Value::is_string), arena);
+        let level = texts.span(self.first(&LEVEL, Value::is_string), arena);
+        let (ordinal, group, rank) = (0, 0, 0);
+        Some(Row { raw, machine, message, stream, timestamp, app, region, host, level, ordinal, group, rank, kind })
     }
 
+    #[inline]
     fn machine(&self, texts: &Texts<'_>, arena: &mut Vec<u8>) -> Option<Span> {
         MACHINE.iter().map(|&slot| self.get(slot)).filter(|&value| value.is_string_or_number()).find_map(|value| {
             let before = arena.len();

@@ -229,20 +229,27 @@ impl Reader<'_> {
     /// Counts the record at `range` after it was read; `utf8` says whether all that was read is valid UTF-8.
     #[inline]
     fn by_scan(&mut self, range: Range<usize>, scan: &Scan, utf8: bool) {
-        let row = self.scanned_row(&range, scan, utf8);
-        self.count(range, row);
+        if let Err(reason) = self.judge(&range, scan, utf8) {
+            self.reject(range, reason);
+        }
     }
 
+    /// Accepts the record, or says why not.
     #[inline]
-    fn scanned_row(&mut self, range: &Range<usize>, scan: &Scan, utf8: bool) -> Result<Row, RejectReason> {
+    fn judge(&mut self, range: &Range<usize>, scan: &Scan, utf8: bool) -> Result<(), RejectReason> {
         if range.len() > self.limits.line_bytes_max || !self.has_room(range) {
             return Err(RejectReason::LineTooLong);
         }
         scan.verdict(range.end)?;
+        self.make_room_for_row(range.start);
         let texts = Texts { body: self.body, valid: utf8 };
-        let row = self.parser.found.row(&texts, raw_span(range), &mut self.parsed.arena);
-        self.parsed.repaired += u64::from(row.is_some() && (!utf8 || scan.lone_surrogate));
-        row.ok_or(RejectReason::NoMachineId)
+        let Parsed { rows, arena, .. } = &mut self.parsed;
+        let row = self.parser.found.row(&texts, raw_span(range), arena).ok_or(RejectReason::NoMachineId)?;
+        // Written in one go where it will stay.
+        rows.push(Row { ordinal: rows.len() as u32, ..row });
+        self.parsed.received += 1;
+        self.parsed.repaired += u64::from(!utf8 || scan.lone_surrogate);
+        Ok(())
     }
 
     /// Whether the record's texts surely fit the arena, even if all of them must be repaired.
@@ -250,25 +257,16 @@ impl Reader<'_> {
         self.parsed.arena.len() + REPAIR_GROWTH * range.len() < ARENA_BYTES_MAX
     }
 
-    fn count(&mut self, range: Range<usize>, row: Result<Row, RejectReason>) {
-        match row {
-            Ok(row) => self.accept(row),
-            Err(reason) => self.reject(range, reason),
-        }
-    }
-
-    fn accept(&mut self, mut row: Row) {
+    /// Makes the rows' table larger if it is full, for the record at `start` and those behind it.
+    #[inline]
+    fn make_room_for_row(&mut self, start: usize) {
         let rows = &mut self.parsed.rows;
         if rows.len() == rows.capacity() {
             // Records of one body, and of bodies that follow each other, are alike: a table that were too small would be copied.
-            let (start, rest) = (row.raw.start(), self.body.len() - row.raw.start());
             let mean = start.checked_div(rows.len()).unwrap_or(self.parser.record_bytes);
-            let more = rest / mean.max(RECORD_BYTES_LEAST);
+            let more = (self.body.len() - start) / mean.max(RECORD_BYTES_LEAST);
             rows.reserve_exact((more + more / 16 + 1).max(rows.len()));
         }
-        row.ordinal = rows.len() as u32;
-        rows.push(row);
-        self.parsed.received += 1;
     }
 
     /// The text cannot go on as it does at `pos`: one record that is none.

@@ -1,6 +1,7 @@
 //! The smallest pieces of JSON: strings, numbers, literals, white space; and where each of them breaks.
 
 use super::text;
+use crate::batch::same_bytes;
 
 /// The text is broken at the lexer's position: no JSON text could have that byte there.
 pub(super) struct Broken;
@@ -122,7 +123,7 @@ impl<'a> Lexer<'a> {
     #[inline]
     pub(super) fn skip_piece(&mut self, piece: &[u8]) -> bool {
         let end = self.pos + piece.len();
-        let here = self.body.get(self.pos..end).is_some_and(|here| same(here, piece));
+        let here = self.body.get(self.pos..end).is_some_and(|here| same_bytes(here, piece));
         self.pos = if here { end } else { self.pos };
         here
     }
@@ -144,17 +145,6 @@ impl<'a> Lexer<'a> {
     pub(super) fn skip_blanks(&mut self) {
         self.pos = skip_blanks(self.body, self.pos);
     }
-}
-
-/// Whether two slices of one length are the same. Pieces are short: comparing word by word right here beats a call.
-#[inline]
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let (Some((_, last)), Some((_, other_last))) = (one.split_last_chunk::<8>(), other.split_last_chunk::<8>()) else {
-        return one.iter().zip(other).all(|(one, other)| one == other);
-    };
-    // The last word may overlap the one before it.
-    let words = |bytes| <[u8]>::as_chunks::<8>(bytes).0;
-    words(one).iter().zip(words(other)).all(|(one, other)| one == other) && last == other_last
 }
 
 /// The first position from `pos` on that is not JSON's white space.

@@ -18,14 +18,41 @@ pub(super) fn push_repaired(bytes: &[u8], out: &mut Vec<u8>) {
 ///
 /// Invalid UTF-8 and lone surrogates become U+FFFD; `valid` says that the source is known to be UTF-8.
 pub(super) fn unescape(source: &[u8], valid: bool, out: &mut Vec<u8>) {
-    out.reserve(source.len());
+    out.reserve(source.len() + BLOCK);
     let mut rest = source;
+    if valid {
+        // Text between escapes is short: to copy a block and cut it where the escape is beats a search and a copy.
+        while let Some(block) = rest.first_chunk::<BLOCK>() {
+            let plain = first_backslash(block);
+            out.extend_from_slice(block);
+            out.truncate(out.len() - BLOCK + plain);
+            rest = &rest[plain..];
+            if plain < BLOCK {
+                let used = push_escape(&rest[1..], out);
+                rest = &rest[1 + used..];
+            }
+        }
+    }
     while let Some(at) = memchr(b'\\', rest) {
         push(&rest[..at], valid, out);
         let used = push_escape(&rest[at + 1..], out);
         rest = &rest[at + 1 + used..];
     }
     push(rest, valid, out);
+}
+
+/// Bytes copied at a time.
+const BLOCK: usize = 16;
+
+/// Where the first backslash of a block is; [`BLOCK`] if there is none.
+#[inline]
+fn first_backslash(block: &[u8; BLOCK]) -> usize {
+    let word = u128::from_le_bytes(*block);
+    const ONES: u128 = u128::from_ne_bytes([1; BLOCK]);
+    let zero_where = word ^ (ONES * b'\\' as u128);
+    // The top bit of the first byte that is zero; what is set above that may be wrong.
+    let found = zero_where.wrapping_sub(ONES) & !zero_where & (ONES << 7);
+    found.trailing_zeros() as usize / 8
 }
 
 #[inline]
