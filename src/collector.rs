@@ -22,14 +22,18 @@ use std::{
     time::Duration,
 };
 
-use dashmap::{DashMap, Entry};
+use compact_str::CompactString;
+use dashmap::DashMap;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 pub use self::facts::{MachineFacts, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine};
-use self::{machine::Life, publish::Publisher};
+use self::{
+    machine::{ById, Life},
+    publish::Publisher,
+};
 use crate::{
     batch::Streams,
     budget::Budget,
@@ -155,7 +159,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     queues: Arc<Common>,
     pub(crate) history: History,
-    table: DashMap<Arc<str>, Arc<Machine>, foldhash::fast::RandomState>,
+    /// A set: `DashSet` cannot be told its shards. An insert keeps the key that is there.
+    table: DashMap<ById, (), foldhash::fast::RandomState>,
     /// Machines in the table, and of these those that users know of.
     machines: AtomicUsize,
     seen: AtomicUsize,
@@ -167,9 +172,17 @@ pub(crate) struct Shared {
     shutting_down: AtomicBool,
     epoch: u64,
     started: Instant,
+    started_at: Timestamp,
     swept: Mutex<Instant>,
     /// What queues take whose subscribers do not say.
     streams: Mutex<Streams>,
+}
+
+impl Shared {
+    /// A moment since the start by the wall's clock as it went then.
+    fn time_of(&self, moment: Instant) -> Timestamp {
+        self.started_at.saturating_add(moment.saturating_duration_since(self.started)).unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// Routes lines to machines' queues, and remembers the recent ones. Cheap to clone; all clones are the same collector.
@@ -225,6 +238,7 @@ impl LogCollector {
             shutting_down: AtomicBool::new(false),
             epoch,
             started: Instant::now(),
+            started_at: Timestamp::now(),
             swept: Mutex::new(Instant::now()),
             streams: Mutex::new(streams),
         };
@@ -403,15 +417,14 @@ impl LogCollector {
         if !state.seen {
             return Lingering::NeverSeen;
         }
-        let before = state.life;
-        if !matches!(before, Life::Finished(..)) {
-            state.life = Life::Lingering(at);
+        if state.ended().is_some() {
+            return Lingering::Settled;
         }
+        let before = std::mem::replace(&mut state.life, Life::Lingering(Box::new(at)));
         drop(state);
         match before {
-            Life::Finished(..) => Lingering::Settled,
-            Life::Lingering(pending) if pending <= at => Lingering::Settled,
-            Life::Live | Life::Lingering(_) => Lingering::Wanted(machine),
+            Life::Lingering(pending) if *pending <= at => Lingering::Settled,
+            _ => Lingering::Wanted(machine),
         }
     }
 
@@ -419,7 +432,10 @@ impl LogCollector {
     pub(crate) fn finish_if_due(&self, machine: &Arc<Machine>) -> Option<Instant> {
         // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
         let publisher = self.shared.publisher.lock();
-        let Life::Lingering(at) = machine.state.lock().life else { return None };
+        let at = match &machine.state.lock().life {
+            Life::Lingering(at) => **at,
+            Life::Live | Life::Finished(..) => return None,
+        };
         if at > Instant::now() {
             return Some(at);
         }
@@ -432,7 +448,7 @@ impl LogCollector {
         if state.ended().is_some() {
             return;
         }
-        state.life = Life::Finished(Instant::now(), ended);
+        state.life = Life::Finished(Box::new(Instant::now()), ended);
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
             queue.end(ended, machine.trail.load());
@@ -456,8 +472,7 @@ impl LogCollector {
     pub(crate) fn shut_down(&self) {
         let publisher = self.shared.publisher.lock();
         self.shared.shutting_down.store(true, Relaxed);
-        let machines: Vec<_> = self.shared.table.iter().map(|entry| Arc::clone(entry.value())).collect();
-        for machine in machines {
+        for machine in self.all_machines() {
             self.finish_machine(&publisher, &machine, Ended::Shutdown);
         }
         drop(publisher);
@@ -499,7 +514,7 @@ impl LogCollector {
 
     /// A machine that users may know of; `None` also for one that only waits to be seen.
     pub(crate) fn known(&self, machine_id: &str) -> Option<Arc<Machine>> {
-        self.shared.table.get(machine_id).map(|entry| Arc::clone(entry.value()))
+        self.shared.table.get(machine_id).map(|entry| Arc::clone(&entry.key().0))
     }
 
     /// The machine of that name, new if need be.
@@ -507,14 +522,11 @@ impl LogCollector {
         if let Some(machine) = self.known(machine_id) {
             return machine;
         }
-        let machine = match self.shared.table.entry(Arc::from(machine_id)) {
-            Entry::Occupied(entry) => return Arc::clone(entry.get()),
-            Entry::Vacant(entry) => {
-                let machine = Arc::new(Machine::new(Arc::clone(entry.key()), Instant::now()));
-                entry.insert(Arc::clone(&machine));
-                machine
-            }
-        };
+        let machine = Arc::new(Machine::new(CompactString::from(machine_id), Instant::now()));
+        if self.shared.table.insert(ById(Arc::clone(&machine)), ()).is_some() {
+            // Somebody else was first; once more, for that one may have been forgotten already.
+            return self.machine(machine_id);
+        }
         if self.shared.machines.fetch_add(1, Relaxed) >= self.shared.config.machines.max {
             self.evict_least_recent(&machine);
         }
@@ -535,8 +547,8 @@ impl LogCollector {
         for machine in self.all_machines() {
             let state = machine.state.lock();
             if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
-                let touched = match state.life {
-                    Life::Finished(at, _) => at.max(state.touched),
+                let touched = match &state.life {
+                    Life::Finished(at, _) => state.touched.max(**at),
                     Life::Live | Life::Lingering(_) => state.touched,
                 };
                 drop(state);
@@ -566,7 +578,7 @@ impl LogCollector {
         }
         let queue = state.queue.take();
         drop(state);
-        self.shared.table.remove_if(&machine.id, |_, held| Arc::ptr_eq(held, machine));
+        self.shared.table.remove_if(machine.id.as_str(), |held, ()| Arc::ptr_eq(&held.0, machine));
         self.shared.machines.fetch_sub(1, Relaxed);
         if let Some(queue) = queue {
             let place = queue.place();
@@ -578,15 +590,19 @@ impl LogCollector {
 
     /// A body is on its way in for a machine that was forgotten since it was looked up: remembers it again.
     fn revive(&self, machine: &mut Arc<Machine>) {
-        match self.shared.table.entry(Arc::clone(&machine.id)) {
-            Entry::Occupied(entry) => *machine = Arc::clone(entry.get()),
-            Entry::Vacant(entry) => {
-                machine.forgotten.store(false, Relaxed);
-                machine.state.lock().life = Life::Live;
-                entry.insert(Arc::clone(machine));
-                self.shared.machines.fetch_add(1, Relaxed);
+        // Only who holds the publish lock, as the caller does, forgets and revives; others may add a new one of the name.
+        loop {
+            if let Some(other) = self.known(&machine.id) {
+                *machine = other;
+                return;
+            }
+            if self.shared.table.insert(ById(Arc::clone(machine)), ()).is_none() {
+                break;
             }
         }
+        machine.forgotten.store(false, Relaxed);
+        machine.state.lock().life = Life::Live;
+        self.shared.machines.fetch_add(1, Relaxed);
     }
 
     /// What time brings: drops what was abandoned, forgets machines that are over their time. Call it about every second
@@ -611,8 +627,8 @@ impl LogCollector {
             .shared
             .table
             .iter()
-            .filter(|entry| expired(entry.value()))
-            .map(|entry| Arc::clone(entry.value()))
+            .filter(|entry| expired(&entry.key().0))
+            .map(|entry| Arc::clone(&entry.key().0))
             .collect();
         for machine in &expired {
             self.forget(machine);

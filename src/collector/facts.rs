@@ -9,7 +9,6 @@ use std::{
     },
 };
 
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -241,8 +240,8 @@ impl LogCollector {
             .table
             .iter()
             .filter_map(|entry| {
-                let state = entry.value().state.lock();
-                state.seen.then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(entry.value())))
+                let state = entry.key().0.state.lock();
+                state.seen.then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(&entry.key().0)))
             })
             .collect();
         if ranked.len() > count && count > 0 {
@@ -260,7 +259,7 @@ impl LogCollector {
     }
 
     pub(super) fn all_machines(&self) -> Vec<Arc<Machine>> {
-        self.shared.table.iter().map(|entry| Arc::clone(entry.value())).collect()
+        self.shared.table.iter().map(|entry| Arc::clone(&entry.key().0)).collect()
     }
 
     fn facts_of(&self, machine: &Machine, now: Instant) -> Option<MachineFacts> {
@@ -269,6 +268,7 @@ impl LogCollector {
             return None;
         }
         let elapsed = now.duration_since(self.shared.started);
+        let next_seq = machine.trail.load().next_seq;
         let queue = state.queue.as_ref().map(|queue| queue.facts()).unwrap_or_default();
         let terms = state.live_queue().map(|queue| queue.terms);
         let per_second = |window: Window| window.total(elapsed, RATE_WINDOW) / RATE_WINDOW.as_secs_f64();
@@ -277,7 +277,7 @@ impl LogCollector {
             state: if state.ended().is_some() { "finished" } else { "live" },
             app_name: state.app().to_owned(),
             region: state.region().to_owned(),
-            lines: machine.trail.load().next_seq - 1,
+            lines: next_seq - 1,
             bytes: state.bytes,
             dropped: state.dropped_before + queue.dropped,
             lines_per_second: per_second(state.rate),
@@ -293,12 +293,7 @@ impl LogCollector {
             lag_seconds: queue.oldest.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64()),
             latency_p50_seconds: queue.latency_p50_seconds,
             latency_p99_seconds: queue.latency_p99_seconds,
-            last_seen: last_seen(state.seen_at),
+            last_seen: (next_seq > 1).then(|| self.shared.time_of(state.touched).to_string()),
         })
     }
-}
-
-fn last_seen(micros: i64) -> Option<String> {
-    let at = Timestamp::from_microsecond(micros).ok()?;
-    (micros != 0).then(|| at.to_string())
 }

@@ -1,8 +1,9 @@
 //! One machine of the table: its counters, its place in the history, its queue, and who looks at it.
 
 use std::{
+    borrow::Borrow,
     fmt,
-    hash::BuildHasher,
+    hash::{BuildHasher, Hash, Hasher},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -26,7 +28,7 @@ pub(super) const RANK_WINDOW: Duration = Duration::from_secs(300);
 /// The window over which a machine's rate is told.
 pub(super) const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Lines and bytes of a sliding window, from two fixed ones.
+/// A sliding window, from two fixed ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Window {
     index: u32,
@@ -88,7 +90,8 @@ impl TrailCell {
 
 /// A machine of the table.
 pub(crate) struct Machine {
-    pub(crate) id: Arc<str>,
+    /// In place up to 24 bytes, and Fly's have 14: the look-up compares it in the line of memory that it must read anyway.
+    pub(crate) id: CompactString,
     /// Its `next_seq` counts the machine's lines too.
     pub(super) trail: TrailCell,
     /// No longer in the table; whoever still holds it must look again. Changed under the publish lock alone.
@@ -106,8 +109,7 @@ pub(super) struct MachineState {
     /// What queues before the current one dropped.
     pub(super) dropped_before: u64,
     pub(super) place: Option<Arc<Place>>,
-    /// When its last line was received, in microseconds since 1970; 0 if none was.
-    pub(super) seen_at: i64,
+    /// When its last line was received or it was subscribed.
     pub(super) touched: Instant,
     pub(super) recent: Window,
     pub(super) rate: Window,
@@ -118,13 +120,13 @@ pub(super) struct MachineState {
     pub(super) seen: bool,
 }
 
-/// Where a machine is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a machine is in its life. Times are boxed, because most machines are live.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Live,
     /// To be finished then.
-    Lingering(Instant),
-    Finished(Instant, Ended),
+    Lingering(Box<Instant>),
+    Finished(Box<Instant>, Ended),
 }
 
 /// Where a machine runs. A fleet has few of these, and each is held once.
@@ -167,8 +169,8 @@ impl MachineState {
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
-        match self.life {
-            Life::Finished(_, ended) => Some(ended),
+        match &self.life {
+            Life::Finished(_, ended) => Some(*ended),
             Life::Live | Life::Lingering(_) => None,
         }
     }
@@ -184,20 +186,19 @@ impl MachineState {
 
     /// Whether it was kept for as long as it must be.
     pub(super) fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        match self.life {
-            Life::Finished(at, _) => now.saturating_duration_since(at) >= keep.finished_keep,
+        match &self.life {
+            Life::Finished(at, _) => now.saturating_duration_since(**at) >= keep.finished_keep,
             Life::Live | Life::Lingering(_) => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
 
 impl Machine {
-    pub(super) fn new(id: Arc<str>, now: Instant) -> Self {
+    pub(super) fn new(id: CompactString, now: Instant) -> Self {
         let state = MachineState {
             bytes: 0,
             dropped_before: 0,
             place: None,
-            seen_at: 0,
             touched: now,
             recent: Window::default(),
             rate: Window::default(),
@@ -242,6 +243,30 @@ impl Machine {
         }
     }
 }
+
+/// A machine as the table's key: by its id.
+#[derive(Clone)]
+pub(super) struct ById(pub(super) Arc<Machine>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.as_str().hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

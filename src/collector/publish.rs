@@ -56,8 +56,6 @@ impl Publisher {
 
 /// When a batch was received, as its machines note it.
 struct Moment {
-    /// Microseconds since 1970.
-    seen_at: i64,
     /// Which of the windows of [`RANK_WINDOW`] and [`RATE_WINDOW`] it is in.
     rank_index: u32,
     rate_index: u32,
@@ -67,7 +65,6 @@ impl Moment {
     fn of(batch: &Batch, started: Instant) -> Self {
         let elapsed = batch.received.saturating_duration_since(started).as_secs();
         Self {
-            seen_at: batch.received_at.as_microsecond(),
             rank_index: (elapsed / RANK_WINDOW.as_secs()) as u32,
             rate_index: (elapsed / RATE_WINDOW.as_secs()) as u32,
         }
@@ -188,7 +185,7 @@ impl LogCollector {
     fn note(&self, places: &mut Places, state: &mut MachineState, batch: &Batch, group: &Group, moment: &Moment) {
         self.see(state);
         state.bytes += group.bytes;
-        (state.seen_at, state.touched) = (moment.seen_at, batch.received);
+        state.touched = batch.received;
         state.recent.add(moment.rank_index, group.lines());
         state.rate.add(moment.rate_index, group.lines());
         state.rate_bytes.add(moment.rate_index, group.bytes);

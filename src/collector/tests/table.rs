@@ -101,8 +101,8 @@ async fn subscriptions_are_bounded() {
 /// A ratchet: shrink it, or say in the commit what a hundred thousand machines pay for.
 #[test]
 fn a_machine_stays_small() {
-    assert!(size_of::<Machine>() <= 200, "{}", size_of::<Machine>());
-    assert!(size_of::<Queue>() <= 320, "{}", size_of::<Queue>());
+    assert!(size_of::<Machine>() <= 184, "{}", size_of::<Machine>());
+    assert!(size_of::<Queue>() <= 240, "{}", size_of::<Queue>());
 }
 
 /// Bytes that the process has in use, by the allocator's own count of resident pages.
