@@ -116,7 +116,7 @@ fn collector(machines: usize) -> LogCollector {
     let collector = LogCollector::new(config);
     show_all(&collector, machines, &mut Random::new(1));
     if !is_trial() {
-        fill_history(&collector, &Fleet::new(machines), history_bytes);
+        fill_history(&collector, &Fleet::new(machines), LINES, history_bytes);
     }
     collector
 }

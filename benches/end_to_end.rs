@@ -4,9 +4,10 @@
 //! cargo bench --features bench --bench end_to_end
 //! ```
 //!
-//! A turn is one body on each connection; a connection sends its next body when the last is answered. The server has one
-//! worker thread, the senders are on another. The floor is bare hyper that reads bodies and throws them away. What one core
-//! bears, and latencies under a given load, are for `loadtest/` to tell.
+//! A turn is one body on each connection; a connection sends its next body when the last is answered. Figures are the CPU
+//! time of the server's threads, not of the senders': what a core bears, whatever else the machine does. The server has one
+//! worker. The floor is bare hyper that reads bodies and throws them away. Latencies under a given load are for `loadtest/`
+//! to tell.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the bench's failure report")]
 #![allow(missing_docs, reason = "criterion's macros write public items")]
@@ -19,7 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,12 +29,13 @@ use fleetdrain::{LogCollector, LogDrainServer, LogStream, collector::CollectorCo
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     task::{JoinSet, yield_now},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use support::{Fleet, Random, fill_history, is_trial, machine_id, throughput};
@@ -45,6 +47,8 @@ const CONNECTIONS: [usize; 3] = [1, 4, 32];
 const BODIES: usize = 16;
 /// hyper's read buffer in the drain; the floor must not have a worse one.
 const READ_BYTES: usize = 64 << 10;
+/// Until a server that is done is asleep: the kernel books the time of a thread that runs at its next tick only.
+const BOOKED: Duration = Duration::from_millis(1);
 /// No measurement takes longer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -58,12 +62,17 @@ struct Server {
 }
 
 impl Server {
-    /// The drain, with every machine subscribed and read in a task of its own.
-    fn drain() -> Self {
+    /// The drain, with every machine subscribed and read in a task of its own, and a history full of bodies of so many lines.
+    fn drain(lines: usize) -> Self {
         let runtime = one_worker();
         let (collector, read) = (LogCollector::default(), Arc::new(AtomicU64::new(0)));
         if !is_trial() {
-            fill_history(&collector, &Fleet::new(MACHINES), CollectorConfig::default().history_bytes);
+            // By the thread that will take bodies: it gets the memory of those that are evicted.
+            let filled = collector.clone();
+            let fill = async move {
+                fill_history(&filled, &Fleet::new(MACHINES), lines, CollectorConfig::default().history_bytes);
+            };
+            runtime.block_on(runtime.spawn(fill)).unwrap();
         }
         for number in 0..MACHINES {
             let stream = LogStream::new(collector.subscribe(&machine_id(number)).unwrap());
@@ -166,10 +175,9 @@ impl Load {
         self.connections * self.requests.iter().map(Vec::len).sum::<usize>() / BODIES
     }
 
-    /// Sends so many bodies on each connection. Returns how long it took until the last was answered, and its lines read.
-    async fn send(&self, server: &Server, senders: Vec<Sender>, turns: u64) -> (Duration, Vec<Sender>) {
+    /// Sends so many bodies on each connection, until the last is answered and its lines are read.
+    async fn send(&self, server: &Server, senders: Vec<Sender>, turns: u64) -> Vec<Sender> {
         let before = server.read.as_ref().map_or(0, |read| read.load(Relaxed));
-        let start = Instant::now();
         let mut sending = JoinSet::new();
         for (index, mut sender) in senders.into_iter().enumerate() {
             let requests = Arc::clone(&self.requests);
@@ -186,7 +194,7 @@ impl Load {
         while server.read.as_ref().is_some_and(|read| read.load(Relaxed) < before + lines) {
             yield_now().await;
         }
-        (start.elapsed(), senders)
+        senders
     }
 
     fn bench(&self, group: &mut BenchmarkGroup<'_, WallTime>, name: &str, server: &Server) {
@@ -203,19 +211,31 @@ impl Load {
         group.bench_function(BenchmarkId::new(name, id), |bench| {
             bench.iter_custom(|turns| {
                 let sending = self.send(server, senders.take().unwrap(), turns);
-                let (took, back) = client.block_on(async { timeout(DEADLINE, sending).await.unwrap() });
-                senders = Some(back);
-                took
+                let start = server_cpu_time();
+                client.block_on(async {
+                    senders = Some(timeout(DEADLINE, sending).await.unwrap());
+                    sleep(BOOKED).await;
+                });
+                server_cpu_time().saturating_sub(start)
             });
         });
     }
 }
 
+/// CPU time of all threads but this one, which is the senders'.
+fn server_cpu_time() -> Duration {
+    let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap();
+    // The other server's threads are idle, and those that have ended are counted too.
+    let own = read(ClockId::ThreadCPUTime);
+    read(ClockId::ProcessCPUTime).saturating_sub(own)
+}
+
 fn end_to_end(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("end_to_end");
     let connections: &[usize] = if is_trial() { &CONNECTIONS[..2] } else { &CONNECTIONS };
-    let (drain, floor) = (Server::drain(), Server::bare_hyper());
+    let floor = Server::bare_hyper();
     for lines in LINES {
+        let drain = Server::drain(lines);
         for &connections in connections {
             let load = Load::new(connections, lines);
             load.bench(&mut group, "drain", &drain);

@@ -165,11 +165,11 @@ pub(crate) fn show_all(collector: &LogCollector, machines: usize, random: &mut R
     }
 }
 
-/// Fills the history of a collector with `history_bytes` for it, so that each body from now on evicts others, as in a drain
-/// that has run for a while.
-pub(crate) fn fill_history(collector: &LogCollector, fleet: &Fleet, history_bytes: usize) {
+/// Fills the history of a collector that has `history_bytes` for it with bodies of so many lines: each from now on evicts
+/// others, as in a drain that has run for a while.
+pub(crate) fn fill_history(collector: &LogCollector, fleet: &Fleet, lines: usize, history_bytes: usize) {
     let mut parser = bench::Parser::default();
-    let text = fleet.body(LINES, &mut Random::new(1));
+    let text = fleet.body(lines, &mut Random::new(1));
     for _ in 0..history_bytes.div_ceil(text.len()) {
         let body = Bytes::copy_from_slice(&text);
         let rows = parser.parse(&body);
