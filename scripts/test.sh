@@ -46,6 +46,9 @@ fi
 # Documentation tests are part of this.
 cargo test --workspace --all-features "$@"
 
+# Each bench is tried once, so that none rots. A filter is for the tests.
+[ "$#" -gt 0 ] || cargo test --workspace --all-features --bench '*'
+
 if [ "$servers" = yes ]; then
     # Those marked `#[ignore]` need the servers above. Not the documentation's: there `ignore` means that it does not compile.
     cargo test --workspace --all-features --lib --bins --tests "$@" -- --ignored

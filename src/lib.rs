@@ -74,6 +74,10 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
+
 #[cfg(feature = "server")]
 pub use crate::service::LogDrainServer;
 pub use crate::{

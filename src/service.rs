@@ -253,6 +253,13 @@ impl Drop for LogDrainServer {
     }
 }
 
+/// What `GET /metrics` answers for `collector`, without a listener in front.
+#[cfg(feature = "bench")]
+pub(crate) fn metrics_text(collector: &LogCollector, config: &Config) -> impl Fn() -> String + use<> {
+    let wiring = Wiring::new(collector, config);
+    move || wiring.render()
+}
+
 /// An IPv6 address as it stands before a port.
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
