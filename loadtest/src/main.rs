@@ -5,6 +5,8 @@ mod compare;
 mod encode;
 mod failure;
 mod generate;
+mod latency;
+mod memory;
 mod process;
 mod random;
 mod report;
@@ -34,6 +36,10 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
     Compare(compare::CompareArgs),
+    /// Measure how long lines wait between receipt and reader at half load
+    Latency(latency::LatencyArgs),
+    /// Measure what an idle machine costs in memory
+    Memory(memory::MemoryArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
             Command::Naive(args) => serve::naive::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
+            Command::Latency(args) => latency::run(&args),
+            Command::Memory(args) => memory::run(&args),
         },
         Err(error) => {
             let _ = error.print();

@@ -2,17 +2,66 @@
 
 mod html;
 
-use crate::client::Account;
+use crate::client::{Account, Target};
 use crate::compare::thousands;
-use crate::run::{Meter, Tally, Told};
+use crate::process::{self, Server};
+use crate::run::{Meter, Tally, Told, gauge};
 use crate::scenario::Scenario;
+use crate::schedule::Profile;
 use crate::verify::{Seen, Sent};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
-use std::fmt::Write;
-use std::sync::atomic::Ordering::Relaxed;
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+
+/// Senders that are so far behind their schedule have met a drain that takes less than they want to send.
+const OVERLOADED_BEHIND_MS: f64 = 500.0;
+/// Whoever uses so much of the CPUs that it may use has none to spare.
+const BUSY: f64 = 0.8;
+
+/// What shows that more was sent than can be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overload {
+    None,
+    Refusing,
+    /// Senders are behind, and the drain has no CPU to spare.
+    Busy,
+    /// Senders are behind, and the drain's CPU time is not known.
+    Behind,
+    /// Senders are behind, but not for the drain's sake.
+    OfTheGenerator,
+}
+
+impl fmt::Display for Overload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "nothing was refused, and the senders kept to their schedule",
+            Self::Refusing => "it refused bodies",
+            Self::Busy => "it had no CPU to spare",
+            Self::Behind => "its senders fell behind their schedule, or the generator did",
+            Self::OfTheGenerator => "its senders fell behind for want of CPU of their own",
+        })
+    }
+}
+
+/// A look at the meter's counters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    at: Instant,
+    sent: u64,
+    read: u64,
+    refused: u64,
+}
+
+impl Look {
+    pub(crate) fn now(meter: &Meter) -> Self {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let (sent, read, refused) = (count(&meter.lines_sent), count(&meter.lines_read), count(&meter.refused));
+        Self { at: Instant::now(), sent, read, refused }
+    }
+}
 
 /// One second of a run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -20,40 +69,69 @@ pub(crate) struct Sample {
     pub(crate) at_seconds: f64,
     pub(crate) sent_per_second: f64,
     pub(crate) read_per_second: f64,
+    pub(crate) refused_per_second: f64,
     pub(crate) answer_p99_ms: f64,
     pub(crate) end_to_end_p99_ms: f64,
+    pub(crate) refusal_p99_ms: f64,
     pub(crate) behind_ms: f64,
-    pub(crate) refused: u64,
+    /// The drain's, 0 if it does not say.
+    pub(crate) resident_bytes: f64,
 }
 
 impl Sample {
-    /// The stretch between two looks at moment, lines sent, lines read.
-    pub(crate) fn between(meter: &Meter, last: (Instant, u64, u64), now: (Instant, u64, u64)) -> Self {
-        let seconds = (now.0 - last.0).as_secs_f64();
-        let [answer, end_to_end, behind] = meter.interval().map(|micros| micros as f64 / 1_000.0);
+    /// The stretch between two looks.
+    pub(crate) fn between(meter: &Meter, last: Look, now: Look) -> Self {
+        let seconds = (now.at - last.at).as_secs_f64();
+        let [answer, end_to_end, refusal, behind] = meter.interval().map(|micros| micros as f64 / 1_000.0);
         Self {
-            at_seconds: meter.since_epoch(now.0).as_secs_f64(),
-            sent_per_second: (now.1 - last.1) as f64 / seconds,
-            read_per_second: (now.2 - last.2) as f64 / seconds,
+            at_seconds: meter.since_epoch(now.at).as_secs_f64(),
+            sent_per_second: (now.sent - last.sent) as f64 / seconds,
+            read_per_second: (now.read - last.read) as f64 / seconds,
+            refused_per_second: (now.refused - last.refused) as f64 / seconds,
             answer_p99_ms: answer,
             end_to_end_p99_ms: end_to_end,
+            refusal_p99_ms: refusal,
             behind_ms: behind,
-            refused: meter.refused.load(Relaxed),
+            resident_bytes: 0.0,
         }
     }
 
     /// The progress line.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8.2} ms  end to end {:>8.2} ms  behind {:>7.1} ms  refused {}",
+            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8.2} ms  end to end {:>8.2} ms  behind {:>7.1} ms  refused {:>6}/s  RSS {:>5.0} MB",
             self.at_seconds,
             thousands(self.sent_per_second),
             thousands(self.read_per_second),
             self.answer_p99_ms,
             self.end_to_end_p99_ms,
             self.behind_ms,
-            self.refused
+            thousands(self.refused_per_second),
+            self.resident_bytes / 1e6
         )
+    }
+}
+
+/// What the drain held.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Memory {
+    /// The most that was resident: by the kernel's own mark if the drain is our child, else of the samples.
+    pub(crate) resident_bytes_max: f64,
+    pub(crate) budget_bytes: f64,
+}
+
+impl Memory {
+    /// None where nobody tells.
+    pub(crate) async fn of(control: Option<&Target>, own: Option<&Server>, samples: &[Sample]) -> Option<Self> {
+        let budget_bytes = gauge(control?, "fleetdrain_memory_budget_bytes").await?;
+        let sampled = samples.iter().map(|sample| sample.resident_bytes).fold(0.0, f64::max);
+        let resident_bytes_max = own.map_or(sampled, |own| own.resident_bytes_max() as f64);
+        Some(Self { resident_bytes_max, budget_bytes })
+    }
+
+    /// How much more than the budget was resident, as a fraction of it; below 0 if less.
+    pub(crate) fn excess(&self) -> f64 {
+        self.resident_bytes_max / self.budget_bytes - 1.0
     }
 }
 
@@ -71,7 +149,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
         // Half of what is left each step: as many points for the last permille as for the first half.
         let curve = (0..=68).map(|step| 1.0 - 0.5_f64.powf(f64::from(step) / 4.0));
@@ -87,7 +165,7 @@ impl Latency {
         }
     }
 
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         if self.count == 0 {
             return "nothing measured".to_owned();
         }
@@ -103,12 +181,19 @@ pub(crate) struct Report {
     pub(crate) run: String,
     pub(crate) seconds: f64,
     pub(crate) rate_asked: Option<f64>,
+    pub(crate) profile: Option<Profile>,
     pub(crate) calibrated: Option<f64>,
     pub(crate) lines_per_second: f64,
     pub(crate) behind_max_ms: f64,
     pub(crate) sent: Tally,
     pub(crate) answers: Latency,
     pub(crate) end_to_end: Latency,
+    /// From when a refused try was sent until its answer.
+    pub(crate) refusals: Latency,
+    pub(crate) overloaded: bool,
+    /// CPUs that the drain used while we sent, if it is our child.
+    pub(crate) drain_cpus: Option<f64>,
+    pub(crate) memory: Option<Memory>,
     pub(crate) readers: usize,
     pub(crate) reader_reconnects: u64,
     pub(crate) streams_ended: usize,
@@ -123,18 +208,23 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(scenario: &Scenario, run: u32, meter: &Meter, tally: &Tally) -> Self {
-        let [answers, end_to_end] = meter.totals();
+        let [answers, end_to_end, refusals] = meter.totals();
         Self {
             scenario: scenario.clone(),
             run: format!("{run:08x}"),
             seconds: 0.0,
             rate_asked: None,
+            profile: None,
             calibrated: None,
             lines_per_second: 0.0,
             behind_max_ms: meter.behind_max().as_secs_f64() * 1_000.0,
             sent: tally.clone(),
             answers: Latency::of(&answers),
             end_to_end: Latency::of(&end_to_end),
+            refusals: Latency::of(&refusals),
+            overloaded: false,
+            drain_cpus: None,
+            memory: None,
             readers: 0,
             reader_reconnects: 0,
             streams_ended: 0,
@@ -189,12 +279,52 @@ impl Report {
         if account.unrouted > 0 {
             self.notes.push(format!("{} lines had no consumer (unrouted)", thousands(account.unrouted as f64)));
         }
+        if tally.cut_short > 0 {
+            self.notes.push(format!(
+                "{} senders were too far behind to send all that was due: latencies would have grown further",
+                tally.cut_short
+            ));
+        }
+        if let Some(first) = &tally.first_broken {
+            self.notes.push(format!("{} connections broke, first: {first}", tally.broken_connections));
+        }
         if self.behind_max_ms > 100.0 && self.rate_asked.is_some() {
             self.notes.push(format!(
                 "the senders were up to {:.0} ms behind the schedule; latencies count from the schedule and include it",
                 self.behind_max_ms
             ));
         }
+    }
+
+    /// Whether the load was what the scenario says it is: overload where it promises overload, and bursts that are seen in
+    /// the samples.
+    pub(crate) fn judge_load(&mut self) {
+        let is_whole = !self.interrupted;
+        let overload = self.overload();
+        self.overloaded = overload != Overload::None && overload != Overload::OfTheGenerator;
+        if overload == Overload::OfTheGenerator {
+            self.notes.push(
+                "the senders fell behind while the drain had CPU to spare: the generator is the bottleneck".to_owned(),
+            );
+        }
+        self.require(self.overloaded || !self.scenario.load.overloads || !is_whole, || {
+            format!("the scenario promises overload, but the drain was not overloaded ({overload})")
+        });
+        let Some(burst) = self.profile.and_then(|profile| profile.burst) else { return };
+        let peak = self.samples.iter().map(|sample| sample.sent_per_second).fold(0.0, f64::max);
+        let mean = self.lines_per_second;
+        // What cannot be taken at once is spread over the time behind the burst: then it is the overload that shows it.
+        let is_seen = peak > 1.2 * mean && (peak >= 0.7 * burst.lines_per_second || self.overloaded);
+        self.require(is_seen || !is_whole, || {
+            format!(
+                "the bursts of {} lines/s were not seen: at most {}, {} on average",
+                thousands(burst.lines_per_second),
+                thousands(peak),
+                thousands(mean)
+            )
+        });
+        let (most, ordinary) = (thousands(peak), thousands(mean));
+        self.notes.push(format!("bursts: {most} lines/s in the busiest second, {ordinary} on average"));
     }
 
     /// The drain's own ledger agrees with the answers and balances.
@@ -274,7 +404,14 @@ impl Report {
             count(account.rejected),
             sent.duplicates
         );
+        let _ = writeln!(text, "overloaded  {}", self.overload_line());
+        if let Some(drain) = self.drain() {
+            let _ = writeln!(text, "drain       {drain}");
+        }
         let _ = writeln!(text, "answer      {}", self.answers.line());
+        if self.refusals.count > 0 {
+            let _ = writeln!(text, "refusal     {}", self.refusals.line());
+        }
         let _ = writeln!(text, "end to end  {}", self.end_to_end.line());
         let _ = writeln!(
             text,
@@ -299,6 +436,47 @@ impl Report {
         }
         let _ = writeln!(text, "verdict     {}", self.verdict());
         text
+    }
+
+    fn overload(&self) -> Overload {
+        let is_behind = self.profile.is_some() && self.behind_max_ms >= OVERLOADED_BEHIND_MS;
+        let own = self.cpus_allowed();
+        match self.drain_cpus {
+            // Of the histogram: a calibration's refusals are none of the run's.
+            _ if self.refusals.count > 0 => Overload::Refusing,
+            _ if !is_behind => Overload::None,
+            Some(used) if used >= BUSY * own => Overload::Busy,
+            Some(_) => Overload::OfTheGenerator,
+            None => Overload::Behind,
+        }
+    }
+
+    /// CPUs that a drain of ours may use.
+    fn cpus_allowed(&self) -> f64 {
+        let cpus = self.scenario.drain.cpus.unwrap_or_else(|| process::cpus().len());
+        cpus as f64 * self.scenario.drain.cpu_quota.unwrap_or(1.0)
+    }
+
+    fn overload_line(&self) -> String {
+        let yes = if self.overloaded { "yes" } else { "no" };
+        let tries = self.sent.bodies + self.sent.refusals;
+        let share = 100.0 * self.sent.refusals as f64 / tries.max(1) as f64;
+        let (overload, behind) = (self.overload(), self.behind_max_ms);
+        format!("{yes}: {overload}; {share:.1} % of the tries refused, senders up to {behind:.0} ms behind")
+    }
+
+    fn drain(&self) -> Option<String> {
+        let cpu = self.drain_cpus.map(|cpus| format!("{cpus:.2} of {} CPUs while we sent", self.cpus_allowed()));
+        let memory = self.memory.map(|memory| {
+            format!(
+                "resident at most {:.1} MB, budget {:.1} MB ({:+.0} %)",
+                memory.resident_bytes_max / 1e6,
+                memory.budget_bytes / 1e6,
+                100.0 * memory.excess()
+            )
+        });
+        let parts: Vec<String> = [cpu, memory].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     fn verdict(&self) -> &'static str {
