@@ -16,7 +16,7 @@ use crate::generate::{Form, Shapes};
 use crate::process;
 use clap::Args;
 use contender::Contender;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ pub(crate) struct CompareArgs {
 }
 
 /// What all servers are sent in the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Case {
     pub(crate) lines_per_body: usize,
     pub(crate) machines: u32,
@@ -114,14 +114,14 @@ impl Case {
 }
 
 /// What one server did in one round.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Round {
     pub(crate) cpu_seconds: f64,
     pub(crate) wall_seconds: f64,
 }
 
 /// All rounds of one server with one case.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Series {
     pub(crate) server: String,
     #[serde(flatten)]
@@ -138,6 +138,11 @@ impl Series {
         self.rounds.iter().map(|round| round.cpu_seconds * 1e6 / self.lines as f64).collect()
     }
 
+    /// The inverse of the median cost.
+    pub(crate) fn lines_per_cpu_second(&self) -> f64 {
+        1e6 / median(&self.costs())
+    }
+
     /// How many times as dear as `other`: the median over rounds, each against its neighbour, so that what slows the
     /// whole machine for a while cancels.
     pub(crate) fn times(&self, other: &Self) -> f64 {
@@ -150,11 +155,7 @@ impl Series {
 pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let all = measure_all(args)?;
     print!("{}", table::tables(args, &all));
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&all).map_err(Failure::io)?;
-        std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
-    }
-    Ok(())
+    write_json(args.json.as_deref(), &all)
 }
 
 /// Measures every case with every server.
@@ -221,6 +222,13 @@ async fn measure(args: &CompareArgs, contenders: &mut [Contender]) -> Result<Vec
         }
     }
     Ok(measured.into_iter().map(|(_, _, series)| series).collect())
+}
+
+/// Writes figures to a file, if one is asked for.
+pub(crate) fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(figures).map_err(Failure::io)?;
+    std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))
 }
 
 /// `examples/count_lines` beside the drain, unless told otherwise.

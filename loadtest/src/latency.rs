@@ -1,7 +1,7 @@
 //! From receipt until taken by its reader, at a share of what the drain can take.
 
 use crate::client::Connection;
-use crate::compare::{self, Bodies, BodyArgs, MachineList, count_lines_of, send, thousands};
+use crate::compare::{self, Bodies, BodyArgs, MachineList, count_lines_of, send, thousands, write_json};
 use crate::failure::Failure;
 use crate::process::{self, Launch, Server};
 use crate::report::Latency;
@@ -9,6 +9,7 @@ use crate::run::histogram;
 use crate::schedule::{Profile, Schedule};
 use clap::Args;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,10 +47,13 @@ pub(crate) struct LatencyArgs {
     /// Connections of the generator
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) connections: u16,
+    /// Also write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// What was measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) maximum: f64,
     pub(crate) rate: f64,
@@ -62,9 +66,10 @@ pub(crate) struct Measured {
 
 /// Measures and prints.
 pub(crate) fn run(args: &LatencyArgs) -> Result<(), Failure> {
-    let Measured { maximum, rate, waited: [p50, p99, p999, max], answers, behind } = measure(args)?;
-    println!("maximum           {} lines/s (closed loop, {} connections)", thousands(maximum), args.connections);
-    println!("sent              {} lines/s, bodies up to {behind:.1?} late", thousands(rate));
+    let measured = measure(args)?;
+    let Measured { maximum, rate, waited: [p50, p99, p999, max], answers, behind } = &measured;
+    println!("maximum           {} lines/s (closed loop, {} connections)", thousands(*maximum), args.connections);
+    println!("sent              {} lines/s, bodies up to {behind:.1?} late", thousands(*rate));
     println!(
         "received → taken  p50 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3} ms",
         p50 / 1e3,
@@ -73,7 +78,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<(), Failure> {
         max / 1e3
     );
     println!("due → answered    {}", answers.line());
-    Ok(())
+    write_json(args.json.as_deref(), &measured)
 }
 
 /// Finds what the drain can take, then sends a share of it to a fresh one.

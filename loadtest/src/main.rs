@@ -14,6 +14,7 @@ mod run;
 mod scenario;
 mod schedule;
 mod serve;
+mod targets;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +41,8 @@ enum Command {
     Latency(latency::LatencyArgs),
     /// Measure what an idle machine costs in memory
     Memory(memory::MemoryArgs),
+    /// Run every command behind the targets and say which are met
+    Targets(targets::TargetsArgs),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             Command::Compare(args) => compare::run(&args),
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
+            Command::Targets(args) => targets::run(&args),
         },
         Err(error) => {
             let _ = error.print();

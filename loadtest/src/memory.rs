@@ -1,7 +1,7 @@
 //! What an idle machine costs in memory.
 
 use crate::client::{Connection, Target};
-use crate::compare::{RUN, target, thousands};
+use crate::compare::{RUN, target, thousands, write_json};
 use crate::failure::Failure;
 use crate::generate::machine_id;
 use crate::process::{Launch, Server};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use http_body_util::Full;
 use hyper::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,10 +30,16 @@ pub(crate) struct MemoryArgs {
     /// N
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
     pub(crate) machines: u32,
+    /// Also write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
+/// The length of an id: 14 hexadecimal digits.
+pub(crate) const ID_BYTES: f64 = 14.0;
+
 /// Bytes a machine, its id included.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) seen: f64,
     /// Beyond what it costs to be seen.
@@ -41,12 +48,13 @@ pub(crate) struct Measured {
 
 /// Measures and prints.
 pub(crate) fn run(args: &MemoryArgs) -> Result<(), Failure> {
-    let Measured { seen, queue } = measure(args)?;
+    let measured = measure(args)?;
+    let Measured { seen, queue } = measured;
     let number = |bytes: f64| thousands(bytes.round());
     println!("seen              {} bytes a machine, its id of 14 bytes included", number(seen));
     println!("subscribed        {} bytes more, for its queue", number(queue));
     println!("seen + subscribed {} bytes", number(seen + queue));
-    Ok(())
+    write_json(args.json.as_deref(), &measured)
 }
 
 /// Starts a drain, shows it 2N machines and subscribes 2N machines.

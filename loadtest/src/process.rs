@@ -253,6 +253,20 @@ pub(crate) fn resident_bytes_of(pid: Pid) -> u64 {
     status_kib(&status, "VmRSS:").unwrap_or(0) * 1024
 }
 
+/// How long the threads of a process of ours, those that have ended apart, have run or waited for a CPU: unlike its CPU
+/// time this says whether it had any to spare on a machine where others work too.
+pub(crate) fn run_or_waited(pid: Pid) -> Duration {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
+    stats.filter_map(|stat| schedstat(&stat)).sum()
+}
+
+/// Time run and time waited of a `schedstat`: the first two of its numbers, in nanoseconds.
+fn schedstat(stat: &str) -> Option<Duration> {
+    let mut numbers = stat.split_ascii_whitespace().map_while(|number| number.parse().ok());
+    Some(Duration::from_nanos(numbers.next()?) + Duration::from_nanos(numbers.next()?))
+}
+
 /// A value of `/proc/PID/status` in KiB.
 fn status_kib(status: &str, key: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix(" kB")?.parse().ok()
@@ -345,6 +359,12 @@ mod tests {
         assert_eq!(status_kib(status, "VmRSS:"), Some(17));
         assert_eq!(status_kib(status, "VmHWM:"), Some(2048));
         assert_eq!(status_kib("", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn time_run_and_time_waited_are_added() {
+        assert_eq!(schedstat("1000 500 3\n"), Some(Duration::from_nanos(1_500)));
+        assert_eq!(schedstat("1000"), None);
     }
 
     #[test]

@@ -10,15 +10,18 @@ use crate::scenario::Scenario;
 use crate::schedule::Profile;
 use crate::verify::{Seen, Sent};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Senders that are so far behind their schedule have met a drain that takes less than they want to send.
 const OVERLOADED_BEHIND_MS: f64 = 500.0;
-/// Whoever uses so much of the CPUs that it may use has none to spare.
+/// Looks are a second apart.
+const STANDSTILL_SECONDS: f64 = 2.5;
+/// Whoever uses, or waits for, so much of the CPUs that it may use has none to spare in that second.
 const BUSY: f64 = 0.8;
 
 /// What shows that more was sent than can be taken.
@@ -53,13 +56,15 @@ pub(crate) struct Look {
     sent: u64,
     read: u64,
     refused: u64,
+    /// How long the drain, if it is ours, has run or waited for a CPU.
+    busy: Duration,
 }
 
 impl Look {
-    pub(crate) fn now(meter: &Meter) -> Self {
+    pub(crate) fn now(meter: &Meter, own: Option<Pid>) -> Self {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let (sent, read, refused) = (count(&meter.lines_sent), count(&meter.lines_read), count(&meter.refused));
-        Self { at: Instant::now(), sent, read, refused }
+        Self { at: Instant::now(), sent, read, refused, busy: own.map(process::run_or_waited).unwrap_or_default() }
     }
 }
 
@@ -74,6 +79,8 @@ pub(crate) struct Sample {
     pub(crate) end_to_end_p99_ms: f64,
     pub(crate) refusal_p99_ms: f64,
     pub(crate) behind_ms: f64,
+    /// CPUs that a drain of ours used or waited for.
+    pub(crate) drain_busy: f64,
     /// The drain's, 0 if it does not say.
     pub(crate) resident_bytes: f64,
 }
@@ -92,6 +99,7 @@ impl Sample {
             end_to_end_p99_ms: end_to_end,
             refusal_p99_ms: refusal,
             behind_ms: behind,
+            drain_busy: now.busy.saturating_sub(last.busy).as_secs_f64() / seconds,
             resident_bytes: 0.0,
         }
     }
@@ -113,7 +121,7 @@ impl Sample {
 }
 
 /// What the drain held.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Memory {
     /// The most that was resident: by the kernel's own mark if the drain is our child, else of the samples.
     pub(crate) resident_bytes_max: f64,
@@ -136,7 +144,7 @@ impl Memory {
 }
 
 /// Latencies in milliseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
     pub(crate) p50: f64,
@@ -172,6 +180,13 @@ impl Latency {
         let Self { count, p50, p90, p99, p999, max, .. } = self;
         format!("p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms  (n = {count})")
     }
+}
+
+/// Of a report in JSON, what the targets are about.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) refusals: Latency,
+    pub(crate) memory: Option<Memory>,
 }
 
 /// The whole report.
@@ -296,9 +311,22 @@ impl Report {
         }
     }
 
+    /// A second's look that comes seconds late tells of a machine that paused, or had no CPU for us at all.
+    fn note_standstill(&mut self) {
+        let times = self.samples.iter().map(|sample| sample.at_seconds);
+        let gaps = times.clone().zip(times.skip(1)).map(|(one, next)| next - one);
+        let longest = gaps.fold(0.0, f64::max);
+        if longest > STANDSTILL_SECONDS {
+            self.notes.push(format!(
+                "the generator itself stood still for {longest:.1} s: this run says little about the drain"
+            ));
+        }
+    }
+
     /// Whether the load was what the scenario says it is: overload where it promises overload, and bursts that are seen in
     /// the samples.
     pub(crate) fn judge_load(&mut self) {
+        self.note_standstill();
         let is_whole = !self.interrupted;
         let overload = self.overload();
         self.overloaded = overload != Overload::None && overload != Overload::OfTheGenerator;
@@ -440,12 +468,12 @@ impl Report {
 
     fn overload(&self) -> Overload {
         let is_behind = self.profile.is_some() && self.behind_max_ms >= OVERLOADED_BEHIND_MS;
-        let own = self.cpus_allowed();
+        let busiest = self.samples.iter().map(|sample| sample.drain_busy).fold(0.0, f64::max);
         match self.drain_cpus {
             // Of the histogram: a calibration's refusals are none of the run's.
             _ if self.refusals.count > 0 => Overload::Refusing,
             _ if !is_behind => Overload::None,
-            Some(used) if used >= BUSY * own => Overload::Busy,
+            Some(_) if busiest >= BUSY * self.cpus_allowed() => Overload::Busy,
             Some(_) => Overload::OfTheGenerator,
             None => Overload::Behind,
         }

@@ -6,6 +6,7 @@ mod reader;
 mod sender;
 
 use crate::client::Target;
+use crate::compare::write_json;
 use crate::failure::Failure;
 use crate::generate::{Generator, Machine, run_id};
 use crate::process::{self, Launch, Server};
@@ -154,10 +155,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         None => failure,
     })?;
     print!("{}", report.text());
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(Failure::io)?;
-        std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
-    }
+    write_json(args.json.as_deref(), &report)?;
     if let Some(path) = &args.html {
         std::fs::write(path, report.html()).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
     }
@@ -407,13 +405,21 @@ impl Run {
         Some(tokio::spawn(churner.run()))
     }
 
-    /// Finds what the drain takes as fast as it can.
+    /// Finds what the drain takes as fast as it can. The first third is not measured: connections are opened and memory is
+    /// touched for the first time in it.
     async fn calibrate(&self, senders: Vec<Sender>) -> Result<(Vec<Sender>, f64), Failure> {
-        let began = Instant::now();
-        let until = began + self.scenario.load.calibrate.0;
-        eprintln!("calibrating for {:?}", self.scenario.load.calibrate.0);
+        let span = self.scenario.load.calibrate.0;
+        eprintln!("calibrating for {span:?}");
+        let until = Instant::now() + span / 3;
         let senders = all(senders.into_iter().map(|sender| sender.send(Plan::Max { until }))).await?;
-        let measured = self.meter.lines_sent.load(Relaxed) as f64 / began.elapsed().as_secs_f64();
+        let (began, before) = (Instant::now(), self.meter.lines_sent.load(Relaxed));
+        let until = began + span * 2 / 3;
+        let senders = all(senders.into_iter().map(|sender| sender.send(Plan::Max { until }))).await?;
+        let lines = self.meter.lines_sent.load(Relaxed) - before;
+        let measured = lines as f64 / began.elapsed().as_secs_f64();
+        if lines == 0 {
+            return Err(Failure::data("the drain took nothing in the calibration"));
+        }
         eprintln!("the drain takes {measured:.0} lines/s");
         self.meter.forget_latencies();
         Ok((senders, measured))
@@ -447,10 +453,10 @@ impl Run {
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             tick.tick().await;
-            let mut last = Look::now(&meter);
+            let mut last = Look::now(&meter, own);
             loop {
                 tick.tick().await;
-                let now = Look::now(&meter);
+                let now = Look::now(&meter, own);
                 let mut sample = Sample::between(&meter, last, now);
                 sample.resident_bytes = match (own, &control) {
                     (Some(own), _) => process::resident_bytes_of(own) as f64,
