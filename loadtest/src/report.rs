@@ -1,147 +1,21 @@
 //! What a run found, as text, JSON and a page.
 
 mod html;
+mod load;
+mod sample;
 
-use crate::client::{Account, Target};
+pub(crate) use sample::{Look, Memory, Sample};
+
+use crate::client::Account;
 use crate::compare::thousands;
-use crate::process::{self, Server};
-use crate::run::{Meter, Tally, Told, gauge};
+use crate::run::{Meter, Tally, Told};
 use crate::scenario::Scenario;
 use crate::schedule::Profile;
 use crate::verify::{Seen, Sent};
 use hdrhistogram::Histogram;
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-/// Senders that are so far behind their schedule have met a drain that takes less than they want to send.
-const OVERLOADED_BEHIND_MS: f64 = 500.0;
-/// Looks are a second apart.
-const STANDSTILL_SECONDS: f64 = 2.5;
-/// Whoever uses, or waits for, so much of the CPUs that it may use has none to spare in that second.
-const BUSY: f64 = 0.8;
-
-/// What shows that more was sent than can be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Overload {
-    None,
-    Refusing,
-    /// Senders are behind, and the drain has no CPU to spare.
-    Busy,
-    /// Senders are behind, and the drain's CPU time is not known.
-    Behind,
-    /// Senders are behind, but not for the drain's sake.
-    OfTheGenerator,
-}
-
-impl fmt::Display for Overload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "nothing was refused, and the senders kept to their schedule",
-            Self::Refusing => "it refused bodies",
-            Self::Busy => "it had no CPU to spare",
-            Self::Behind => "its senders fell behind their schedule, or the generator did",
-            Self::OfTheGenerator => "its senders fell behind for want of CPU of their own",
-        })
-    }
-}
-
-/// A look at the meter's counters.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
-    at: Instant,
-    sent: u64,
-    read: u64,
-    refused: u64,
-    /// How long the drain, if it is ours, has run or waited for a CPU.
-    busy: Duration,
-}
-
-impl Look {
-    pub(crate) fn now(meter: &Meter, own: Option<Pid>) -> Self {
-        let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let (sent, read, refused) = (count(&meter.lines_sent), count(&meter.lines_read), count(&meter.refused));
-        Self { at: Instant::now(), sent, read, refused, busy: own.map(process::run_or_waited).unwrap_or_default() }
-    }
-}
-
-/// One second of a run.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Sample {
-    pub(crate) at_seconds: f64,
-    pub(crate) sent_per_second: f64,
-    pub(crate) read_per_second: f64,
-    pub(crate) refused_per_second: f64,
-    pub(crate) answer_p99_ms: f64,
-    pub(crate) end_to_end_p99_ms: f64,
-    pub(crate) refusal_p99_ms: f64,
-    pub(crate) behind_ms: f64,
-    /// CPUs that a drain of ours used or waited for.
-    pub(crate) drain_busy: f64,
-    /// The drain's, 0 if it does not say.
-    pub(crate) resident_bytes: f64,
-}
-
-impl Sample {
-    /// The stretch between two looks.
-    pub(crate) fn between(meter: &Meter, last: Look, now: Look) -> Self {
-        let seconds = (now.at - last.at).as_secs_f64();
-        let [answer, end_to_end, refusal, behind] = meter.interval().map(|micros| micros as f64 / 1_000.0);
-        Self {
-            at_seconds: meter.since_epoch(now.at).as_secs_f64(),
-            sent_per_second: (now.sent - last.sent) as f64 / seconds,
-            read_per_second: (now.read - last.read) as f64 / seconds,
-            refused_per_second: (now.refused - last.refused) as f64 / seconds,
-            answer_p99_ms: answer,
-            end_to_end_p99_ms: end_to_end,
-            refusal_p99_ms: refusal,
-            behind_ms: behind,
-            drain_busy: now.busy.saturating_sub(last.busy).as_secs_f64() / seconds,
-            resident_bytes: 0.0,
-        }
-    }
-
-    /// The progress line.
-    pub(crate) fn line(&self) -> String {
-        format!(
-            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8.2} ms  end to end {:>8.2} ms  behind {:>7.1} ms  refused {:>6}/s  RSS {:>5.0} MB",
-            self.at_seconds,
-            thousands(self.sent_per_second),
-            thousands(self.read_per_second),
-            self.answer_p99_ms,
-            self.end_to_end_p99_ms,
-            self.behind_ms,
-            thousands(self.refused_per_second),
-            self.resident_bytes / 1e6
-        )
-    }
-}
-
-/// What the drain held.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Memory {
-    /// The most that was resident: by the kernel's own mark if the drain is our child, else of the samples.
-    pub(crate) resident_bytes_max: f64,
-    pub(crate) budget_bytes: f64,
-}
-
-impl Memory {
-    /// None where nobody tells.
-    pub(crate) async fn of(control: Option<&Target>, own: Option<&Server>, samples: &[Sample]) -> Option<Self> {
-        let budget_bytes = gauge(control?, "fleetdrain_memory_budget_bytes").await?;
-        let sampled = samples.iter().map(|sample| sample.resident_bytes).fold(0.0, f64::max);
-        let resident_bytes_max = own.map_or(sampled, |own| own.resident_bytes_max() as f64);
-        Some(Self { resident_bytes_max, budget_bytes })
-    }
-
-    /// How much more than the budget was resident, as a fraction of it; below 0 if less.
-    pub(crate) fn excess(&self) -> f64 {
-        self.resident_bytes_max / self.budget_bytes - 1.0
-    }
-}
+use std::fmt::Write;
 
 /// Latencies in milliseconds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -194,6 +68,8 @@ pub(crate) struct Measured {
 pub(crate) struct Report {
     pub(crate) scenario: Scenario,
     pub(crate) run: String,
+    /// When the sending proper began: samples before are of the calibration.
+    pub(crate) began_at_seconds: f64,
     pub(crate) seconds: f64,
     pub(crate) rate_asked: Option<f64>,
     pub(crate) profile: Option<Profile>,
@@ -227,6 +103,7 @@ impl Report {
         Self {
             scenario: scenario.clone(),
             run: format!("{run:08x}"),
+            began_at_seconds: 0.0,
             seconds: 0.0,
             rate_asked: None,
             profile: None,
@@ -309,50 +186,6 @@ impl Report {
                 self.behind_max_ms
             ));
         }
-    }
-
-    /// A second's look that comes seconds late tells of a machine that paused, or had no CPU for us at all.
-    fn note_standstill(&mut self) {
-        let times = self.samples.iter().map(|sample| sample.at_seconds);
-        let gaps = times.clone().zip(times.skip(1)).map(|(one, next)| next - one);
-        let longest = gaps.fold(0.0, f64::max);
-        if longest > STANDSTILL_SECONDS {
-            self.notes.push(format!(
-                "the generator itself stood still for {longest:.1} s: this run says little about the drain"
-            ));
-        }
-    }
-
-    /// Whether the load was what the scenario says it is: overload where it promises overload, and bursts that are seen in
-    /// the samples.
-    pub(crate) fn judge_load(&mut self) {
-        self.note_standstill();
-        let is_whole = !self.interrupted;
-        let overload = self.overload();
-        self.overloaded = overload != Overload::None && overload != Overload::OfTheGenerator;
-        if overload == Overload::OfTheGenerator {
-            self.notes.push(
-                "the senders fell behind while the drain had CPU to spare: the generator is the bottleneck".to_owned(),
-            );
-        }
-        self.require(self.overloaded || !self.scenario.load.overloads || !is_whole, || {
-            format!("the scenario promises overload, but the drain was not overloaded ({overload})")
-        });
-        let Some(burst) = self.profile.and_then(|profile| profile.burst) else { return };
-        let peak = self.samples.iter().map(|sample| sample.sent_per_second).fold(0.0, f64::max);
-        let mean = self.lines_per_second;
-        // What cannot be taken at once is spread over the time behind the burst: then it is the overload that shows it.
-        let is_seen = peak > 1.2 * mean && (peak >= 0.7 * burst.lines_per_second || self.overloaded);
-        self.require(is_seen || !is_whole, || {
-            format!(
-                "the bursts of {} lines/s were not seen: at most {}, {} on average",
-                thousands(burst.lines_per_second),
-                thousands(peak),
-                thousands(mean)
-            )
-        });
-        let (most, ordinary) = (thousands(peak), thousands(mean));
-        self.notes.push(format!("bursts: {most} lines/s in the busiest second, {ordinary} on average"));
     }
 
     /// The drain's own ledger agrees with the answers and balances.
@@ -464,47 +297,6 @@ impl Report {
         }
         let _ = writeln!(text, "verdict     {}", self.verdict());
         text
-    }
-
-    fn overload(&self) -> Overload {
-        let is_behind = self.profile.is_some() && self.behind_max_ms >= OVERLOADED_BEHIND_MS;
-        let busiest = self.samples.iter().map(|sample| sample.drain_busy).fold(0.0, f64::max);
-        match self.drain_cpus {
-            // Of the histogram: a calibration's refusals are none of the run's.
-            _ if self.refusals.count > 0 => Overload::Refusing,
-            _ if !is_behind => Overload::None,
-            Some(_) if busiest >= BUSY * self.cpus_allowed() => Overload::Busy,
-            Some(_) => Overload::OfTheGenerator,
-            None => Overload::Behind,
-        }
-    }
-
-    /// CPUs that a drain of ours may use.
-    fn cpus_allowed(&self) -> f64 {
-        let cpus = self.scenario.drain.cpus.unwrap_or_else(|| process::cpus().len());
-        cpus as f64 * self.scenario.drain.cpu_quota.unwrap_or(1.0)
-    }
-
-    fn overload_line(&self) -> String {
-        let yes = if self.overloaded { "yes" } else { "no" };
-        let tries = self.sent.bodies + self.sent.refusals;
-        let share = 100.0 * self.sent.refusals as f64 / tries.max(1) as f64;
-        let (overload, behind) = (self.overload(), self.behind_max_ms);
-        format!("{yes}: {overload}; {share:.1} % of the tries refused, senders up to {behind:.0} ms behind")
-    }
-
-    fn drain(&self) -> Option<String> {
-        let cpu = self.drain_cpus.map(|cpus| format!("{cpus:.2} of {} CPUs while we sent", self.cpus_allowed()));
-        let memory = self.memory.map(|memory| {
-            format!(
-                "resident at most {:.1} MB, budget {:.1} MB ({:+.0} %)",
-                memory.resident_bytes_max / 1e6,
-                memory.budget_bytes / 1e6,
-                100.0 * memory.excess()
-            )
-        });
-        let parts: Vec<String> = [cpu, memory].into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     fn verdict(&self) -> &'static str {

@@ -289,6 +289,7 @@ impl Run {
         report.memory = memory;
         report.drain_cpus = cpu.map(|cpu| cpu.as_secs_f64() / elapsed.as_secs_f64());
         report.calibrated = calibrated;
+        report.began_at_seconds = self.meter.since_epoch(began).as_secs_f64();
         report.seconds = elapsed.as_secs_f64();
         report.lines_per_second = lines as f64 / elapsed.as_secs_f64();
         report.samples = samples;
