@@ -6,12 +6,15 @@
 //! ```
 //!
 //! Subscribes to each machine id of `--machines FILE` (one a line) with a `LogStream` of its own read by `next_batch`, or
-//! looks at all of them with one `FleetStream` (`--fleet`). Ends on SIGTERM or SIGINT with the counts.
+//! looks at all of them with one `FleetStream` (`--fleet`). Ends on SIGTERM or SIGINT with the counts, and with `--latency`
+//! also says how long lines waited between their receipt and this program.
 
 use std::{error::Error, net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use fleetdrain::{LogCollector, LogDrainServer, LogStream};
+use fleetdrain::{EntryView, FleetStream, LogCollector, LogDrainServer, LogStream};
+use hdrhistogram::Histogram;
+use jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -32,6 +35,9 @@ struct Args {
     /// Count all machines
     #[arg(long)]
     fleet: bool,
+    /// Measure how long each line waited from its receipt until it was taken here
+    #[arg(long)]
+    latency: bool,
     /// Worker threads
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -59,18 +65,11 @@ async fn count(args: Args) -> Result<(), Box<dyn Error>> {
     if let Some(file) = &args.machines {
         for id in std::fs::read_to_string(file)?.lines() {
             let stream = LogStream::new(collector.subscribe(id)?);
-            counting.spawn(count_machine(stream));
+            counting.spawn(count_machine(stream, Counted::of(id, args.latency)));
         }
     }
     if args.fleet {
-        let mut fleet = collector.fleet();
-        counting.spawn(async move {
-            let mut lines = 0;
-            while let Some(batch) = fleet.next().await {
-                lines += batch.len() as u64;
-            }
-            ("all machines".to_owned(), lines)
-        });
+        counting.spawn(count_fleet(collector.fleet(), Counted::of("all machines", args.latency)));
     }
 
     let mut server = LogDrainServer::new(collector).host(&args.listen.ip().to_string()).port(args.listen.port());
@@ -89,18 +88,66 @@ async fn count(args: Args) -> Result<(), Box<dyn Error>> {
         _ = interrupt.recv() => {}
     }
     server.stop().await;
-    let mut total = 0;
-    for (name, lines) in counting.join_all().await {
-        if lines > 0 {
-            println!("{name} {lines}");
+    let mut total = Counted::of("total", args.latency);
+    for counted in counting.join_all().await {
+        if counted.lines > 0 {
+            println!("{} {}", counted.name, counted.lines);
         }
-        total += lines;
+        total.add(&counted);
     }
-    println!("total {total}");
+    if let Some(waited) = &total.waited {
+        let at = |quantile| waited.value_at_quantile(quantile);
+        let (median, p99, p999) = (at(0.5), at(0.99), at(0.999));
+        println!("waited_micros p50={median} p99={p99} p99.9={p999} max={}", waited.max());
+    }
+    println!("{} {}", total.name, total.lines);
     Ok(())
 }
 
-async fn count_machine(mut stream: LogStream) -> (String, u64) {
-    while stream.next_batch().await.is_some() {}
-    (stream.machine_id().to_owned(), stream.lines_yielded())
+/// Ends when the machine is finished, or the drain stops.
+async fn count_machine(mut stream: LogStream, mut counted: Counted) -> Counted {
+    while let Some(batch) = stream.next_batch().await {
+        counted.take(batch.len(), batch.entries().next());
+    }
+    counted
+}
+
+async fn count_fleet(mut fleet: FleetStream, mut counted: Counted) -> Counted {
+    while let Some(batch) = fleet.next().await {
+        counted.take(batch.len(), batch.machines().next().and_then(|(_, mut entries)| entries.next()));
+    }
+    counted
+}
+
+/// What was read of a machine, or of all.
+struct Counted {
+    name: String,
+    lines: u64,
+    /// From receipt until taken, in microseconds.
+    waited: Option<Histogram<u64>>,
+}
+
+impl Counted {
+    fn of(name: &str, latency: bool) -> Self {
+        let waited = latency.then(|| Histogram::new(3).expect("three digits are allowed"));
+        Self { name: name.to_owned(), lines: 0, waited }
+    }
+
+    /// Takes `lines` lines that were received together with `first`.
+    fn take(&mut self, lines: usize, first: Option<EntryView<'_>>) {
+        self.lines += lines as u64;
+        if let Some(waited) = &mut self.waited
+            && let Some(received) = first.and_then(|entry| entry.received_at())
+        {
+            let micros = Timestamp::now().duration_since(received).as_micros();
+            waited.saturating_record_n(u64::try_from(micros).unwrap_or(0), lines as u64);
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.lines += other.lines;
+        if let (Some(waited), Some(more)) = (&mut self.waited, &other.waited) {
+            waited.add(more).expect("both grow as they need");
+        }
+    }
 }

@@ -2,14 +2,20 @@
 
 use crate::failure::Failure;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
+use tokio::time::Interval;
 
 /// Where a listener is: `http://HOST:PORT`, nothing behind it.
 #[derive(Clone, Debug)]
@@ -56,15 +62,67 @@ impl Target {
     }
 }
 
+/// What is sent: a body at once, or slowly.
+type Outgoing = Either<Full<Bytes>, Trickle>;
+
+/// A body that goes out in even pieces.
+#[derive(Debug)]
+struct Trickle {
+    rest: Bytes,
+    piece_bytes: usize,
+    interval: Interval,
+    /// When the last piece went out.
+    last: Arc<Mutex<Instant>>,
+}
+
+impl Trickle {
+    const PIECES: u32 = 50;
+
+    fn new(body: Bytes, takes: Duration, last: Arc<Mutex<Instant>>) -> Self {
+        let piece_bytes = body.len().div_ceil(Self::PIECES as usize).max(1);
+        Self { rest: body, piece_bytes, interval: tokio::time::interval(takes / Self::PIECES), last }
+    }
+}
+
+impl Body for Trickle {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.interval.poll_tick(cx));
+        let length = self.piece_bytes.min(self.rest.len());
+        let piece = self.rest.split_to(length);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
 /// An open connection. Dropping it closes it, whatever is under way.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Outgoing>,
     driver: tokio::task::JoinHandle<()>,
 }
 
 /// A connection that broke, or never was.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// An error with its causes: hyper's own words ("connection error") hide the reason.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
 
 impl Connection {
     /// `receive_bytes` bounds the kernel's receive buffer: a slow reader behind megabytes of it would not look slow.
@@ -89,14 +147,27 @@ impl Connection {
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
         self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+        Ok(self.sender.send_request(request.map(Either::Left)).await?)
+    }
+
+    /// Sends and collects the answer; the body goes out evenly over `takes`. Also when the last of it that was sent
+    /// before the answer went out.
+    pub(crate) async fn exchange_slowly(
+        &mut self,
+        request: Request<Bytes>,
+        takes: Duration,
+    ) -> Result<(Answer, Instant), Broken> {
+        self.sender.ready().await?;
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let request = request.map(|body| Either::Right(Trickle::new(body, takes, Arc::clone(&last))));
+        let answer = self.sender.send_request(request).await?;
+        let last = *last.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((Answer::collect(answer).await?, last))
     }
 
     /// Sends and collects the answer.
     pub(crate) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Broken> {
-        let (parts, body) = self.send(request).await?.into_parts();
-        let body = body.collect().await?.to_bytes();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Answer::collect(self.send(request).await?).await
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -119,6 +190,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    async fn collect(answer: Response<Incoming>) -> Result<Self, Broken> {
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Self { status: parts.status, headers: parts.headers, body })
+    }
+
     /// The account of an answer 200, none if it has none.
     pub(crate) fn account(&self) -> Option<Account> {
         serde_json::from_slice(&self.body).ok()

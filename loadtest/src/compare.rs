@@ -1,288 +1,280 @@
 //! CPU per line of several servers under the same bodies.
 
+mod bodies;
+mod contender;
+mod followers;
 mod table;
 
-pub(crate) use table::thousands;
+pub(crate) use bodies::{Bodies, BodyArgs, MachineList, RUN, send};
+pub(crate) use contender::Kind;
+pub(crate) use table::{median, thousands};
 
-use crate::client::{Connection, Target};
+use crate::client::Target;
 use crate::encode::Encoding;
 use crate::failure::Failure;
-use crate::generate::{Form, Generator, RecordSpec, Shapes, machine_id, rfc3339};
-use crate::process::{self, Server};
-use bytes::Bytes;
+use crate::generate::{Form, Shapes};
+use crate::process;
 use clap::Args;
-use http_body_util::Full;
-use hyper::{Method, StatusCode, header};
-use serde::Serialize;
+use contender::Contender;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-/// The run id of all bodies of a comparison: they are the same on every machine and day.
-const RUN: u32 = 0x00c0_ffee;
 
 /// Ceiling, naive and the drain, pinned to one CPU, the generator on another.
+///
+/// Flags that take a list measure every combination, all in interleaved rounds, so that their ratios can be trusted.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompareArgs {
     /// The drain's binary; without it only the yardsticks are measured
     #[arg(long, value_name = "FILE")]
-    drain: Option<PathBuf>,
-    /// The example that subscribes and drains every machine: the fair peer of naive [default: examples/count_lines beside the drain, if there]
+    pub(crate) drain: Option<PathBuf>,
+    /// The example that subscribes and drains every machine [default: examples/count_lines beside the drain, if there]
     #[arg(long, value_name = "FILE")]
-    count_lines: Option<PathBuf>,
-    /// Lines per body, each a row of the table
+    pub(crate) count_lines: Option<PathBuf>,
+    /// Who is measured [default: ceiling, naive, and of drain and count_lines what is there]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) servers: Vec<Kind>,
+    /// Lines per body
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100, 10])]
-    lines_per_body: Vec<usize>,
+    pub(crate) lines_per_body: Vec<usize>,
     /// Lines sent to each server in each round
     #[arg(long, default_value_t = 1_000_000)]
-    lines: usize,
+    pub(crate) lines: usize,
     /// Unmeasured lines sent to each server first; the default fills the drain's history, whose memory is touched for
     /// the first time by then
     #[arg(long, default_value_t = 1_000_000)]
-    warm_up: usize,
+    pub(crate) warm_up: usize,
     /// Rounds; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// Machines in the fleet
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
-    machines: u32,
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000], value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) machines: Vec<u32>,
     /// Exponent of Zipf's law over the machines; 0 is uniform
     #[arg(long, default_value_t = 1.0)]
-    zipf: f64,
+    pub(crate) zipf: f64,
     /// Distinct lines pregenerated; the bodies are repeated from there
     #[arg(long, default_value_t = 200_000)]
-    distinct_lines: usize,
+    pub(crate) distinct_lines: usize,
     /// Mean bytes of a record
     #[arg(long, default_value_t = 340)]
-    line_bytes: usize,
+    pub(crate) line_bytes: usize,
     /// Whether lines repeat the shipper's shape or each has its own
-    #[arg(long, value_enum, default_value_t = Shapes::Fly)]
-    shapes: Shapes,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Shapes::Fly])]
+    pub(crate) shapes: Vec<Shapes>,
     /// The bodies' form
-    #[arg(long, value_enum, default_value_t = Form::Lines)]
-    form: Form,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Form::Lines])]
+    pub(crate) form: Vec<Form>,
     /// The bodies' content encoding
-    #[arg(long, value_enum, default_value_t = Encoding::Identity)]
-    encoding: Encoding,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Encoding::Identity])]
+    pub(crate) encoding: Vec<Encoding>,
+    /// Worker threads of `count_lines` and `fleet`, each on a CPU of its own; all others have one
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: Vec<u16>,
     /// Connections of the generator
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
-    connections: u16,
-    /// Leave out the naive server
-    #[arg(long)]
-    no_naive: bool,
+    pub(crate) connections: u16,
     /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What all servers are sent in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) lines_per_body: usize,
+    pub(crate) machines: u32,
+    pub(crate) shapes: Shapes,
+    pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
+}
+
+impl Case {
+    /// All combinations that are asked for.
+    fn all(args: &CompareArgs) -> Vec<Self> {
+        let mut cases = Vec::new();
+        for &machines in &args.machines {
+            for &shapes in &args.shapes {
+                for &form in &args.form {
+                    for &encoding in &args.encoding {
+                        let case = |&lines_per_body| Self { lines_per_body, machines, shapes, form, encoding };
+                        cases.extend(args.lines_per_body.iter().map(case));
+                    }
+                }
+            }
+        }
+        cases
+    }
+
+    fn bodies(self, args: &CompareArgs) -> BodyArgs {
+        let Self { lines_per_body, machines, shapes, form, encoding } = self;
+        let &CompareArgs { zipf, distinct_lines, line_bytes, .. } = args;
+        BodyArgs { lines_per_body, machines, zipf, distinct_lines, line_bytes, shapes, form, encoding }
+    }
 }
 
 /// What one server did in one round.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Round {
-    cpu_seconds: f64,
-    wall_seconds: f64,
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) wall_seconds: f64,
 }
 
-/// All rounds of one server with one body size.
-#[derive(Clone, Debug, Serialize)]
-struct Series {
-    server: String,
-    lines_per_body: usize,
-    lines: usize,
-    rounds: Vec<Round>,
-    resident_bytes: u64,
+/// All rounds of one server with one case.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Series {
+    pub(crate) server: String,
+    #[serde(flatten)]
+    pub(crate) case: Case,
+    pub(crate) threads: u16,
+    pub(crate) lines: usize,
+    pub(crate) rounds: Vec<Round>,
+    pub(crate) resident_bytes: u64,
+}
+
+impl Series {
+    /// CPU seconds per million lines, by round.
+    pub(crate) fn costs(&self) -> Vec<f64> {
+        self.rounds.iter().map(|round| round.cpu_seconds * 1e6 / self.lines as f64).collect()
+    }
+
+    /// The inverse of the median cost.
+    pub(crate) fn lines_per_cpu_second(&self) -> f64 {
+        1e6 / median(&self.costs())
+    }
+
+    /// How many times as dear as `other`: the median over rounds, each against its neighbour, so that what slows the
+    /// whole machine for a while cancels.
+    pub(crate) fn times(&self, other: &Self) -> f64 {
+        let pairs = self.costs().into_iter().zip(other.costs());
+        median(&pairs.map(|(own, others)| own / others).collect::<Vec<_>>())
+    }
 }
 
 /// Runs the comparison.
 pub(crate) fn run(args: &CompareArgs) -> Result<(), Failure> {
-    if args.lines_per_body.contains(&0) || args.lines == 0 || args.distinct_lines == 0 {
-        return Err(Failure::usage("lines, distinct lines and lines per body must be above 0"));
+    let all = measure_all(args)?;
+    print!("{}", table::tables(args, &all));
+    write_json(args.json.as_deref(), &all)
+}
+
+/// Measures every case with every server.
+pub(crate) fn measure_all(args: &CompareArgs) -> Result<Vec<Series>, Failure> {
+    let empty = args.lines_per_body.is_empty() || args.machines.is_empty() || args.threads.is_empty();
+    if empty || args.lines_per_body.contains(&0) || args.lines == 0 || args.distinct_lines == 0 {
+        return Err(Failure::usage("lines, distinct lines and lines per body must be above 0, and no list empty"));
     }
+    process::raise_open_files();
     let cpus = process::cpus();
-    let (server_cpu, own_cpu) = match cpus.as_slice() {
-        [first, .., last] => (Some(*first), Some(*last)),
-        _ => (None, None),
-    };
-    // On a machine-list file of its own, that ends with this function.
-    let machines = MachineList::write(args.machines)?;
-    let servers = start(args, &machines.0, server_cpu)?;
-    let pinned = own_cpu.is_some_and(process::pin);
-    println!("{}", table::heading(args, server_cpu.filter(|_| pinned).zip(own_cpu)));
+    let lists = args.machines.iter().map(|&machines| MachineList::write(machines)).collect::<Result<Vec<_>, _>>()?;
+    let mut contenders = Vec::new();
+    for list in &lists {
+        contenders.extend(Contender::start_all(args, list, &cpus)?);
+    }
+    // From here on: the servers have been started where they belong.
+    let (_, own) = places(&cpus, 1);
+    let pinned = own.is_some_and(|own| process::pin(&[own]));
+    eprintln!("{}", table::heading(args, pinned.then_some(cpus.as_slice())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::io)?;
-    let mut all = Vec::new();
-    for &lines_per_body in &args.lines_per_body {
-        let series = runtime.block_on(measure(args, lines_per_body, &servers))?;
-        println!("{}", table::section(&series));
-        all.extend(series);
-    }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&all).map_err(Failure::io)?;
-        std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
-    }
-    Ok(())
+    let all = runtime.block_on(measure(args, &mut contenders))?;
+    contenders.into_iter().try_for_each(|contender| runtime.block_on(contender.settle()))?;
+    Ok(all)
 }
 
-fn start(args: &CompareArgs, machines: &Path, cpu: Option<usize>) -> Result<Vec<Server>, Failure> {
-    let own = std::env::current_exe().map_err(Failure::io)?;
-    let mut servers = Vec::new();
-    let mut add = |name: &str, program: &Path, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments);
-        // The drain's own environment must not configure what is measured.
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("FLEETDRAIN_")) {
-            command.env_remove(key);
+/// The CPUs of a server with `threads` threads, and the generator's. With one CPU nobody is pinned; where there are too
+/// few the generator shares the server's last.
+pub(crate) fn places(cpus: &[usize], threads: u16) -> (&[usize], Option<usize>) {
+    match cpus {
+        [] | [_] => (&[], None),
+        [.., last] => (&cpus[..cpus.len().min(threads.into())], Some(*last)),
+    }
+}
+
+async fn measure(args: &CompareArgs, contenders: &mut [Contender]) -> Result<Vec<Series>, Failure> {
+    for contender in contenders.iter_mut() {
+        contender.follow().await?;
+    }
+    let mut measured: Vec<(Arc<Bodies>, usize, Series)> = Vec::new();
+    for case in Case::all(args) {
+        let bodies = Arc::new(Bodies::of(&case.bodies(args))?);
+        for (number, contender) in contenders.iter().enumerate().filter(|(_, one)| one.machines == case.machines) {
+            let lines = args.lines.div_ceil(case.lines_per_body) * case.lines_per_body;
+            let (server, threads) = (contender.server.name.clone(), contender.threads);
+            let series = Series { server, case, threads, lines, rounds: Vec::new(), resident_bytes: 0 };
+            measured.push((Arc::clone(&bodies), number, series));
         }
-        Server::start(name, command, cpu).map(|server| servers.push(server))
-    };
-    add("ceiling", &own, &["ceiling", "--listen", "127.0.0.1:0"])?;
-    if !args.no_naive {
-        add("naive", &own, &["naive", "--listen", "127.0.0.1:0"])?;
     }
-    if let Some(drain) = &args.drain {
-        add("drain", drain, &["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])?;
+    // Warm-up: the tables of machines, the allocator and the branch predictors settle outside the measurement.
+    for (bodies, number, series) in &measured {
+        let count = args.warm_up.div_ceil(series.case.lines_per_body);
+        contenders[*number].take(bodies, count, args.connections).await?;
     }
-    if let Some(example) = count_lines(args) {
-        let machines = machines.to_string_lossy();
-        let listen = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--machines", &machines];
-        add("count_lines", &example, &listen)?;
+    // Interleaved, so that what else happens on the machine meets all servers and cases alike.
+    for round in 0..args.rounds {
+        eprintln!("round {} of {}", round + 1, args.rounds);
+        for (bodies, number, series) in &mut measured {
+            let contender = &mut contenders[*number];
+            let before = contender.server.cpu_at_rest()?;
+            let wall = contender.take(bodies, series.lines / series.case.lines_per_body, args.connections).await?;
+            let cpu = contender.server.cpu_at_rest()? - before;
+            series.rounds.push(Round { cpu_seconds: cpu.as_secs_f64(), wall_seconds: wall.as_secs_f64() });
+            series.resident_bytes = contender.server.resident_bytes();
+        }
     }
-    Ok(servers)
+    Ok(measured.into_iter().map(|(_, _, series)| series).collect())
 }
 
-fn count_lines(args: &CompareArgs) -> Option<PathBuf> {
+/// Writes figures to a file, if one is asked for.
+pub(crate) fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(figures).map_err(Failure::io)?;
+    std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))
+}
+
+/// `examples/count_lines` beside the drain, unless told otherwise.
+pub(crate) fn count_lines_of(given: Option<&Path>, drain: Option<&Path>) -> Option<PathBuf> {
     let beside = || {
-        let example = args.drain.as_ref()?.parent()?.join("examples/count_lines");
+        let example = drain?.parent()?.join("examples/count_lines");
         example.is_file().then_some(example)
     };
-    args.count_lines.clone().or_else(beside)
+    given.map(Path::to_owned).or_else(beside)
 }
 
-/// A file of machine ids, one a line, removed when dropped.
-struct MachineList(PathBuf);
+/// The target of a listener of our own child.
+pub(crate) async fn target(url: &str) -> Result<Target, Failure> {
+    Target::resolve(url, None).await
+}
 
-impl MachineList {
-    fn write(count: u32) -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("loadtest-machines-{}.txt", std::process::id()));
-        let mut text = Vec::with_capacity(count as usize * 15);
-        for number in 0..count {
-            text.extend_from_slice(&machine_id(RUN, number));
-            text.push(b'\n');
-        }
-        std::fs::write(&path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_the_generator_have_cpus_of_their_own_where_there_are_enough() {
+        assert_eq!(places(&[3], 1), (&[][..], None));
+        assert_eq!(places(&[3, 5], 1), (&[3][..], Some(5)));
+        assert_eq!(places(&[3, 5], 2), (&[3, 5][..], Some(5)));
+        assert_eq!(places(&[0, 1, 2, 3], 2), (&[0, 1][..], Some(3)));
     }
-}
 
-impl Drop for MachineList {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Bodies and what they cost nobody to make again.
-struct Bodies {
-    bodies: Vec<Bytes>,
-    lines_per_body: usize,
-    encoding: Encoding,
-}
-
-impl Bodies {
-    fn generate(args: &CompareArgs, lines_per_body: usize) -> Result<Self, Failure> {
-        let spec =
-            RecordSpec { line_bytes: args.line_bytes, form: args.form, shapes: args.shapes, ..RecordSpec::default() };
-        let mut generator = Generator::whole_fleet(&spec, RUN, args.machines as usize, args.zipf, 1);
-        let mut buffer = Vec::new();
-        let mut bodies = Vec::new();
-        for number in 0..args.distinct_lines.div_ceil(lines_per_body) {
-            // A body each millisecond from a fixed day on: the bodies do not depend on when they are made.
-            let timestamp = rfc3339(1_782_523_151_000_000_000 + number as u128 * 1_000_000);
-            generator.body(lines_per_body, 0, &timestamp, &mut buffer);
-            bodies.push(Bytes::from(args.encoding.encode(&buffer).map_err(Failure::io)?));
-        }
-        Ok(Self { bodies, lines_per_body, encoding: args.encoding })
-    }
-}
-
-async fn measure(args: &CompareArgs, lines_per_body: usize, servers: &[Server]) -> Result<Vec<Series>, Failure> {
-    let bodies = Arc::new(Bodies::generate(args, lines_per_body)?);
-    let count = args.lines.div_ceil(lines_per_body);
-    let mut targets = Vec::new();
-    for server in servers {
-        targets.push(Target::resolve(&server.ingest, None).await?);
-    }
-    let mut series: Vec<Series> = servers
-        .iter()
-        .map(|server| Series {
-            server: server.name.clone(),
-            lines_per_body,
-            lines: count * lines_per_body,
-            rounds: Vec::new(),
+    #[test]
+    fn ratios_pair_the_rounds() {
+        let case = Case {
+            lines_per_body: 1,
+            machines: 1,
+            shapes: Shapes::Fly,
+            form: Form::Lines,
+            encoding: Encoding::Identity,
+        };
+        let series = |seconds: [f64; 3]| Series {
+            server: String::new(),
+            case,
+            threads: 1,
+            lines: 1,
+            rounds: seconds.map(|cpu_seconds| Round { cpu_seconds, wall_seconds: 1.0 }).to_vec(),
             resident_bytes: 0,
-        })
-        .collect();
-    // Warm-up: the tables of machines, the allocator and the branch predictors settle outside the measurement.
-    for (server, target) in servers.iter().zip(&targets) {
-        send(&server.name, target, &bodies, args.warm_up.div_ceil(lines_per_body), args.connections).await?;
-    }
-    // Interleaved, so that what else happens on the machine meets all servers alike.
-    for _ in 0..args.rounds {
-        for ((server, target), series) in servers.iter().zip(&targets).zip(&mut series) {
-            let before = server.cpu_at_rest()?;
-            let wall = send(&server.name, target, &bodies, count, args.connections).await?;
-            let cpu = server.cpu_at_rest()? - before;
-            series.rounds.push(Round { cpu_seconds: cpu.as_secs_f64(), wall_seconds: wall.as_secs_f64() });
-            series.resident_bytes = server.resident_bytes();
-        }
-    }
-    Ok(series)
-}
-
-/// Sends `count` bodies over `connections` connections as fast as they are taken.
-async fn send(
-    name: &str,
-    target: &Target,
-    bodies: &Arc<Bodies>,
-    count: usize,
-    connections: u16,
-) -> Result<Duration, Failure> {
-    let started = Instant::now();
-    let next = Arc::new(AtomicUsize::new(0));
-    let senders: Vec<_> = (0..connections)
-        .map(|_| {
-            let (target, bodies, next) = (target.clone(), Arc::clone(bodies), Arc::clone(&next));
-            tokio::spawn(async move { send_some(&target, &bodies, &next, count).await })
-        })
-        .collect();
-    for sender in senders {
-        let sent = sender.await.map_err(Failure::io)?;
-        sent.map_err(|error| Failure::data(format!("{name}: {error}")))?;
-    }
-    Ok(started.elapsed())
-}
-
-async fn send_some(target: &Target, bodies: &Bodies, next: &AtomicUsize, count: usize) -> Result<(), Failure> {
-    let mut connection = Connection::open(target, None).await.map_err(Failure::unavailable)?;
-    loop {
-        let number = next.fetch_add(1, Relaxed);
-        if number >= count {
-            return Ok(());
-        }
-        let mut request = target.request(Method::POST, "/").header(header::CONTENT_TYPE, "application/json");
-        if let Some(encoding) = bodies.encoding.header() {
-            request = request.header(header::CONTENT_ENCODING, encoding);
-        }
-        let body = Full::new(bodies.bodies[number % bodies.bodies.len()].clone());
-        let request = request.body(body).map_err(Failure::io)?;
-        let answer = connection.exchange(request).await.map_err(Failure::unavailable)?;
-        if answer.status != StatusCode::OK {
-            return Err(Failure::data(format!("answered {}: {}", answer.status, answer.body.escape_ascii())));
-        }
-        // A server that throws lines away would look quick. The ceiling does, and has no account.
-        if let Some(account) = answer.account()
-            && (account.received != bodies.lines_per_body as u64 || account.rejected > 0)
-        {
-            return Err(Failure::data(format!("{} lines sent, answer {account:?}", bodies.lines_per_body)));
-        }
+        };
+        // The machine became three times slower: the medians alone would say 3.
+        assert_eq!(series([2.0, 6.0, 6.0]).times(&series([1.0, 1.0, 3.0])), 2.0);
     }
 }

@@ -1,5 +1,6 @@
 //! Why a command ends, and with which exit code (the drain's own codes).
 
+use crate::client::{Broken, chain};
 use std::fmt;
 
 /// The end of a command that did not do what was asked.
@@ -28,6 +29,19 @@ impl Failure {
     /// A file, a socket or a process of our own failed.
     pub(crate) fn io(message: impl fmt::Display) -> Self {
         Self { code: 74, message: message.to_string() }
+    }
+}
+
+impl Failure {
+    /// The same end, with its cause.
+    pub(crate) fn because(self, cause: impl fmt::Display) -> Self {
+        Self { message: format!("{}; {cause}", self.message), ..self }
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(error: Broken) -> Self {
+        Self::unavailable(chain(&*error))
     }
 }
 

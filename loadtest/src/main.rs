@@ -5,6 +5,8 @@ mod compare;
 mod encode;
 mod failure;
 mod generate;
+mod latency;
+mod memory;
 mod process;
 mod random;
 mod report;
@@ -12,6 +14,7 @@ mod run;
 mod scenario;
 mod schedule;
 mod serve;
+mod targets;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +37,12 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
     Compare(compare::CompareArgs),
+    /// Measure how long lines wait between receipt and reader at half load
+    Latency(latency::LatencyArgs),
+    /// Measure what an idle machine costs in memory
+    Memory(memory::MemoryArgs),
+    /// Run every command behind the targets and say which are met
+    Targets(targets::TargetsArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +52,9 @@ fn main() -> ExitCode {
             Command::Naive(args) => serve::naive::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
+            Command::Latency(args) => latency::run(&args),
+            Command::Memory(args) => memory::run(&args),
+            Command::Targets(args) => targets::run(&args),
         },
         Err(error) => {
             let _ = error.print();

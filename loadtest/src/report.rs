@@ -1,64 +1,24 @@
 //! What a run found, as text, JSON and a page.
 
 mod html;
+mod load;
+mod sample;
+
+pub(crate) use sample::{Look, Memory, Sample};
 
 use crate::client::Account;
 use crate::compare::thousands;
 use crate::run::{Meter, Tally, Told};
 use crate::scenario::Scenario;
+use crate::schedule::Profile;
 use crate::verify::{Seen, Sent};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
-
-/// One second of a run.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Sample {
-    pub(crate) at_seconds: f64,
-    pub(crate) sent_per_second: f64,
-    pub(crate) read_per_second: f64,
-    pub(crate) answer_p99_ms: f64,
-    pub(crate) end_to_end_p99_ms: f64,
-    pub(crate) behind_ms: f64,
-    pub(crate) refused: u64,
-}
-
-impl Sample {
-    /// The stretch between two looks at moment, lines sent, lines read.
-    pub(crate) fn between(meter: &Meter, last: (Instant, u64, u64), now: (Instant, u64, u64)) -> Self {
-        let seconds = (now.0 - last.0).as_secs_f64();
-        let [answer, end_to_end, behind] = meter.interval().map(|micros| micros as f64 / 1_000.0);
-        Self {
-            at_seconds: meter.since_epoch(now.0).as_secs_f64(),
-            sent_per_second: (now.1 - last.1) as f64 / seconds,
-            read_per_second: (now.2 - last.2) as f64 / seconds,
-            answer_p99_ms: answer,
-            end_to_end_p99_ms: end_to_end,
-            behind_ms: behind,
-            refused: meter.refused.load(Relaxed),
-        }
-    }
-
-    /// The progress line.
-    pub(crate) fn line(&self) -> String {
-        format!(
-            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8.2} ms  end to end {:>8.2} ms  behind {:>7.1} ms  refused {}",
-            self.at_seconds,
-            thousands(self.sent_per_second),
-            thousands(self.read_per_second),
-            self.answer_p99_ms,
-            self.end_to_end_p99_ms,
-            self.behind_ms,
-            self.refused
-        )
-    }
-}
 
 /// Latencies in milliseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
     pub(crate) p50: f64,
@@ -71,7 +31,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
         // Half of what is left each step: as many points for the last permille as for the first half.
         let curve = (0..=68).map(|step| 1.0 - 0.5_f64.powf(f64::from(step) / 4.0));
@@ -87,7 +47,7 @@ impl Latency {
         }
     }
 
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         if self.count == 0 {
             return "nothing measured".to_owned();
         }
@@ -96,19 +56,35 @@ impl Latency {
     }
 }
 
+/// Of a report in JSON, what the targets are about.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) refusals: Latency,
+    pub(crate) memory: Option<Memory>,
+}
+
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) scenario: Scenario,
     pub(crate) run: String,
+    /// When the sending proper began: samples before are of the calibration.
+    pub(crate) began_at_seconds: f64,
     pub(crate) seconds: f64,
     pub(crate) rate_asked: Option<f64>,
+    pub(crate) profile: Option<Profile>,
     pub(crate) calibrated: Option<f64>,
     pub(crate) lines_per_second: f64,
     pub(crate) behind_max_ms: f64,
     pub(crate) sent: Tally,
     pub(crate) answers: Latency,
     pub(crate) end_to_end: Latency,
+    /// From when a refused try was sent until its answer.
+    pub(crate) refusals: Latency,
+    pub(crate) overloaded: bool,
+    /// CPUs that the drain used while we sent, if it is our child.
+    pub(crate) drain_cpus: Option<f64>,
+    pub(crate) memory: Option<Memory>,
     pub(crate) readers: usize,
     pub(crate) reader_reconnects: u64,
     pub(crate) streams_ended: usize,
@@ -123,18 +99,24 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(scenario: &Scenario, run: u32, meter: &Meter, tally: &Tally) -> Self {
-        let [answers, end_to_end] = meter.totals();
+        let [answers, end_to_end, refusals] = meter.totals();
         Self {
             scenario: scenario.clone(),
             run: format!("{run:08x}"),
+            began_at_seconds: 0.0,
             seconds: 0.0,
             rate_asked: None,
+            profile: None,
             calibrated: None,
             lines_per_second: 0.0,
             behind_max_ms: meter.behind_max().as_secs_f64() * 1_000.0,
             sent: tally.clone(),
             answers: Latency::of(&answers),
             end_to_end: Latency::of(&end_to_end),
+            refusals: Latency::of(&refusals),
+            overloaded: false,
+            drain_cpus: None,
+            memory: None,
             readers: 0,
             reader_reconnects: 0,
             streams_ended: 0,
@@ -188,6 +170,15 @@ impl Report {
         });
         if account.unrouted > 0 {
             self.notes.push(format!("{} lines had no consumer (unrouted)", thousands(account.unrouted as f64)));
+        }
+        if tally.cut_short > 0 {
+            self.notes.push(format!(
+                "{} senders were too far behind to send all that was due: latencies would have grown further",
+                tally.cut_short
+            ));
+        }
+        if let Some(first) = &tally.first_broken {
+            self.notes.push(format!("{} connections broke, first: {first}", tally.broken_connections));
         }
         if self.behind_max_ms > 100.0 && self.rate_asked.is_some() {
             self.notes.push(format!(
@@ -274,7 +265,14 @@ impl Report {
             count(account.rejected),
             sent.duplicates
         );
+        let _ = writeln!(text, "overloaded  {}", self.overload_line());
+        if let Some(drain) = self.drain() {
+            let _ = writeln!(text, "drain       {drain}");
+        }
         let _ = writeln!(text, "answer      {}", self.answers.line());
+        if self.refusals.count > 0 {
+            let _ = writeln!(text, "refusal     {}", self.refusals.line());
+        }
         let _ = writeln!(text, "end to end  {}", self.end_to_end.line());
         let _ = writeln!(
             text,

@@ -6,23 +6,26 @@ mod reader;
 mod sender;
 
 use crate::client::Target;
+use crate::compare::write_json;
 use crate::failure::Failure;
 use crate::generate::{Generator, Machine, run_id};
+use crate::process::{self, Launch, Server};
 use crate::random::zipf_weights;
-use crate::report::{Report, Sample};
-use crate::scenario::{From, Rate, Scenario};
-use crate::schedule::Schedule;
+use crate::report::{Look, Memory, Report, Sample};
+use crate::scenario::{From, Scenario};
+use crate::schedule::{Profile, Schedule};
 use crate::verify::Sent;
 use churn::Churner;
 use clap::Args;
 use hyper::Method;
-pub(crate) use meter::Meter;
+pub(crate) use meter::{Meter, histogram};
+use nix::unistd::Pid;
 use reader::Reader;
 pub(crate) use reader::Told;
 pub(crate) use sender::Tally;
 use sender::{Plan, Sender};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,8 +36,11 @@ use tokio::task::JoinHandle;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
     /// The ingest listener
-    #[arg(long, value_name = "URL")]
-    url: String,
+    #[arg(long, value_name = "URL", required_unless_present = "drain", conflicts_with = "drain")]
+    url: Option<String>,
+    /// The drain's binary, to start one as the scenario's section `drain` has it
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    drain: Option<PathBuf>,
     /// The control listener; without it nobody reads and only the answers are verified
     #[arg(long, value_name = "URL")]
     control: Option<String>,
@@ -135,18 +141,21 @@ impl RunArgs {
 /// Runs a scenario.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let scenario = args.scenario()?;
-    let threads = args.threads.unwrap_or_else(|| crate::process::cpus().len().clamp(1, 4));
+    process::raise_open_files();
+    let own = args.drain.as_deref().map(|drain| start_drain(drain, &scenario)).transpose()?;
+    let threads = args.threads.unwrap_or_else(|| process::cpus().len().clamp(1, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(1))
         .enable_all()
         .build()
         .map_err(Failure::io)?;
-    let report = runtime.block_on(Run::start(args, scenario))?;
+    let (report, own) = runtime.block_on(Run::start(args, scenario, own));
+    let report = report.map_err(|failure| match own {
+        Some(mut own) => own.explain(failure),
+        None => failure,
+    })?;
     print!("{}", report.text());
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(Failure::io)?;
-        std::fs::write(path, text).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
-    }
+    write_json(args.json.as_deref(), &report)?;
     if let Some(path) = &args.html {
         std::fs::write(path, report.html()).map_err(|error| Failure::io(format!("{}: {error}", path.display())))?;
     }
@@ -154,6 +163,23 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(Failure::data(format!("{count} promises broken, see the report"))),
     }
+}
+
+/// Starts the drain that is to be measured; this process keeps to the CPUs that are left, if the scenario says so.
+fn start_drain(program: &Path, scenario: &Scenario) -> Result<Server, Failure> {
+    let cpus = process::cpus();
+    let own = scenario.drain.cpus.unwrap_or(0).min(cpus.len());
+    let (drains, rest) = cpus.split_at(own);
+    let launch = Launch { cpus: drains, ..Launch::drain(program) };
+    let launch = scenario.drain.settings.iter().fold(launch, |launch, (key, value)| launch.set(key, value));
+    let mut server = Server::start("drain", &launch)?;
+    if let Some(quota) = scenario.drain.cpu_quota {
+        server.throttle(quota);
+    }
+    if own > 0 && !rest.is_empty() {
+        process::pin(rest);
+    }
+    Ok(server)
 }
 
 /// Where a machine's lines are made: which sender, which place in it.
@@ -174,9 +200,23 @@ struct Run {
 }
 
 impl Run {
-    async fn start(args: &RunArgs, scenario: Scenario) -> Result<Report, Failure> {
-        let target = Target::resolve(&args.url, args.token.clone()).await?;
-        let control = match &args.control {
+    /// Runs; `own` is the drain that was started for it, and comes back.
+    async fn start(
+        args: &RunArgs,
+        scenario: Scenario,
+        own: Option<Server>,
+    ) -> (Result<Report, Failure>, Option<Server>) {
+        let report = Self::try_start(args, scenario, own.as_ref()).await;
+        (report, own)
+    }
+
+    async fn try_start(args: &RunArgs, scenario: Scenario, own: Option<&Server>) -> Result<Report, Failure> {
+        let (url, control) = match own {
+            Some(own) => (own.ingest.as_str(), Some(&own.control)),
+            None => (args.url.as_deref().unwrap_or_default(), args.control.as_ref()),
+        };
+        let target = Target::resolve(url, args.token.clone()).await?;
+        let control = match control {
             Some(url) => Some(Target::resolve(url, args.control_token.clone()).await?),
             None => None,
         };
@@ -191,32 +231,32 @@ impl Run {
             sent: watch::Sender::new(None),
             readers: Vec::new(),
         };
-        run.go(args, target).await
+        run.go(args, target, own).await
     }
 
-    async fn go(mut self, args: &RunArgs, target: Target) -> Result<Report, Failure> {
+    async fn go(mut self, args: &RunArgs, target: Target, own: Option<&Server>) -> Result<Report, Failure> {
         let before = stats(self.control.as_ref()).await;
         let weights = weights(&self.scenario);
         let (parts, places) = partition(&weights, self.scenario.load.connections);
         let (mut senders, swaps) = self.senders(&weights, &parts, &target, args.seed);
         self.subscribe().await?;
-        let samples = self.watch_progress();
+        let samples = self.watch_progress(own.map(Server::pid));
         let interrupted = self.heed_interrupt();
 
-        let (rate, calibrated) = match self.scenario.load.rate {
-            Rate::Max => (None, None),
-            Rate::Lines(rate) => (Some(rate), None),
-            Rate::Times(times) => {
-                let (back, measured) = self.calibrate(senders).await?;
-                senders = back;
-                (Some(measured * times), Some(measured))
-            }
-        };
+        let mut calibrated = None;
+        if self.scenario.load.needs_calibration() {
+            let (back, measured) = self.calibrate(senders).await?;
+            senders = back;
+            calibrated = Some(measured);
+        }
+        let profile = self.scenario.load.profile(calibrated.unwrap_or(0.0));
         let churner = self.churn(places, swaps);
         let began = Instant::now();
         let lines_before = self.meter.lines_sent.load(Relaxed);
-        let senders = self.send(senders, rate).await?;
+        let cpu_before = own.map(Server::cpu).transpose()?;
+        let senders = self.send(senders, profile).await?;
         let elapsed = began.elapsed();
+        let cpu = own.map(Server::cpu).transpose()?.zip(cpu_before).map(|(after, before)| after - before);
         let lines = self.meter.lines_sent.load(Relaxed) - lines_before;
 
         self.meter.sending_over.store(true, Relaxed);
@@ -240,17 +280,23 @@ impl Run {
         }
         samples.abort();
         let samples = samples_of(samples).await;
+        let memory = Memory::of(self.control.as_ref(), own, &samples).await;
         let was_interrupted = interrupted.is_finished();
         interrupted.abort();
         let mut report = Report::new(&self.scenario, self.run, &self.meter, &tally);
-        report.rate_asked = rate;
+        report.profile = profile;
+        report.rate_asked = profile.map(|profile| profile.lines_per_second);
+        report.memory = memory;
+        report.drain_cpus = cpu.map(|cpu| cpu.as_secs_f64() / elapsed.as_secs_f64());
         report.calibrated = calibrated;
+        report.began_at_seconds = self.meter.since_epoch(began).as_secs_f64();
         report.seconds = elapsed.as_secs_f64();
         report.lines_per_second = lines as f64 / elapsed.as_secs_f64();
         report.samples = samples;
         report.interrupted = was_interrupted;
         report.judge_readers(&told, &sent);
         report.judge_accounts(&tally);
+        report.judge_load();
         if let Some(before) = before
             && let Some(after) = stats_at_rest(self.control.as_ref()).await
         {
@@ -360,30 +406,38 @@ impl Run {
         Some(tokio::spawn(churner.run()))
     }
 
-    /// Finds what the drain takes as fast as it can.
+    /// Finds what the drain takes as fast as it can. The first third is not measured: connections are opened and memory is
+    /// touched for the first time in it.
     async fn calibrate(&self, senders: Vec<Sender>) -> Result<(Vec<Sender>, f64), Failure> {
-        let began = Instant::now();
-        let until = began + self.scenario.load.calibrate.0;
-        eprintln!("calibrating for {:?}", self.scenario.load.calibrate.0);
+        let span = self.scenario.load.calibrate.0;
+        eprintln!("calibrating for {span:?}");
+        let until = Instant::now() + span / 3;
         let senders = all(senders.into_iter().map(|sender| sender.send(Plan::Max { until }))).await?;
-        let measured = self.meter.lines_sent.load(Relaxed) as f64 / began.elapsed().as_secs_f64();
+        let (began, before) = (Instant::now(), self.meter.lines_sent.load(Relaxed));
+        let until = began + span * 2 / 3;
+        let senders = all(senders.into_iter().map(|sender| sender.send(Plan::Max { until }))).await?;
+        let lines = self.meter.lines_sent.load(Relaxed) - before;
+        let measured = lines as f64 / began.elapsed().as_secs_f64();
+        if lines == 0 {
+            return Err(Failure::data("the drain took nothing in the calibration"));
+        }
         eprintln!("the drain takes {measured:.0} lines/s");
         self.meter.forget_latencies();
         Ok((senders, measured))
     }
 
-    async fn send(&self, senders: Vec<Sender>, rate: Option<f64>) -> Result<Vec<Sender>, Failure> {
+    async fn send(&self, senders: Vec<Sender>, profile: Option<Profile>) -> Result<Vec<Sender>, Failure> {
         let load = &self.scenario.load;
         let start = Instant::now();
         let until = start + load.duration.0;
         let count = senders.len() as f64;
         all(senders.into_iter().map(|sender| {
-            let plan = match rate {
+            let plan = match profile {
                 None => Plan::Max { until },
-                Some(rate) => {
+                Some(profile) => {
                     let stagger = sender.number as f64 / count;
                     let (share, lines_per_body) = (sender.share, load.lines_per_body);
-                    let schedule = Schedule { profile: load.profile(rate), share, lines_per_body, stagger };
+                    let schedule = Schedule { profile, share, lines_per_body, stagger };
                     Plan::Open { start, until, schedule }
                 }
             };
@@ -393,17 +447,23 @@ impl Run {
     }
 
     /// Prints a line and keeps a sample every second.
-    fn watch_progress(&self) -> JoinHandle<()> {
-        let meter = Arc::clone(&self.meter);
+    fn watch_progress(&self, own: Option<Pid>) -> JoinHandle<()> {
+        let (meter, control) = (Arc::clone(&self.meter), self.control.clone());
         SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         tokio::spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_secs(1));
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             tick.tick().await;
-            let mut last = (Instant::now(), 0, 0);
+            let mut last = Look::now(&meter, own);
             loop {
                 tick.tick().await;
-                let now = (Instant::now(), meter.lines_sent.load(Relaxed), meter.lines_read.load(Relaxed));
-                let sample = Sample::between(&meter, last, now);
+                let now = Look::now(&meter, own);
+                let mut sample = Sample::between(&meter, last, now);
+                sample.resident_bytes = match (own, &control) {
+                    (Some(own), _) => process::resident_bytes_of(own) as f64,
+                    (None, Some(control)) => resident_bytes(control).await,
+                    (None, None) => 0.0,
+                };
                 eprintln!("{}", sample.line());
                 SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sample);
                 last = now;
@@ -466,6 +526,19 @@ fn partition(weights: &[f64], connections: usize) -> (Vec<Vec<usize>>, Vec<Place
         loads[sender] += weight;
     }
     (parts, places)
+}
+
+/// By the drain's own word; 0 if it has none within a while: an overloaded drain must not hold up the samples.
+async fn resident_bytes(control: &Target) -> f64 {
+    let asked = gauge(control, "process_resident_memory_bytes");
+    tokio::time::timeout(Duration::from_millis(500), asked).await.ok().flatten().unwrap_or(0.0)
+}
+
+/// A gauge of the drain's `/metrics`.
+pub(crate) async fn gauge(control: &Target, name: &str) -> Option<f64> {
+    let (status, body) = control.call(Method::GET, "/metrics").await.ok()?;
+    let text = std::str::from_utf8(&body).ok().filter(|_| status.is_success())?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 async fn stats(control: Option<&Target>) -> Option<Value> {

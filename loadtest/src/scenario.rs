@@ -6,6 +6,7 @@ use crate::generate::{Form, RecordSpec, Shapes};
 use crate::schedule::{Burst, Profile};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A whole scenario.
@@ -13,10 +14,23 @@ use std::time::Duration;
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Scenario {
     pub(crate) description: String,
+    pub(crate) drain: Drain,
     pub(crate) fleet: Fleet,
     pub(crate) load: Load,
     pub(crate) records: Records,
     pub(crate) readers: Readers,
+}
+
+/// How the drain is started, where `run` starts it (`--drain`).
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Drain {
+    /// Pinned to so many CPUs, the generator to the others; none: both everywhere.
+    pub(crate) cpus: Option<usize>,
+    /// So much of the CPUs' time, as a throttled container has: it is stopped for the rest of each tenth of a second.
+    pub(crate) cpu_quota: Option<f64>,
+    /// Its settings, as `"memory.budget" = "256MiB"`.
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 /// The machines.
@@ -52,6 +66,10 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     pub(crate) encoding: Encoding,
     pub(crate) burst: Option<BurstKeys>,
+    /// The run fails unless the drain was overloaded: a scenario that promises overload must not pass without.
+    pub(crate) overloads: bool,
+    /// A body is sent evenly over this time, as over a slow network.
+    pub(crate) body_takes: Option<Span>,
     /// All senders drop their connections at once, so often.
     pub(crate) reconnect_every: Option<Span>,
     pub(crate) refused: Refused,
@@ -71,6 +89,8 @@ impl Default for Load {
             connections: 4,
             encoding: Encoding::Identity,
             burst: None,
+            overloads: false,
+            body_takes: None,
             reconnect_every: None,
             refused: Refused::Retry,
             calibrate: Span(Duration::from_secs(5)),
@@ -80,14 +100,20 @@ impl Default for Load {
 }
 
 impl Load {
-    /// The open-loop profile at `lines_per_second`.
-    pub(crate) fn profile(&self, lines_per_second: f64) -> Profile {
-        let burst = self.burst.as_ref().map(|burst| Burst {
-            lines_per_second: burst.rate,
-            every: burst.every.0,
-            length: burst.length.0,
+    /// Whether some rate is a multiple of what the drain takes, which must then be found out first.
+    pub(crate) fn needs_calibration(&self) -> bool {
+        let burst = self.burst.as_ref().map(|burst| burst.rate);
+        [Some(self.rate), burst].into_iter().flatten().any(|rate| matches!(rate, Rate::Times(_)))
+    }
+
+    /// The open-loop profile, none for a closed loop. `calibrated`: what the drain takes in lines a second.
+    pub(crate) fn profile(&self, calibrated: f64) -> Option<Profile> {
+        let lines_per_second = self.rate.lines_per_second(calibrated)?;
+        let burst = self.burst.as_ref().and_then(|burst| {
+            let lines_per_second = burst.rate.lines_per_second(calibrated)?;
+            Some(Burst { lines_per_second, every: burst.every.0, length: burst.length.0 })
         });
-        Profile { lines_per_second, burst }
+        Some(Profile { lines_per_second, burst })
     }
 }
 
@@ -95,7 +121,7 @@ impl Load {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BurstKeys {
-    rate: f64,
+    rate: Rate,
     every: Span,
     length: Span,
 }
@@ -148,6 +174,8 @@ pub(crate) struct Readers {
     pub(crate) from: From,
     /// stdout alone, or stderr too; `logs` and `tail` always get both.
     pub(crate) stderr: bool,
+    /// What the queue of a reader does when it is full; none: the drain's default.
+    pub(crate) full: Option<Full>,
     /// This share of the readers reads at most `slow_lines_per_second` while lines are sent.
     pub(crate) slow: f64,
     pub(crate) slow_lines_per_second: f64,
@@ -164,6 +192,7 @@ impl Default for Readers {
             count: 50,
             from: From::Queue,
             stderr: true,
+            full: None,
             slow: 0.0,
             slow_lines_per_second: 100.0,
             churn_every: None,
@@ -183,6 +212,29 @@ pub(crate) enum From {
     Logs,
     /// Look at all machines.
     Tail,
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Full {
+    /// The reader continues in the history.
+    CatchUp,
+    /// Senders are refused.
+    Block,
+    /// The oldest lines go.
+    DropOldest,
+}
+
+impl Full {
+    /// As the drain's `full=` has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::CatchUp => "catch_up",
+            Self::Block => "block",
+            Self::DropOldest => "drop_oldest",
+        }
+    }
 }
 
 /// How a reader goes.
@@ -207,6 +259,15 @@ pub(crate) enum Rate {
 }
 
 impl Rate {
+    /// None for a closed loop.
+    fn lines_per_second(self, calibrated: f64) -> Option<f64> {
+        match self {
+            Self::Lines(lines) => Some(lines),
+            Self::Max => None,
+            Self::Times(times) => Some(times * calibrated),
+        }
+    }
+
     fn read(text: &str) -> Option<Self> {
         let positive = |number: f64| (number.is_finite() && number > 0.0).then_some(number);
         if text == "max" {
@@ -287,7 +348,9 @@ impl Scenario {
     fn check(&self) -> Result<(), Failure> {
         let (fleet, load, records, readers) = (&self.fleet, &self.load, &self.records, &self.readers);
         let share = |value: f64| (0.0..=1.0).contains(&value);
+        let quota = self.drain.cpu_quota;
         let wrong = [
+            (quota.is_some_and(|quota| !(0.05..1.0).contains(&quota)), "drain.cpu_quota must be from 0.05 to below 1"),
             (fleet.machines == 0, "fleet.machines must be above 0"),
             (fleet.hot_share.is_some_and(|hot| hot <= 0.0 || hot >= 1.0), "fleet.hot_share must be between 0 and 1"),
             (load.lines_per_body == 0, "load.lines_per_body must be above 0"),
@@ -295,8 +358,9 @@ impl Scenario {
             (load.connections > fleet.machines as usize, "load.connections must not be above fleet.machines"),
             (load.burst.as_ref().is_some_and(|burst| burst.length.0 > burst.every.0), "load.burst: length above every"),
             (
-                load.burst.as_ref().is_some_and(|burst| burst.rate.is_nan() || burst.rate <= 0.0),
-                "load.burst.rate must be above 0",
+                load.burst.is_some()
+                    && (load.rate == Rate::Max || load.burst.as_ref().is_some_and(|burst| burst.rate == Rate::Max)),
+                "load.burst needs rates: \"max\" has no schedule",
             ),
             (
                 ![records.escapes, records.non_ascii, records.malformed, records.stderr].into_iter().all(share),
@@ -314,6 +378,10 @@ impl Scenario {
             (
                 fleet.churn_every.is_some() && (readers.from != From::Queue || readers.count == 0),
                 "fleet.churn_every replaces followed machines: it needs readers.from = \"queue\" and readers.count",
+            ),
+            (
+                readers.full.is_some() && readers.from != From::Queue,
+                "readers.full is what a full queue does: it needs readers.from = \"queue\"",
             ),
             (
                 readers.churn_every.is_some() && readers.from == From::Tail,
@@ -368,6 +436,19 @@ mod tests {
         assert_eq!(scenario.load.rate, Rate::Times(2.0));
         assert_eq!(scenario.load.duration.0, Duration::from_millis(500));
         assert_eq!(scenario.fleet.machines, 77);
+    }
+
+    #[test]
+    fn rates_and_bursts_are_multiples_of_what_was_calibrated() {
+        let text = "[load]\nrate = \"0.5x\"\nburst = { rate = \"2x\", every = \"10s\", length = \"2s\" }";
+        let load = Scenario::read(text, &[]).unwrap().load;
+        assert!(load.needs_calibration());
+        let profile = load.profile(1_000.0).unwrap();
+        assert_eq!(profile.lines_per_second, 500.0);
+        assert_eq!(profile.burst.unwrap().lines_per_second, 2_000.0);
+        let fixed = Scenario::read("[load]\nrate = 10", &[]).unwrap().load;
+        assert!(!fixed.needs_calibration());
+        assert_eq!(fixed.profile(0.0).unwrap().lines_per_second, 10.0);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! that should have gone out in the meantime are left out (coordinated omission). Here the k-th body's time depends
 //! on k alone, and its latency counts from that time even when it could only be sent later.
 
+use serde::Serialize;
 use std::time::Duration;
 
 /// A recurring stretch at another rate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Burst {
     pub(crate) lines_per_second: f64,
     pub(crate) every: Duration,
@@ -15,7 +16,7 @@ pub(crate) struct Burst {
 }
 
 /// The rate of the whole fleet over time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Profile {
     pub(crate) lines_per_second: f64,
     /// A burst ends each period of `every`.

@@ -78,6 +78,44 @@ fn a_repeated_line_fails_the_run() {
 }
 
 #[test]
+fn refused_bodies_are_sent_again_and_timed_apart() {
+    let naive = Naive::start(&["--refuse-every", "5"]);
+    let (status, report) = naive.run(&["--rate", "max", "--lines", "1000", "--set", "load.overloads=true"]);
+    assert_eq!(status.code(), Some(0), "{report}");
+    assert!(report.contains("account     received 1,000 = accepted 1,000"), "{report}");
+    // 20 bodies; every fifth try is refused.
+    assert!(report.contains(" 4 refusals, 0 lines given up"), "{report}");
+    assert!(report.contains("overloaded  yes: it refused bodies; 16.7 % of the tries"), "{report}");
+    let line = report.lines().find(|line| line.starts_with("refusal ")).expect("refusals have a line of their own");
+    assert!(line.ends_with("(n = 4)"), "{line}");
+}
+
+#[test]
+fn lines_that_were_refused_and_given_up_are_nobodys_loss() {
+    let naive = Naive::start(&["--refuse-every", "5"]);
+    let (status, report) = naive.run(&["--rate", "max", "--lines", "1000", "--refused", "count"]);
+    assert_eq!(status.code(), Some(0), "{report}");
+    assert!(report.contains(" 4 refusals, 200 lines given up"), "{report}");
+    assert!(report.contains("account     received 800 = accepted 800"), "{report}");
+}
+
+#[test]
+fn a_promise_of_overload_that_is_not_kept_fails_the_run() {
+    let naive = Naive::start(&[]);
+    let (status, report) = naive.run(&["--rate", "max", "--lines", "1000", "--set", "load.overloads=true"]);
+    assert_eq!(status.code(), Some(65), "{report}");
+    assert!(report.contains("the scenario promises overload"), "{report}");
+}
+
+#[test]
+fn bodies_that_take_their_time_arrive_whole() {
+    let naive = Naive::start(&[]);
+    let (status, report) = naive.run(&["--rate", "max", "--lines", "1000", "--set", "load.body_takes=100ms"]);
+    assert_eq!(status.code(), Some(0), "{report}");
+    assert!(report.contains("account     received 1,000 = accepted 1,000"), "{report}");
+}
+
+#[test]
 fn an_unknown_key_is_a_usage_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(["run", "--url", "http://127.0.0.1:1", "--set", "load.speed=3"])

@@ -1,35 +1,77 @@
 //! The comparison as text.
 
-use super::{CompareArgs, Series};
+use super::{Case, CompareArgs, Series, places};
 use std::fmt::Write;
 
-pub(super) fn heading(args: &CompareArgs, pinned: Option<(usize, usize)>) -> String {
+/// What is measured and where, in short. `cpus`: those that servers and generator were pinned to.
+pub(super) fn heading(args: &CompareArgs, cpus: Option<&[usize]>) -> String {
     let mut text = format!(
-        "{} lines a round, {} rounds, records of {} bytes (30 % with escapes, 7 % non-ASCII), {} machines, Zipf {}, {:?} shapes, form {:?}, {:?}\n",
-        args.lines, args.rounds, args.line_bytes, args.machines, args.zipf, args.shapes, args.form, args.encoding
+        "{} lines a round, {} rounds, records of {} bytes (30 % with escapes, 7 % non-ASCII), Zipf {}\n",
+        args.lines, args.rounds, args.line_bytes, args.zipf
     );
-    match pinned {
-        Some((server, own)) => {
-            let _ = write!(text, "servers pinned to CPU {server}, generator to CPU {own}; ");
+    let threads = args.threads.iter().copied().max().unwrap_or(1);
+    match cpus.map(|cpus| places(cpus, threads)) {
+        Some((servers, Some(own))) => {
+            let _ = write!(text, "servers pinned to CPU {servers:?} (one a thread), generator to CPU {own}; ");
+            if servers.contains(&own) {
+                text.push_str("they SHARE one: trust the figures of more threads less; ");
+            }
         }
-        None => text.push_str("NOT pinned (one CPU, or not allowed): trust these figures less; "),
+        _ => text.push_str("NOT pinned (one CPU, or not allowed): trust these figures less; "),
     }
-    text.push_str("CPU is user + system time of the whole process; median over rounds (min–max)");
+    text.push_str("CPU is user + system time of the whole process; medians over rounds (min–max), ratios by round");
     text
 }
 
-/// One body size: a row a server.
-pub(super) fn section(series: &[Series]) -> String {
-    let cost = |name: &str| series.iter().find(|series| series.server == name).map(|series| median(&costs(series)));
-    let (naive, ceiling) = (cost("naive"), cost("ceiling"));
-    let mut text = format!("\n{} lines per body\n", series.first().map_or(0, |series| series.lines_per_body));
+/// A table a case, then each server's cost from case to case.
+pub(super) fn tables(args: &CompareArgs, all: &[Series]) -> String {
+    let cases = Case::all(args);
+    let mut text = String::new();
+    for case in &cases {
+        let series: Vec<&Series> = all.iter().filter(|series| series.case == *case).collect();
+        let _ = write!(text, "\n{}\n{}", name(case), section(&series));
+    }
+    if let [first, others @ ..] = cases.as_slice()
+        && !others.is_empty()
+    {
+        let _ = writeln!(text, "\ntimes the CPU per line of: {}", name(first));
+        for case in others {
+            for series in all.iter().filter(|series| series.case == *case) {
+                let same = |one: &&Series| one.case == *first && one.server == series.server;
+                if let Some(base) = all.iter().find(same) {
+                    let _ = writeln!(text, "{:<15} {:>6.2}x  {}", series.server, series.times(base), name(case));
+                }
+            }
+        }
+    }
+    text
+}
+
+fn name(case: &Case) -> String {
+    let Case { lines_per_body, machines, shapes, form, encoding } = case;
+    format!("{lines_per_body} lines per body, {machines} machines, {shapes:?} shapes, form {form:?}, {encoding:?}")
+}
+
+/// One case: a row a server.
+fn section(all: &[&Series]) -> String {
+    let find = |name: &str| all.iter().find(|series| series.server == name);
+    let (naive, ceiling, count_lines) = (find("naive"), find("ceiling"), find("count_lines"));
+    let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<12} {:>10} {:>17} {:>15} {:>10} {:>11} {:>13} {:>9}",
-        "server", "CPU-s/M", "(min–max)", "lines/CPU-s", "vs naive", "vs ceiling", "wall lines/s", "RSS"
+        "{:<15} {:>9} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>9}",
+        "server",
+        "CPU-s/M",
+        "(min–max)",
+        "lines/CPU-s",
+        "vs naive",
+        "vs ceiling",
+        "x count_lines",
+        "wall lines/s",
+        "RSS"
     );
-    for series in series {
-        let costs = costs(series);
+    for series in all {
+        let costs = series.costs();
         let cost = median(&costs);
         let walls: Vec<f64> = series.rounds.iter().map(|round| series.lines as f64 / round.wall_seconds).collect();
         let range = format!(
@@ -37,15 +79,17 @@ pub(super) fn section(series: &[Series]) -> String {
             costs.iter().copied().fold(f64::MAX, f64::min),
             costs.iter().copied().fold(0.0, f64::max)
         );
+        let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}x"));
         let _ = writeln!(
             text,
-            "{:<12} {:>10.3} {:>17} {:>15} {:>10} {:>11} {:>13} {:>7} MB",
+            "{:<15} {:>9.3} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>6} MB",
             series.server,
             cost,
             range,
             thousands(1e6 / cost),
-            naive.map_or_else(|| "-".to_owned(), |naive| format!("{:.2}x", naive / cost)),
-            ceiling.map_or_else(|| "-".to_owned(), |ceiling| format!("{:.2}x", ceiling / cost)),
+            ratio(naive.map(|naive| naive.times(series))),
+            ratio(ceiling.map(|ceiling| ceiling.times(series))),
+            ratio(count_lines.map(|count_lines| series.times(count_lines))),
             thousands(median(&walls)),
             series.resident_bytes / 1_000_000
         );
@@ -53,12 +97,7 @@ pub(super) fn section(series: &[Series]) -> String {
     text
 }
 
-/// CPU seconds per million lines, by round.
-fn costs(series: &Series) -> Vec<f64> {
-    series.rounds.iter().map(|round| round.cpu_seconds * 1e6 / series.lines as f64).collect()
-}
-
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -74,8 +113,8 @@ pub(crate) fn thousands(value: f64) -> String {
     if !value.is_finite() {
         return "-".to_owned();
     }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value < 0.0 && digits != "0" { "-".to_owned() } else { String::new() };
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
@@ -99,5 +138,6 @@ mod tests {
     fn thousands_are_grouped() {
         assert_eq!(thousands(1_234_567.4), "1,234,567");
         assert_eq!(thousands(999.0), "999");
+        assert_eq!(thousands(-119.0), "-119");
     }
 }

@@ -1,16 +1,16 @@
 //! The report as one HTML page with inline SVG.
 
-use super::{Latency, Report};
+use super::{Latency, Report, Sample};
 use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 32.0;
-const COLOURS: [&str; 2] = ["#2563eb", "#d97706"];
+const COLOURS: [&str; 3] = ["#2563eb", "#d97706", "#b91c1c"];
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#1f2937}\
-pre{background:#f3f4f6;padding:1em;overflow-x:auto;font-size:13px}svg{width:100%;height:auto}\
+pre{background:#f3f4f6;padding:1em;white-space:pre-wrap;font-size:13px}svg{width:100%;height:auto}\
 text{font:12px system-ui,sans-serif;fill:#4b5563}.grid{stroke:#e5e7eb}.bad{color:#b91c1c}.good{color:#15803d}";
 
 /// A named line of points.
@@ -21,18 +21,21 @@ struct Line<'a> {
 
 /// Writes the page.
 pub(super) fn page(report: &Report) -> String {
-    let throughput = [
-        Line { name: "sent", points: samples(report, |sample| sample.sent_per_second) },
-        Line { name: "read", points: samples(report, |sample| sample.read_per_second) },
+    let line = |name, value: fn(&Sample) -> f64| Line { name, points: samples(report, value) };
+    let latency = |name, value: fn(&Sample) -> f64| Line { name, points: latencies(report, value) };
+    let throughput = [line("sent", |sample| sample.sent_per_second), line("read", |sample| sample.read_per_second)];
+    let mut over_time = vec![
+        latency("answer p99", |sample| sample.answer_p99_ms),
+        latency("end to end p99", |sample| sample.end_to_end_p99_ms),
     ];
-    let over_time = [
-        Line { name: "answer p99", points: samples(report, |sample| sample.answer_p99_ms) },
-        Line { name: "end to end p99", points: samples(report, |sample| sample.end_to_end_p99_ms) },
-    ];
-    let curves = [
+    let mut curves = vec![
         Line { name: "answer", points: curve(&report.answers) },
         Line { name: "end to end", points: curve(&report.end_to_end) },
     ];
+    if report.refusals.count > 0 {
+        over_time.push(latency("refusal p99", |sample| sample.refusal_p99_ms));
+        curves.push(Line { name: "refusal", points: curve(&report.refusals) });
+    }
     let seconds = |at: f64| format!("{} s", short(at));
     let class = if report.violations.is_empty() { "good" } else { "bad" };
     let mut page = format!(
@@ -46,13 +49,28 @@ pub(super) fn page(report: &Report) -> String {
     let _ = write!(page, "<h2>Lines a second</h2>{}", plot(&throughput, seconds));
     let _ = write!(page, "<h2>Latency by percentile, milliseconds</h2>{}", plot(&curves, percentile));
     let _ = write!(page, "<h2>p99 latency over time, milliseconds</h2>{}", plot(&over_time, seconds));
+    if report.refusals.count > 0 {
+        let refused = [line("refused", |sample| sample.refused_per_second)];
+        let _ = write!(page, "<h2>Bodies refused a second</h2>{}", plot(&refused, seconds));
+    }
+    if let Some(memory) = report.memory {
+        let resident = line("resident MB", |sample| sample.resident_bytes / 1e6);
+        let budget = resident.points.iter().map(|&(at, _)| (at, memory.budget_bytes / 1e6)).collect();
+        let lines = [resident, Line { name: "budget", points: budget }];
+        let _ = write!(page, "<h2>The drain's memory, MB</h2>{}", plot(&lines, seconds));
+    }
     let _ = write!(page, "<h2>Report</h2><pre>{}</pre>", escape(report.text().trim()));
     let scenario = toml::to_string_pretty(&report.scenario).unwrap_or_default();
     let _ = writeln!(page, "<h2>Scenario</h2><pre>{}</pre></html>", escape(&scenario));
     page
 }
 
-fn samples(report: &Report, value: impl Fn(&super::Sample) -> f64) -> Vec<(f64, f64)> {
+/// A second in which nothing was measured has no latency: it is left out, and not drawn as 0.
+fn latencies(report: &Report, value: fn(&Sample) -> f64) -> Vec<(f64, f64)> {
+    samples(report, value).into_iter().filter(|point| point.1 > 0.0).collect()
+}
+
+fn samples(report: &Report, value: fn(&Sample) -> f64) -> Vec<(f64, f64)> {
     report.samples.iter().map(|sample| (sample.at_seconds, value(sample))).collect()
 }
 

@@ -19,7 +19,7 @@ impl Timed {
 }
 
 /// One microsecond to an hour, three digits.
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are valid")
 }
 
@@ -31,6 +31,7 @@ pub(crate) struct Meter {
     epoch_nanos: u128,
     answers: Mutex<Timed>,
     end_to_end: Mutex<Timed>,
+    refusals: Mutex<Timed>,
     pub(crate) lines_sent: AtomicU64,
     pub(crate) lines_read: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -49,6 +50,7 @@ impl Meter {
             epoch_nanos: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos(),
             answers: Mutex::new(Timed::new()),
             end_to_end: Mutex::new(Timed::new()),
+            refusals: Mutex::new(Timed::new()),
             lines_sent: AtomicU64::new(0),
             lines_read: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -77,6 +79,16 @@ impl Meter {
         answers.interval.saturating_record(micros);
     }
 
+    /// A try that went out at `sent` was refused now. From when it was sent: a refusal answers this try, not what its body
+    /// has waited before.
+    pub(crate) fn refused(&self, sent: Instant) {
+        self.refused.fetch_add(1, Relaxed);
+        let micros = sent.elapsed().as_micros() as u64;
+        let mut refusals = lock(&self.refusals);
+        refusals.total.saturating_record(micros);
+        refusals.interval.saturating_record(micros);
+    }
+
     /// Lines with these latencies in microseconds were read.
     pub(crate) fn read(&self, latencies: &[u64]) {
         self.lines_read.fetch_add(latencies.len() as u64, Relaxed);
@@ -102,24 +114,25 @@ impl Meter {
     pub(crate) fn forget_latencies(&self) {
         *lock(&self.answers) = Timed::new();
         *lock(&self.end_to_end) = Timed::new();
+        *lock(&self.refusals) = Timed::new();
         self.behind.store(0, Relaxed);
         self.behind_max.store(0, Relaxed);
     }
 
-    /// The last second: p99 of answers, p99 end to end, how far behind the schedule; microseconds.
-    pub(crate) fn interval(&self) -> [u64; 3] {
+    /// The last second: p99 of answers, p99 end to end, p99 of refusals, how far behind the schedule; microseconds.
+    pub(crate) fn interval(&self) -> [u64; 4] {
         let take = |timed: &Mutex<Timed>| {
             let mut timed = lock(timed);
             let p99 = timed.interval.value_at_quantile(0.99);
             timed.interval.reset();
             p99
         };
-        [take(&self.answers), take(&self.end_to_end), self.behind.swap(0, Relaxed)]
+        [take(&self.answers), take(&self.end_to_end), take(&self.refusals), self.behind.swap(0, Relaxed)]
     }
 
-    /// The latencies of the whole run: answers, end to end.
-    pub(crate) fn totals(&self) -> [Histogram<u64>; 2] {
-        [lock(&self.answers).total.clone(), lock(&self.end_to_end).total.clone()]
+    /// The latencies of the whole run: answers, end to end, refusals.
+    pub(crate) fn totals(&self) -> [Histogram<u64>; 3] {
+        [&self.answers, &self.end_to_end, &self.refusals].map(|timed| lock(timed).total.clone())
     }
 }
 

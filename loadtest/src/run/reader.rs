@@ -189,6 +189,9 @@ impl Reading {
             From::Logs => format!("/api/v1/machines/{id}/logs?backlog=true"),
             From::Tail => "/api/v1/tail".to_owned(),
         };
+        if let (From::Queue, Some(full)) = (settings.from, settings.full) {
+            path.push_str(&format!("&full={}", full.as_str()));
+        }
         if let (Some(every), Churn::Clean) = (settings.churn_every, settings.churn)
             && self.sending()
         {

@@ -1,7 +1,7 @@
 //! One connection's worth of the fleet.
 
 use super::meter::Meter;
-use crate::client::{Account, Answer, Connection, Target};
+use crate::client::{Account, Answer, Broken, Connection, Target, chain};
 use crate::failure::Failure;
 use crate::generate::{Contents, Generator, Machine, rfc3339};
 use crate::scenario::{Load, Refused};
@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// So long a body is tried again before the run is given up.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// Senders that are behind their schedule go on for so long after its end, then leave the rest unsent.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A longer `Retry-After` is not waited out: the run is of minutes.
 const RETRY_AFTER_MAX: u64 = 10;
 
@@ -48,8 +50,11 @@ pub(crate) struct Tally {
     pub(crate) refusals: u64,
     /// Lines that were refused and not sent again (`refused = "count"`).
     pub(crate) refused_lines: u64,
+    /// Senders that left bodies of their schedule unsent, because they were too far behind.
+    pub(crate) cut_short: u64,
     pub(crate) duplicates: u64,
     pub(crate) broken_connections: u64,
+    pub(crate) first_broken: Option<String>,
     pub(crate) reconnects: u64,
     /// Answers whose account does not fit the body.
     pub(crate) wrong_accounts: u64,
@@ -65,8 +70,10 @@ impl Tally {
         self.account.add(&other.account);
         self.refusals += other.refusals;
         self.refused_lines += other.refused_lines;
+        self.cut_short += other.cut_short;
         self.duplicates += other.duplicates;
         self.broken_connections += other.broken_connections;
+        self.first_broken = self.first_broken.take().or_else(|| other.first_broken.clone());
         self.reconnects += other.reconnects;
         self.wrong_accounts += other.wrong_accounts;
         self.first_wrong = self.first_wrong.take().or_else(|| other.first_wrong.clone());
@@ -115,6 +122,10 @@ impl Sender {
             if due >= until || self.meter.stop.load(Relaxed) || !self.afford() {
                 return Ok(());
             }
+            if Instant::now() >= until + PATIENCE {
+                self.tally.cut_short += 1;
+                return Ok(());
+            }
             self.swap_machines();
             let body = self.body(due)?;
             tokio::time::sleep_until(due.into()).await;
@@ -160,13 +171,13 @@ impl Sender {
         let give_up = Instant::now() + RETRY_FOR;
         loop {
             let wait = match self.attempt(&key, &body.bytes).await {
-                Ok(answer) if answer.status == StatusCode::OK => {
+                Ok((answer, _)) if answer.status == StatusCode::OK => {
                     self.taken(&body, &answer);
                     return Ok(());
                 }
-                Ok(answer) if matches!(answer.status.as_u16(), 429 | 503) => {
+                Ok((answer, sent)) if matches!(answer.status.as_u16(), 429 | 503) => {
                     self.tally.refusals += 1;
-                    self.meter.refused.fetch_add(1, Relaxed);
+                    self.meter.refused(sent);
                     // A 503 that may have taken the body can only be settled by sending it again under its key.
                     let unknown = answer.headers.get("fleetdrain-ack").is_some_and(|ack| ack == "unknown");
                     if self.load.refused == Refused::Count && !unknown {
@@ -176,11 +187,12 @@ impl Sender {
                     }
                     retry_after(&answer)
                 }
-                Ok(answer) => {
+                Ok((answer, _)) => {
                     return Err(Failure::data(format!("a body was answered {}: {}", answer.status, excerpt(&answer))));
                 }
-                Err(_) => {
+                Err(error) => {
                     self.tally.broken_connections += 1;
+                    self.tally.first_broken.get_or_insert_with(|| chain(&*error));
                     self.connection = None;
                     Duration::from_millis(100)
                 }
@@ -192,7 +204,8 @@ impl Sender {
         }
     }
 
-    async fn attempt(&mut self, key: &str, body: &Bytes) -> Result<Answer, crate::client::Broken> {
+    /// The answer, and from when on it could be expected.
+    async fn attempt(&mut self, key: &str, body: &Bytes) -> Result<(Answer, Instant), Broken> {
         let mut request = self.target.request(Method::POST, "/").header(header::CONTENT_TYPE, "application/json");
         if let Some(encoding) = self.load.encoding.header() {
             request = request.header(header::CONTENT_ENCODING, encoding);
@@ -200,11 +213,22 @@ impl Sender {
         if self.load.idempotency_keys {
             request = request.header("idempotency-key", key);
         }
-        let request = request.body(Full::new(body.clone()))?;
-        self.connected().await?.exchange(request).await
+        let request = request.body(body.clone())?;
+        let takes = self.load.body_takes;
+        let connection = self.connected().await?;
+        let sent = Instant::now();
+        let (answer, sent) = match takes {
+            None => (connection.exchange(request.map(Full::new)).await?, sent),
+            Some(takes) => connection.exchange_slowly(request, takes.0).await?,
+        };
+        // It says that it closes: whoever sends on all the same reads an end where the next answer was due.
+        if answer.headers.get(header::CONNECTION).is_some_and(|value| value == "close") {
+            self.connection = None;
+        }
+        Ok((answer, sent))
     }
 
-    async fn connected(&mut self) -> Result<&mut Connection, crate::client::Broken> {
+    async fn connected(&mut self) -> Result<&mut Connection, Broken> {
         if let Some(every) = self.load.reconnect_every {
             let storms = self.meter.epoch.elapsed().as_nanos() / every.0.as_nanos();
             if storms != self.storms {

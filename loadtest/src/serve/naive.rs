@@ -33,6 +33,9 @@ pub(crate) struct NaiveArgs {
     /// Deliver every so many-th accepted line twice: shows that `run` notices
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
     repeat_every: Option<u64>,
+    /// Refuse every so many-th body: shows what `run` makes of refusals
+    #[arg(long, value_name = "BODIES", value_parser = clap::value_parser!(u64).range(1..))]
+    refuse_every: Option<u64>,
 }
 
 /// Entries that a reader's frame holds at most.
@@ -55,16 +58,18 @@ struct Server {
     rejected: AtomicU64,
     drained: AtomicU64,
     pushed: AtomicU64,
+    bodies: AtomicU64,
     lose_every: Option<u64>,
     repeat_every: Option<u64>,
+    refuse_every: Option<u64>,
 }
 
 type Answer = Response<Either<Full<Bytes>, QueueBody>>;
 
 /// Runs the naive server.
 pub(crate) fn run(args: &NaiveArgs) -> Result<(), Failure> {
-    let &NaiveArgs { lose_every, repeat_every, .. } = args;
-    let server = Arc::new(Server { lose_every, repeat_every, ..Server::default() });
+    let &NaiveArgs { lose_every, repeat_every, refuse_every, .. } = args;
+    let server = Arc::new(Server { lose_every, repeat_every, refuse_every, ..Server::default() });
     serve(&args.serve, move |stream| {
         let server = Arc::clone(&server);
         async move {
@@ -90,6 +95,11 @@ async fn ingest(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
     let encoding = request.headers().get(header::CONTENT_ENCODING).cloned();
     let Ok(body) = request.into_body().collect().await else { return status(StatusCode::BAD_REQUEST) };
     let body = body.to_bytes();
+    if server.refuses() {
+        let mut answer = status(StatusCode::SERVICE_UNAVAILABLE);
+        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("0"));
+        return answer;
+    }
     let Ok(decoded) = decode(encoding.as_ref().map(header::HeaderValue::as_bytes), &body) else {
         return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     };
@@ -143,6 +153,10 @@ fn entry(record: &Value) -> Option<Entry> {
 impl Server {
     fn machines(&self) -> MutexGuard<'_, HashMap<String, UnboundedSender<Entry>>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuses(&self) -> bool {
+        self.refuse_every.is_some_and(|every| (self.bodies.fetch_add(1, Relaxed) + 1).is_multiple_of(every))
     }
 
     fn push_with_faults(self: &Arc<Self>, entry: Entry) {
