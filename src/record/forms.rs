@@ -113,8 +113,7 @@ impl Reader<'_> {
     /// Takes the line at `start` if it is one record of a known shape, and gives the start of the next.
     #[inline]
     fn known_line(&mut self, start: usize) -> Option<usize> {
-        let Parser { shapes, found, .. } = &mut *self.parser;
-        let (scan, utf8) = shapes.read(self.body, start, true, found)?;
+        let (scan, utf8) = self.known(self.body.len(), start, true)?;
         let next = line_end(self.body, scan.end)?;
         self.by_scan(start..scan.end, &scan, utf8);
         Some(next)
@@ -126,16 +125,18 @@ impl Reader<'_> {
         let begin = skip_blanks(&self.body[..end], start);
         let record = trim_end(&self.body[begin..end]);
         if !record.is_empty() {
-            self.one_line(begin..begin + record.len());
+            // Where nothing stands before it, it was compared with the shapes already.
+            self.one_line(begin..begin + record.len(), begin == start);
         }
         end + 1
     }
 
-    fn one_line(&mut self, range: Range<usize>) {
+    fn one_line(&mut self, range: Range<usize>, is_new: bool) {
         if range.len() > self.limits.line_bytes_max {
             return self.reject(range, RejectReason::LineTooLong);
         }
-        let (scan, utf8) = self.scan(range.end, range.start, true);
+        let known = if is_new { None } else { self.known(range.end, range.start, true) };
+        let (scan, utf8) = known.unwrap_or_else(|| self.scan(range.end, range.start));
         self.by_scan(range, &scan, utf8);
     }
 
@@ -199,31 +200,37 @@ impl Reader<'_> {
 
     /// The value at `start`, which may be broken there already.
     fn element(&mut self, start: usize) -> Element {
-        let (scan, utf8) = self.scan(self.body.len(), start, false);
+        let end = self.body.len();
+        let (scan, utf8) = self.known(end, start, false).unwrap_or_else(|| self.scan(end, start));
         self.by_scan(start..scan.end, &scan, utf8);
         Element { end: scan.end, whole: scan.whole }
     }
 
     /// What stands at `start`, without learning from it: it will be read again.
     fn look(&mut self, start: usize) -> Scan {
-        let Parser { scanner, shapes, found, .. } = &mut *self.parser;
-        let known = shapes.read(self.body, start, false, found).map(|(scan, _)| scan);
-        known.unwrap_or_else(|| scanner.scan(self.body, start, found))
+        match self.known(self.body.len(), start, false) {
+            Some((scan, _)) => scan,
+            None => self.parser.scanner.scan(self.body, start, &mut self.parser.found),
+        }
     }
 
-    /// What stands at `start` and ends at `end` or before, and whether that is valid UTF-8.
-    fn scan(&mut self, end: usize, start: usize, one_line: bool) -> (Scan, bool) {
+    /// The record at `start`, which ends at `end` or before, if its shape is known; and whether it is valid UTF-8.
+    #[inline]
+    fn known(&mut self, end: usize, start: usize, one_line: bool) -> Option<(Scan, bool)> {
+        let Parser { shapes, found, .. } = &mut *self.parser;
+        shapes.read(&self.body[..end], start, one_line, found)
+    }
+
+    /// What stands at `start` and ends at `end` or before, by the scanner, and whether that is valid UTF-8.
+    fn scan(&mut self, end: usize, start: usize) -> (Scan, bool) {
         let body = &self.body[..end];
-        let utf8 = |scan: &Scan| str::from_utf8(&body[start..scan.end]).is_ok();
         let Parser { scanner, shapes, found, .. } = &mut *self.parser;
-        shapes.read(body, start, one_line, found).unwrap_or_else(|| {
-            let scan = scanner.scan(body, start, found);
-            let utf8 = utf8(&scan);
-            if utf8 {
-                shapes.learn(body, start, &scan, scanner.holes(), found);
-            }
-            (scan, utf8)
-        })
+        let scan = scanner.scan(body, start, found);
+        let utf8 = str::from_utf8(&body[start..scan.end]).is_ok();
+        if utf8 {
+            shapes.learn(body, start, &scan, scanner.holes(), found);
+        }
+        (scan, utf8)
     }
 
     /// Counts the record at `range` after it was read; `utf8` says whether all that was read is valid UTF-8.

@@ -21,10 +21,21 @@ use super::{
 };
 
 /// Shapes kept: one for each template of a connection's senders; a few suffice.
-const SHAPES_MAX: usize = 8;
+const SHAPES_MAX: usize = 16;
 
 /// Shapes seen once that are remembered, so that a constant that varies does not evict the good ones.
-const SIGHTS_MAX: usize = 16;
+const SIGHTS_MAX: usize = 32;
+
+/// Shapes that a record is compared with: senders' templates may agree up to their ends, and a record that has none of many shapes
+/// would cost more than the scanner takes.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Where the cache is of no use, it is looked at for one record in so many.
+const SAMPLED: u8 = 8;
+
+/// Misses in a row, at the most, until the cache counts as of no use; a hit is worth some.
+const LUCK_MAX: u8 = 64;
+const LUCK_OF_A_HIT: u8 = 4;
 
 /// Bounds of one shape, for each connection keeps some.
 pub(super) const HOLES_MAX: usize = 64;
@@ -84,6 +95,10 @@ struct Shape {
     breaks: bool,
     /// Which of all shapes ever kept this is; tells whose values [`Found`] holds.
     number: u64,
+    /// Its pieces' hash.
+    hash: u64,
+    /// The number of the shape whose record came behind one of this shape the last time.
+    then: u64,
 }
 
 /// Zeros behind a shape's pieces, so that each piece can be read as whole blocks.
@@ -91,19 +106,25 @@ const PIECES_PADDING: usize = 32;
 
 /// What a record of a known shape turned out to be.
 #[derive(Clone, Copy, Debug)]
-struct Match {
-    end: usize,
+pub(super) struct Match {
+    pub(super) end: usize,
     lone_surrogate: bool,
     /// Whether all of it is valid UTF-8.
     utf8: bool,
 }
 
 /// The shapes of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shapes {
     /// Those that are met often stand in front.
     shapes: Vec<Shape>,
     kept: u64,
+    /// The number of the shape that was met last, and of the one that should come now.
+    last: u64,
+    expected: u64,
+    /// 0: of no use.
+    luck: u8,
+    passed: u8,
     /// Hashes of shapes seen once.
     sights: [u64; SIGHTS_MAX],
     next_sight: usize,
@@ -135,10 +156,26 @@ impl Default for Way {
     }
 }
 
+impl Default for Shapes {
+    fn default() -> Self {
+        Self::new(Way::default())
+    }
+}
+
 impl Shapes {
-    #[cfg(test)]
     pub(super) fn new(way: Way) -> Self {
-        Self { way, ..Self::default() }
+        Self {
+            shapes: Vec::new(),
+            kept: 0,
+            last: 0,
+            expected: 0,
+            luck: LUCK_MAX,
+            passed: 0,
+            sights: [0; SIGHTS_MAX],
+            next_sight: 0,
+            hasher: foldhash::fast::RandomState::default(),
+            way,
+        }
     }
 
     /// Reads the record at `start` if it has a known shape, and puts what its keys bring into `found`.
@@ -152,21 +189,65 @@ impl Shapes {
         one_line: bool,
         found: &mut Found,
     ) -> Option<(Scan, bool)> {
-        let (index, read) = self
-            .shapes
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, shape)| !(one_line && shape.breaks))
-            .find_map(|(index, shape)| Some((index, shape.read(self.way, body, start, found)?)))?;
-        if index > 0 {
-            self.shapes.swap(index, index - 1);
+        if self.shapes.is_empty() || self.is_passed_over() {
+            return None;
         }
-        Some((Scan::valid_object(read.end, read.lone_surrogate), read.utf8))
+        let known = self.read_known(body, start, one_line, found);
+        self.luck = match known {
+            Some(_) => (self.luck + LUCK_OF_A_HIT).min(LUCK_MAX),
+            None => self.luck.saturating_sub(1),
+        };
+        known.map(|read| (Scan::valid_object(read.end, read.lone_surrogate), read.utf8))
+    }
+
+    /// Whether the next record is not worth a look.
+    fn is_passed_over(&mut self) -> bool {
+        self.passed = if self.luck == 0 { (self.passed + 1) % SAMPLED } else { 0 };
+        self.passed != 0
+    }
+
+    /// Tries the shape that came next the last time, then those in front.
+    #[inline]
+    pub(super) fn read_known(&mut self, body: &[u8], start: usize, one_line: bool, found: &mut Found) -> Option<Match> {
+        let expected = self.index_of(self.expected);
+        let others = (0..self.shapes.len()).filter(|&index| Some(index) != expected);
+        for index in expected.into_iter().chain(others).take(ATTEMPTS_MAX) {
+            let shape = &mut self.shapes[index];
+            if one_line && shape.breaks {
+                continue;
+            }
+            if let Some(read) = shape.read(self.way, body, start, found) {
+                self.met(index, Some(index) == expected);
+                return Some(read);
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn index_of(&self, number: u64) -> Option<usize> {
+        self.shapes.iter().position(|shape| shape.number == number)
+    }
+
+    /// A record of the shape at `index` was met.
+    #[inline]
+    fn met(&mut self, index: usize, as_expected: bool) {
+        let (number, then) = (self.shapes[index].number, self.shapes[index].then);
+        if !as_expected {
+            if let Some(last) = self.index_of(self.last) {
+                self.shapes[last].then = number;
+            }
+            self.shapes.swap(index, index.saturating_sub(1));
+        }
+        (self.last, self.expected) = (number, then);
     }
 
     /// Notes the shape of the valid record at `start`, which is valid UTF-8 and whose keys brought `found`; at its second sight it
-    /// is kept.
+    /// is kept. Records that were passed over are not noted either.
     pub(super) fn learn(&mut self, body: &[u8], start: usize, scan: &Scan, holes: &[Hole], found: &Found) {
+        if self.passed != 0 {
+            return;
+        }
         let values: usize = holes.iter().map(|hole| hole.end - hole.start).sum();
         let plain = scan.whole && scan.object && !scan.too_deep && !scan.lone_surrogate;
         if !plain
@@ -177,9 +258,14 @@ impl Shapes {
             return;
         }
         let hash = self.hash(body, start, scan.end, holes);
-        if self.sights.contains(&hash) {
+        if let Some(known) = self.shapes.iter().position(|shape| shape.hash == hash) {
+            // It stood too far behind to be tried.
+            self.shapes[..=known].rotate_right(1);
+            self.met(0, false);
+        } else if self.sights.contains(&hash) {
             self.kept += 1;
-            self.keep(Shape::of(body, start, scan.end, holes, found, self.kept));
+            let shape = Shape::of(body, start, scan.end, holes, found);
+            self.keep(Shape { number: self.kept, hash, then: self.kept, ..shape });
         } else {
             self.sights[self.next_sight] = hash;
             self.next_sight = (self.next_sight + 1) % SIGHTS_MAX;
@@ -211,7 +297,7 @@ impl Hole {
 }
 
 impl Shape {
-    fn of(body: &[u8], start: usize, end: usize, holes: &[Hole], found: &Found, number: u64) -> Self {
+    fn of(body: &[u8], start: usize, end: usize, holes: &[Hole], found: &Found) -> Self {
         let mut pieces = Vec::new();
         let mut from = start;
         let gap = |hole: &Hole| {
@@ -226,7 +312,7 @@ impl Shape {
         pieces.extend_from_slice(&body[from..end]);
         let breaks = pieces.contains(&b'\n');
         pieces.extend_from_slice(&[0; PIECES_PADDING]);
-        Self { pieces: pieces.into(), gaps, breaks, number }
+        Self { pieces: pieces.into(), gaps, breaks, number: 0, hash: 0, then: 0 }
     }
 
     #[inline]
