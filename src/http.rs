@@ -169,9 +169,11 @@ async fn connection<H, F>(
     // The guard has the header deadline: hyper's begins with the wait for a request and would end idle connections.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX);
     let mut serving = builder.serve_connection(TokioIo::new(guard), service);
+    // In this order: a request that is there already when the shutdown comes is to have its answer.
     let ended = tokio::select! {
+        biased;
         ended = &mut serving => ended,
-        () = shutdown.cancelled() => {
+        () = async { shutdown.cancelled().await; tokio::task::yield_now().await } => {
             Pin::new(&mut serving).graceful_shutdown();
             (&mut serving).await
         }

@@ -888,3 +888,25 @@ async fn shutdown_ends_idle_connections_and_lets_the_body_under_way_be_answered(
     drop(busy);
     tokio::time::timeout(PATIENCE, stop).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_request_that_was_there_before_the_shutdown_has_its_answer() {
+    let drain = drain();
+    let mut senders = Vec::new();
+    for _ in 0..8 {
+        let mut sender = drain.connect().await;
+        sender.send(post("", RECORD)).await;
+        assert_eq!(sender.answer().await.status, 200);
+        senders.push(sender);
+    }
+    // The listener's tasks share this thread: none of them has seen the request before the shutdown begins.
+    for sender in &mut senders {
+        sender.send(post("", RECORD)).await;
+    }
+    let stop = tokio::spawn(drain.listener.stop());
+    for mut sender in senders {
+        let answer = sender.answer().await;
+        assert_eq!((answer.status, answer.closes()), (503, true), "{answer:?}");
+    }
+    tokio::time::timeout(PATIENCE, stop).await.unwrap().unwrap();
+}
