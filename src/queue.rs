@@ -112,7 +112,7 @@ struct State {
     /// Boxed, because most queues of most machines never are.
     behind: Option<Box<Behind>>,
     /// Boxed, because most queues never drop anything.
-    skips: Option<Box<VecDeque<Skip>>>,
+    skips: Option<Box<Skips>>,
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
@@ -124,6 +124,10 @@ struct State {
     dropped: u64,
     latencies: Option<Box<Latencies>>,
 }
+
+/// Lines that were dropped and are still to be told, in order.
+#[derive(Debug, Default)]
+struct Skips(VecDeque<Skip>);
 
 /// What a `block` queue promises.
 #[derive(Debug, Default)]
@@ -148,7 +152,7 @@ impl State {
 
     /// The first of the skipped lines, if they are to be told before `seq`, which is asked for only if there are any.
     fn next_skip(&mut self, seq: impl FnOnce() -> u64) -> Option<Skip> {
-        let skips = self.skips.as_mut().filter(|skips| !skips.is_empty())?;
+        let Skips(skips) = &mut **self.skips.as_mut().filter(|skips| !skips.0.is_empty())?;
         let seq = seq();
         skips.pop_front_if(|skip| skip.from <= seq)
     }
@@ -163,7 +167,7 @@ impl State {
         !self.front.is_empty()
             || !self.channel.is_empty()
             || self.behind.is_some()
-            || self.skips.as_ref().is_some_and(|skips| !skips.is_empty())
+            || self.skips.as_ref().is_some_and(|skips| !skips.0.is_empty())
             || self.ended.is_some()
     }
 
@@ -459,7 +463,7 @@ impl Queue {
         }
         self.common.ledger.queue_dropped(reason, lines);
         state.dropped += lines;
-        let skips = state.skips.get_or_insert_default();
+        let Skips(skips) = &mut **state.skips.get_or_insert_default();
         let many = skips.len() >= SKIPS_MAX;
         match skips.back_mut() {
             Some(last) if last.to == from || many => {
@@ -572,7 +576,7 @@ impl Queue {
             };
             let group = &batch.groups[behind.at.group as usize];
             let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
-            let skipped = state.skips.as_mut().and_then(|skips| skips.pop_front_if(|skip| skip.from <= from));
+            let skipped = state.skips.as_mut().and_then(|skips| skips.0.pop_front_if(|skip| skip.from <= from));
             if let Some(skip) = skipped {
                 return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
             }

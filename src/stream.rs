@@ -459,8 +459,8 @@ impl LogStream {
 
     /// No longer counts as waiting.
     fn stop_waiting(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            self.queue.queue.leave(waiting.wait);
+        if let Some(mut waiting) = self.waiting.take() {
+            self.queue.queue.leave(&mut waiting.wait);
         }
     }
 

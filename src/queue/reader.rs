@@ -160,8 +160,8 @@ impl Queue {
     }
 
     /// A reader waits no longer.
-    pub(crate) fn leave(&self, wait: Wait) {
-        let Some(ticket) = wait.0 else { return };
+    pub(crate) fn leave(&self, wait: &mut Wait) {
+        let Some(ticket) = wait.0.take() else { return };
         let mut state = self.state.lock();
         state.waiters.leave(ticket);
         // What was handed on to a reader that then left must not pin its batch while it waits for the next.

@@ -82,7 +82,7 @@ impl Cursor<'_> {
         if usual.is_trusted() {
             let (block, bytes) = (load(self.body, start), u32::from(usual.bytes));
             // No special byte before that place, and one there, which is a quote.
-            let clean = special(block) & (2 << bytes) - 1 == 1 << bytes;
+            let clean = special(block) & ((2 << bytes) - 1) == 1 << bytes;
             let end = start + bytes as usize;
             if clean && mask(block) & ((1 << bytes) - 1) == 0 && self.body.get(end) == Some(&b'"') {
                 self.pos = end + 1;
