@@ -107,14 +107,14 @@ async fn count(args: Args) -> Result<(), Box<dyn Error>> {
 /// Ends when the machine is finished, or the drain stops.
 async fn count_machine(mut stream: LogStream, mut counted: Counted) -> Counted {
     while let Some(batch) = stream.next_batch().await {
-        counted.take(batch.len(), batch.entries().next());
+        counted.take(batch.len(), || batch.entries().next());
     }
     counted
 }
 
 async fn count_fleet(mut fleet: FleetStream, mut counted: Counted) -> Counted {
     while let Some(batch) = fleet.next().await {
-        counted.take(batch.len(), batch.machines().next().and_then(|(_, mut entries)| entries.next()));
+        counted.take(batch.len(), || batch.entries().next());
     }
     counted
 }
@@ -124,20 +124,20 @@ struct Counted {
     name: String,
     lines: u64,
     /// From receipt until taken, in microseconds.
-    waited: Option<Histogram<u64>>,
+    waited: Option<Box<Histogram<u64>>>,
 }
 
 impl Counted {
     fn of(name: &str, latency: bool) -> Self {
-        let waited = latency.then(|| Histogram::new(3).expect("three digits are allowed"));
+        let waited = latency.then(|| Box::new(Histogram::new(3).expect("three digits are allowed")));
         Self { name: name.to_owned(), lines: 0, waited }
     }
 
-    /// Takes `lines` lines that were received together with `first`.
-    fn take(&mut self, lines: usize, first: Option<EntryView<'_>>) {
+    /// Takes `lines` lines that were received together with `first`, which is only looked at where latency is asked for.
+    fn take<'a>(&mut self, lines: usize, first: impl FnOnce() -> Option<EntryView<'a>>) {
         self.lines += lines as u64;
         if let Some(waited) = &mut self.waited
-            && let Some(received) = first.and_then(|entry| entry.received_at())
+            && let Some(received) = first().and_then(|entry| entry.received_at())
         {
             let micros = Timestamp::now().duration_since(received).as_micros();
             waited.saturating_record_n(u64::try_from(micros).unwrap_or(0), lines as u64);
@@ -147,7 +147,7 @@ impl Counted {
     fn add(&mut self, other: &Self) {
         self.lines += other.lines;
         if let (Some(waited), Some(more)) = (&mut self.waited, &other.waited) {
-            waited.add(more).expect("both grow as they need");
+            waited.add(&**more).expect("both grow as they need");
         }
     }
 }
