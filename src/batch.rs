@@ -436,10 +436,14 @@ pub struct EntryId {
 impl EntryId {
     /// A short hash of a machine's name, the same in every process: with a spool, ids outlive theirs.
     pub(crate) fn mark(machine: &str) -> u32 {
+        Self::mark_of(machine.as_bytes())
+    }
+
+    fn mark_of(machine: &[u8]) -> u32 {
         // FNV-1a, folded. Two machines with the same mark cost a wrong number of skipped lines, no line.
         let hash = machine
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         (hash ^ hash >> 32) as u32
     }
 
@@ -494,9 +498,9 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// The id, which is made only where it is shown: few of the lines that are looked at are.
-    fn id(self, machine: &str) -> EntryId {
+    fn id(self, machine: &[u8]) -> EntryId {
         let Self { epoch, line, machine_seq, .. } = self;
-        EntryId { epoch, line, machine_seq, machine: EntryId::mark(machine) }
+        EntryId { epoch, line, machine_seq, machine: EntryId::mark_of(machine) }
     }
 }
 
@@ -576,7 +580,7 @@ impl<'a> EntryView<'a> {
     /// The line's id; `None` for what was parsed but never pushed.
     #[must_use]
     pub fn id(&self) -> Option<EntryId> {
-        self.origin.map(|origin| origin.id(self.machine_id()))
+        self.origin.map(|origin| origin.id(self.machine_id().as_bytes()))
     }
 
     /// When the drain had received it; `None` for what was parsed but never pushed.
@@ -605,23 +609,31 @@ impl<'a> EntryView<'a> {
 
     /// As [`EntryView::write_json`], for many lines: those of one batch share the text of their time of receipt.
     pub(crate) fn write_json_by(&self, clock: &mut Clock, out: &mut Vec<u8>, with_raw: bool) {
-        let fields = [
-            ("{\"machine_id\":", self.machine_id()),
-            (",\"message\":", self.message()),
-            (",\"stream\":", self.stream()),
-            (",\"timestamp\":", self.timestamp()),
-            (",\"app_name\":", self.app_name()),
-            (",\"region\":", self.region()),
-            (",\"host\":", self.host()),
-            (",\"level\":", self.level()),
+        let row = self.row;
+        let stream = (row.kind != Kind::Other).then(|| self.stream());
+        let fields: [(&[u8], Span); 5] = [
+            (b",\"timestamp\":", row.timestamp),
+            (b",\"app_name\":", row.app),
+            (b",\"region\":", row.region),
+            (b",\"host\":", row.host),
+            (b",\"level\":", row.level),
         ];
-        for (key, value) in fields {
-            out.extend_from_slice(key.as_bytes());
-            write_json_string(out, value);
+        out.extend_from_slice(b"{\"machine_id\":");
+        self.write_text(out, row.machine);
+        out.extend_from_slice(b",\"message\":");
+        self.write_text(out, row.message);
+        out.extend_from_slice(b",\"stream\":");
+        match stream {
+            Some(name) => write_json_string(out, name),
+            None => self.write_text(out, row.stream),
+        }
+        for (key, span) in fields {
+            out.extend_from_slice(key);
+            self.write_text(out, span);
         }
         if let Some(origin) = self.origin {
             out.extend_from_slice(b",\"id\":\"");
-            origin.id(self.machine_id()).write(out);
+            origin.id(row.machine.of(self.body, self.arena)).write(out);
             out.extend_from_slice(b"\",\"received_at\":\"");
             clock.write(out, origin.received_at);
             out.extend_from_slice(b"\",\"machine_seq\":");
@@ -632,6 +644,29 @@ impl<'a> EntryView<'a> {
             write_raw(out, self.raw());
         }
         out.push(b'}');
+    }
+
+    /// Appends a text of the row as a JSON string. One that lies in the record between quotes is one already: it was read as a
+    /// string without escapes, and is copied with them.
+    #[inline]
+    fn write_text(&self, out: &mut Vec<u8>, span: Span) {
+        match self.quoted(span) {
+            Some(string) => out.extend_from_slice(string),
+            None => write_json_string(out, self.text(span)),
+        }
+    }
+
+    /// A text with the quotes around it, if it stands so in the record. Numbers and containers do not; what was unescaped or
+    /// repaired lies elsewhere, where the bytes beside it are another's.
+    #[inline]
+    fn quoted(&self, span: Span) -> Option<&'a [u8]> {
+        let record = self.row.raw;
+        if span.is_empty() || !span.is_within(record) || span.start() == record.start() {
+            return None;
+        }
+        let end = span.start() + span.len() + 1;
+        let string = self.body.get(span.start() - 1..end).filter(|_| end <= record.start() + record.len())?;
+        (string.first() == Some(&b'"') && string.last() == Some(&b'"')).then_some(string)
     }
 
     /// An owned copy of this line alone.
@@ -801,7 +836,7 @@ impl Serialize for LogEntry {
         map.serialize_entry("host", self.host())?;
         map.serialize_entry("level", self.level())?;
         if let Some(origin) = &self.origin {
-            map.serialize_entry("id", &format_args!("{}", origin.id(self.machine_id())))?;
+            map.serialize_entry("id", &format_args!("{}", origin.id(self.machine_id().as_bytes())))?;
             map.serialize_entry("received_at", &format_args!("{}", origin.received_at))?;
             map.serialize_entry("machine_seq", &origin.machine_seq)?;
         }

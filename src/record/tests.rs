@@ -34,6 +34,13 @@ fn expected(body: &[u8], parsed: Parsed) -> Expected {
         assert!(!row.raw.is_arena());
         let text = |span: Span| str::from_utf8(span.of(body, &parsed.arena)).expect("valid UTF-8").to_owned();
         let view = EntryView { body, arena: &parsed.arena, row, origin: None };
+        let entry = view.to_entry();
+        let by_serde = serde_json::to_string(&entry).expect("no map is involved");
+        for view in [view, entry.view()] {
+            let mut written = Vec::new();
+            view.write_json(&mut written, false);
+            assert_eq!(String::from_utf8(written).as_deref(), Ok(&*by_serde));
+        }
         Entry {
             raw: row.raw.of(body, &[]).to_vec(),
             machine: text(row.machine),
