@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame as BodyFrame;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     encode::{Encoder, EndReason, Frame},
@@ -20,6 +20,10 @@ use crate::http::Body;
 
 /// Silence after which something is sent, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// After a frame that held all there was, the next one is not made sooner: a machine that logs all the time then costs a hundred
+/// writes a second, not one for each body that it is in, and one that is quiet does not wait.
+const PACE: Duration = Duration::from_millis(10);
 
 /// When a reader's answer ends before its source does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub(super) struct Reader {
     /// Since when the next line is waited for; `None` until it has to be.
     waiting_since: Option<Instant>,
     quiet_since: Instant,
+    /// When the next frame may be made.
+    paced_until: Option<Instant>,
     over: bool,
 }
 
@@ -66,6 +72,7 @@ impl Reader {
             total: limits.total_timeout.map(|timeout| now + timeout),
             waiting_since: None,
             quiet_since: now,
+            paced_until: None,
             over: false,
         }
     }
@@ -79,10 +86,16 @@ impl Reader {
     ///
     /// Lines of a queue are delivered when they go into a frame, and there is no wait between that and returning it.
     async fn next_frame(&mut self) -> Option<Vec<u8>> {
+        if let Some(at) = self.paced_until.take() {
+            // Nothing is held meanwhile.
+            sleep_until(self.total.map_or(at, |total| at.min(total))).await;
+        }
         while !self.over {
             let (frame, filled) = self.fill();
             if !frame.is_empty() {
-                self.quiet_since = Instant::now();
+                let now = Instant::now();
+                self.quiet_since = now;
+                self.paced_until = matches!(filled, Filled::CaughtUp).then(|| now + PACE);
                 return Some(frame.into_bytes());
             }
             match filled {
@@ -195,5 +208,36 @@ impl hyper::body::Body for Lines {
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::{collector::LogCollector, http::read::encode::Format, stream::LogStream};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_machine_is_shown_at_a_pace_and_a_quiet_one_at_once() {
+        let collector = LogCollector::default();
+        let queue = collector.subscribe("m").unwrap();
+        let limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow: true };
+        let encoder = Encoder { format: Format::Text, raw: false };
+        let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), encoder, limits);
+        let push = |line: &str| collector.push_line("m", line).unwrap();
+        let start = Instant::now();
+
+        let _ = push("0");
+        assert_eq!(reader.next_frame().await.unwrap(), b"0\n");
+        assert_eq!(start.elapsed(), Duration::ZERO, "it was quiet");
+        let _ = (push("1"), push("2"));
+        assert_eq!(reader.next_frame().await.unwrap(), b"1\n2\n");
+        assert_eq!(start.elapsed(), PACE);
+        advance(Duration::from_secs(1)).await;
+        let since = Instant::now();
+        let _ = push("3");
+        assert_eq!(reader.next_frame().await.unwrap(), b"3\n");
+        assert_eq!(since.elapsed(), Duration::ZERO, "it was quiet again");
     }
 }
