@@ -16,6 +16,8 @@ mod logging;
 mod machines;
 mod parse;
 mod serve;
+#[cfg(feature = "spool")]
+mod spool;
 mod stats;
 mod tail;
 mod text;
@@ -58,6 +60,9 @@ enum Failure {
     Config(#[from] Mistakes),
     #[error("{}", with_causes(.0))]
     Serve(ServeError),
+    #[cfg(feature = "spool")]
+    #[error("{dir}: {}", with_causes(.source))]
+    Spool { dir: String, source: crate::spool::OpenError },
 }
 
 impl Failure {
@@ -73,6 +78,8 @@ impl Failure {
             Self::Unavailable(_) => Exit::Unavailable,
             Self::Io { .. } | Self::Serve(_) => Exit::Io,
             Self::Unauthorized { .. } | Self::Config(_) => Exit::Config,
+            #[cfg(feature = "spool")]
+            Self::Spool { source, .. } => spool::exit(source),
         }
     }
 
@@ -122,6 +129,10 @@ enum Command {
     /// Print a configuration file with every setting, its default and meaning
     #[command(after_help = validate::CONFIG_EXAMPLES)]
     Config(validate::ConfigArgs),
+    /// Look into a spool, check it, repair it
+    #[cfg(feature = "spool")]
+    #[command(after_help = spool::EXAMPLES)]
+    Spool(spool::Args),
     /// Ask a running drain for its verdict: exit 0 if healthy, else 69
     #[command(after_help = health::EXAMPLES)]
     Health(health::Args),
@@ -171,6 +182,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Stats(args) => client::block_on(stats::run(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),
+        #[cfg(feature = "spool")]
+        Command::Spool(args) => spool::run(&args),
         Command::Health(args) => client::block_on(health::run(args)),
         Command::Completions { shell } => {
             let mut out = Vec::new();

@@ -59,6 +59,10 @@ pub mod budget;
 
 pub mod admission;
 
+#[cfg(feature = "spool")]
+#[doc(hidden)]
+pub mod spool;
+
 pub mod collector;
 mod linger;
 

@@ -1,0 +1,237 @@
+//! `fleetdrain spool`: what is in a spool, whether it is whole, and mending it. Needs no drain.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{
+    Exit, Failure, complain, print,
+    text::{Table, thousands},
+};
+use crate::{
+    batch::EntryView,
+    record::{Limits, Parser},
+    spool::{
+        OpenError, Record, Seek,
+        offline::{self, Checked, SegmentInfo},
+    },
+};
+
+pub(super) const EXAMPLES: &str = "\
+`ls`, `verify` and `dump` change nothing, and may be used beside a running drain.
+
+Examples:
+  fleetdrain spool ls --dir /var/lib/fleetdrain
+  fleetdrain spool verify --dir /var/lib/fleetdrain || echo damaged
+  fleetdrain spool dump --dir /var/lib/fleetdrain -m 4d891d77b05118 --since 1h | jq -r .message";
+
+const REPAIR_HELP: &str = "\
+The drain must not be running. What is damaged is copied beside the segments, as quarantine-*.bin.
+
+Example:
+  fleetdrain spool repair --dir /var/lib/fleetdrain";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the segments, oldest first
+    Ls {
+        #[command(flatten)]
+        dir: Dir,
+        /// One JSON object a segment
+        #[arg(short, long)]
+        json: bool,
+    },
+    /// Read everything and compare it with its checksums: exit 65 if there is something to repair
+    Verify(Dir),
+    /// Give every segment an index of what can be read of it, and cut what was torn off
+    #[command(after_help = REPAIR_HELP)]
+    Repair(Dir),
+    /// Print what the spool holds, one JSON entry a line
+    Dump(Dump),
+}
+
+#[derive(Debug, clap::Args)]
+struct Dir {
+    /// The spool's directory
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Dump {
+    #[command(flatten)]
+    dir: Dir,
+    /// Only this machine
+    #[arg(short, long, value_name = "ID")]
+    machine: Option<String>,
+    /// Begin with the record of this sequence
+    #[arg(long, value_name = "SEQUENCE", conflicts_with = "since")]
+    from: Option<u64>,
+    /// Begin with what was received since then, such as 5m
+    #[arg(long, value_name = "DURATION", value_parser = since)]
+    since: Option<Duration>,
+    /// Print the bodies as they were sent, not their entries; with --machine those that it is in
+    #[arg(long)]
+    bodies: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+    match &args.command {
+        Command::Ls { dir, json } => ls(&dir.dir, *json),
+        Command::Verify(dir) => {
+            let checked = offline::verify(&dir.dir).map_err(in_dir(&dir.dir))?;
+            let exit = if checked.iter().all(Checked::is_whole) { Exit::Success } else { Exit::Data };
+            report(&checked)?;
+            Ok(exit)
+        }
+        Command::Repair(dir) => report(&offline::repair(&dir.dir).map_err(in_dir(&dir.dir))?),
+        Command::Dump(args) => dump(args),
+    }
+}
+
+/// The exit code that the contract has for a spool that cannot be opened.
+pub(super) fn exit(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Locked => Exit::Unavailable,
+        OpenError::UnknownVersion { .. } => Exit::Config,
+        _ => Exit::Io,
+    }
+}
+
+fn since(text: &str) -> Result<Duration, String> {
+    crate::config::value::duration(text).ok_or_else(|| "expected a duration such as 90s or 1h30m".to_owned())
+}
+
+fn in_dir(dir: &Path) -> impl FnOnce(OpenError) -> Failure {
+    let dir = dir.display().to_string();
+    move |source| Failure::Spool { dir, source }
+}
+
+fn ls(dir: &Path, as_json: bool) -> Result<Exit, Failure> {
+    let segments = offline::ls(dir).map_err(in_dir(dir))?;
+    if as_json {
+        let lines = segments.iter().map(|segment| format!("{}\n", to_json(segment)));
+        return print(lines.collect::<String>().as_bytes());
+    }
+    let mut table = Table::new(&["SEGMENT", "RECORDS", "LINES", "BYTES", "FIRST RECEIVED", "LAST RECEIVED", "INDEX"]);
+    for segment in &segments {
+        let (first, last) = received(segment);
+        let index = if segment.is_sealed { "yes" } else { "no" };
+        let lines = number(segment.lines.end - segment.lines.start);
+        let records = number(segment.records);
+        table.row([segment.name.clone(), records, lines, number(segment.bytes), first, last, index.to_owned()]);
+    }
+    print(&table.render())
+}
+
+fn to_json(segment: &SegmentInfo) -> serde_json::Value {
+    json!({
+        "name": segment.name,
+        "records": segment.records,
+        "sequences": [segment.seqs.start, segment.seqs.end],
+        "lines": [segment.lines.start, segment.lines.end],
+        "bytes": segment.bytes,
+        "received": segment.received.map(|(first, last)| [first.to_string(), last.to_string()]),
+        "sealed": segment.is_sealed,
+    })
+}
+
+fn received(segment: &SegmentInfo) -> (String, String) {
+    segment.received.map_or_else(Default::default, |(first, last)| (format!("{first:.0}"), format!("{last:.0}")))
+}
+
+fn number(number: u64) -> String {
+    thousands(&number.into())
+}
+
+fn report(checked: &[Checked]) -> Result<Exit, Failure> {
+    let mut table = Table::new(&["SEGMENT", "RECORDS", "VERDICT"]);
+    for checked in checked {
+        table.row([checked.segment.name.clone(), number(checked.segment.records), verdict(checked)]);
+    }
+    print(&table.render())
+}
+
+/// What is to be said of a segment: `whole`, or everything that is not.
+fn verdict(checked: &Checked) -> String {
+    let mut verdict = Vec::new();
+    for damage in &checked.damage {
+        let left_out = if checked.segment.is_sealed && !checked.is_index_damaged { ", left out" } else { "" };
+        verdict.push(format!("damaged from byte {} to {}{left_out}", damage.start, damage.end));
+    }
+    let notes = [
+        (checked.is_header_damaged, "damaged header"),
+        (checked.is_index_damaged, "index does not fit"),
+        (checked.is_unreadable, "unreadable parts"),
+        (!checked.segment.is_sealed, "no index yet"),
+    ];
+    verdict.extend(notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| (*note).to_owned()));
+    if checked.torn_bytes > 0 {
+        verdict.push(format!("{} bytes torn off", number(checked.torn_bytes)));
+    }
+    if verdict.is_empty() { "whole".to_owned() } else { verdict.join("; ") }
+}
+
+fn dump(args: &Dump) -> Result<Exit, Failure> {
+    let seek = match (args.from, args.since) {
+        (Some(seq), _) => Seek::Seq(seq),
+        (None, Some(since)) => Seek::Time(Timestamp::now().saturating_sub(since).unwrap_or(Timestamp::MIN)),
+        (None, None) => Seek::Seq(0),
+    };
+    let mut printer = Printer { args, parser: Parser::default(), out: Vec::new(), failed: None };
+    let machine = args.machine.as_deref();
+    offline::dump(&args.dir.dir, seek, machine, |record| printer.print(&record)).map_err(in_dir(&args.dir.dir))?;
+    printer.failed.map_or(Ok(Exit::Success), Err)
+}
+
+struct Printer<'a> {
+    args: &'a Dump,
+    parser: Parser,
+    out: Vec<u8>,
+    failed: Option<Failure>,
+}
+
+impl Printer<'_> {
+    /// Prints what is wanted of a record; whether to go on.
+    fn print(&mut self, record: &Record) -> bool {
+        self.out.clear();
+        if self.args.bodies {
+            self.out.extend_from_slice(&record.body);
+            if !record.body.ends_with(b"\n") {
+                self.out.push(b'\n');
+            }
+        } else {
+            self.render_entries(record);
+        }
+        let mut stdout = io::stdout().lock();
+        let printed = stdout.write_all(&self.out).and_then(|()| stdout.flush());
+        self.failed = printed.map_err(Failure::stdout).err();
+        self.failed.is_none()
+    }
+
+    fn render_entries(&mut self, record: &Record) {
+        let parsed = self.parser.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
+        let lines = parsed.rows.len() as u64;
+        for row in &parsed.rows {
+            let entry = EntryView { body: &record.body, arena: &parsed.arena, row, origin: None };
+            if self.args.machine.as_ref().is_none_or(|machine| entry.machine_id() == machine) {
+                entry.write_json(&mut self.out, true);
+                self.out.push(b'\n');
+            }
+        }
+        if lines != record.lines {
+            complain(&format!("record {}: {lines} lines can be parsed, it had {}", record.seq, record.lines));
+        }
+    }
+}
