@@ -107,27 +107,28 @@ struct State {
     /// Of these, in readers' hands.
     held_lines: u64,
     held_bytes: usize,
-    /// Only of a `block` queue.
-    blocking: Option<Box<Blocking>>,
+    rare: Option<Box<Rare>>,
     /// Boxed, because most queues of most machines never are.
     behind: Option<Box<Behind>>,
-    /// Boxed, because most queues never drop anything.
-    skips: Option<Box<Skips>>,
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
     waiters: Waiters,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
-    /// Why it ended, and behind which of its machine's lines.
-    ended: Option<Box<(Ended, Trail)>>,
-    dropped: u64,
     latencies: Option<Box<Latencies>>,
 }
 
-/// Lines that were dropped and are still to be told, in order.
+/// What most queues of most machines never have.
 #[derive(Debug, Default)]
-struct Skips(VecDeque<Skip>);
+struct Rare {
+    blocking: Blocking,
+    /// Lines that were dropped and are still to be told, in order.
+    skips: VecDeque<Skip>,
+    dropped: u64,
+    /// Why it ended, and behind which of its machine's lines.
+    ended: Option<(Ended, Trail)>,
+}
 
 /// What a `block` queue promises.
 #[derive(Debug, Default)]
@@ -142,24 +143,29 @@ struct Blocking {
 impl State {
     /// Lines and bytes promised to bodies that are being admitted.
     fn reserved(&self) -> (u64, usize) {
-        self.blocking.as_ref().map_or((0, 0), |blocking| (blocking.lines, blocking.bytes))
+        self.rare.as_ref().map_or((0, 0), |rare| (rare.blocking.lines, rare.blocking.bytes))
     }
 
     /// Something fitted.
     fn is_moving(&mut self) {
-        self.blocking.iter_mut().for_each(|blocking| blocking.stalled_since = None);
+        self.rare.iter_mut().for_each(|rare| rare.blocking.stalled_since = None);
     }
 
     /// The first of the skipped lines, if they are to be told before `seq`, which is asked for only if there are any.
     fn next_skip(&mut self, seq: impl FnOnce() -> u64) -> Option<Skip> {
-        let Skips(skips) = &mut **self.skips.as_mut().filter(|skips| !skips.0.is_empty())?;
+        let rare = self.rare.as_mut().filter(|rare| !rare.skips.is_empty())?;
         let seq = seq();
-        skips.pop_front_if(|skip| skip.from <= seq)
+        rare.skips.pop_front_if(|skip| skip.from <= seq)
+    }
+
+    /// Why it ended, and behind which of its machine's lines.
+    fn ended(&self) -> Option<(Ended, Trail)> {
+        self.rare.as_ref()?.ended
     }
 
     /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
     fn until_the_end(&self, trail: Trail) -> Trail {
-        self.ended.as_ref().map_or(trail, |ended| ended.1)
+        self.ended().map_or(trail, |(_, end)| end)
     }
 
     /// Whether a reader would find something.
@@ -167,8 +173,7 @@ impl State {
         !self.front.is_empty()
             || !self.channel.is_empty()
             || self.behind.is_some()
-            || self.skips.as_ref().is_some_and(|skips| !skips.0.is_empty())
-            || self.ended.is_some()
+            || self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty() || rare.ended.is_some())
     }
 
     /// The oldest item that waits.
@@ -263,7 +268,8 @@ impl QueueRoom {
 
     /// Gives the room back under the queue's lock, so that nobody takes it before the lines that it was kept for.
     fn settle(&mut self, state: &mut State) -> Option<Permit> {
-        if let Some(blocking) = &mut state.blocking {
+        if let Some(rare) = &mut state.rare {
+            let blocking = &mut rare.blocking;
             blocking.lines -= std::mem::take(&mut self.lines);
             blocking.bytes -= std::mem::take(&mut self.bytes);
         }
@@ -301,13 +307,13 @@ impl Queue {
     ) -> Result<Option<QueueRoom>, ()> {
         let (lines, bytes) = group_cost(batch, group, self.terms.streams);
         let mut state = self.state.lock();
-        if lines == 0 || self.terms.full != Full::Block || state.behind.is_some() || state.ended.is_some() {
+        if lines == 0 || self.terms.full != Full::Block || state.behind.is_some() || state.ended().is_some() {
             return Ok(None);
         }
         let fits = self.fits(&state, lines, bytes);
         let is_awaited = fits && !state.waiters.is_empty();
         let readerless = state.readerless_since.is_some_and(|since| now.duration_since(since) >= READERLESS_AFTER);
-        let blocking = state.blocking.get_or_insert_default();
+        let blocking = &mut state.rare.get_or_insert_default().blocking;
         let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
         if copy.is_none() && !is_awaited {
             let since = *blocking.stalled_since.get_or_insert(now);
@@ -462,8 +468,8 @@ impl Queue {
             return;
         }
         self.common.ledger.queue_dropped(reason, lines);
-        state.dropped += lines;
-        let Skips(skips) = &mut **state.skips.get_or_insert_default();
+        let Rare { skips, dropped, .. } = &mut **state.rare.get_or_insert_default();
+        *dropped += lines;
         let many = skips.len() >= SKIPS_MAX;
         match skips.back_mut() {
             Some(last) if last.to == from || many => {
@@ -576,7 +582,7 @@ impl Queue {
             };
             let group = &batch.groups[behind.at.group as usize];
             let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
-            let skipped = state.skips.as_mut().and_then(|skips| skips.0.pop_front_if(|skip| skip.from <= from));
+            let skipped = state.rare.as_mut().and_then(|rare| rare.skips.pop_front_if(|skip| skip.from <= from));
             if let Some(skip) = skipped {
                 return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
             }
@@ -650,7 +656,7 @@ impl Queue {
     /// Sets the end behind what is queued, which goes up to `trail`.
     pub(crate) fn end(&self, ended: Ended, trail: Trail) {
         let mut state = self.state.lock();
-        state.ended.get_or_insert_with(|| Box::new((ended, trail)));
+        state.rare.get_or_insert_default().ended.get_or_insert((ended, trail));
         state.waiters.wake_all();
     }
 
@@ -686,10 +692,10 @@ impl Queue {
         QueueFacts {
             lines: state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines),
             bytes: state.bytes as u64,
-            dropped: state.dropped,
+            dropped: state.rare.as_ref().map_or(0, |rare| rare.dropped),
             readers: state.readers,
             behind: state.behind.is_some(),
-            ended: state.ended.is_some(),
+            ended: state.ended().is_some(),
             oldest,
             latency_p50_seconds: latency(0.5),
             latency_p99_seconds: latency(0.99),

@@ -47,9 +47,9 @@ impl Queue {
         if state.behind.is_some() {
             return Taken::Behind;
         }
-        match (state.next_skip(|| u64::MAX), &state.ended) {
+        match (state.next_skip(|| u64::MAX), state.ended()) {
             (Some(skip), _) => Taken::Skipped(skip.lines),
-            (None, Some(ended)) => Taken::Ended(ended.0),
+            (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
     }

@@ -11,7 +11,6 @@ use smallvec::SmallVec;
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     list: SmallVec<[Waiter; 1]>,
-    next_ticket: u64,
 }
 
 #[derive(Debug)]
@@ -21,7 +20,7 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// A place on the list.
+/// A place on the list, unlike all others that are on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
 
@@ -36,8 +35,7 @@ impl Waiters {
     }
 
     pub(super) fn enter(&mut self, waker: &Waker) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let ticket = Ticket(self.list.last().map_or(0, |last| last.ticket.0 + 1));
         self.list.push(Waiter { ticket, waker: Some(waker.clone()) });
         ticket
     }
