@@ -34,8 +34,12 @@ pub(crate) struct Draft {
 impl Draft {
     /// Puts a parsed body into a batch; the caller sets `batch.permit`.
     pub(crate) fn new(bytes: Bytes, parsed: Parsed, received_at: Timestamp) -> Self {
+        let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, received_at);
+        if !parsed.samples.is_empty() {
+            batch.leave_behind_the_rejected();
+        }
         Self {
-            batch: Batch::new(bytes, parsed.arena, parsed.rows, received_at),
+            batch,
             received: parsed.received,
             rejected: parsed.rejected,
             repaired: parsed.repaired,
@@ -238,14 +242,15 @@ impl LogCollector {
         };
         let limits = Limits { line_bytes_max: self.shared.config.line_bytes_max, errors_max: ERRORS_MAX };
         let parsed = Parser::default().parse(&body, limits);
-        let mut draft = Draft::new(body, parsed, Timestamp::now());
+        // To be given back as it came: what is published may be less.
+        let mut draft = Draft::new(body.clone(), parsed, Timestamp::now());
         let held = draft.batch.bytes.len() + draft.batch.table_bytes();
         if !permit.try_resize(held) {
             let cause = if held > self.budget().body_bytes_max() { Cause::TooLarge } else { Cause::Memory };
-            return refuse(draft.batch.bytes, cause);
+            return refuse(body, cause);
         }
         draft.batch.permit = Some(permit);
-        self.admit(draft).or_else(|refused| refuse(refused.draft.batch.bytes, refused.cause))
+        self.admit(draft).or_else(|refused| refuse(body, refused.cause))
     }
 
     /// Pushes one line of standard output of one machine, as the Python module's `push(id, line)` did.
@@ -308,6 +313,26 @@ mod tests {
         ] {
             assert_eq!(nanoseconds_since_1970(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_was_rejected_is_not_held_with_what_was_not() {
+        let collector = LogCollector::default();
+        let good = |number: u32| format!("{{\"instance\":\"m{number}\",\"message\":\"say \\\"{number}\\\"\"}}\n");
+        let body = good(1) + &"x".repeat(1 << 20) + "\n" + &good(2) + &good(1);
+        let queue = collector.subscribe("m1").unwrap();
+        let receipt = collector.push(body).unwrap();
+        assert_eq!((receipt.received, receipt.accepted, receipt.unrouted, receipt.rejected), (4, 2, 1, 1));
+        let stats = collector.stats();
+        assert!(stats.history_bytes < 2_000 && stats.memory_used_bytes < 10_000, "{stats:?}");
+        collector.finish("m1");
+        let mut stream = crate::stream::LogStream::new(queue);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let entries = runtime.block_on(stream.collect());
+        let told: Vec<_> = entries.iter().map(|entry| (entry.machine_id(), entry.message(), entry.raw())).collect();
+        let raw = good(1);
+        assert_eq!(told, [("m1", "say \"1\"", raw.trim_end().as_bytes()); 2]);
+        assert_eq!(entries[1].machine_seq(), Some(2));
     }
 
     #[test]

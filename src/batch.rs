@@ -271,6 +271,23 @@ impl Batch {
         }
     }
 
+    /// Moves the records to a body of their own if they are less than half of the one that they came in: a body of rejected
+    /// records must not be held for the few that were accepted.
+    pub(crate) fn leave_behind_the_rejected(&mut self) {
+        let live: u64 = self.groups.iter().map(|group| group.bytes).sum();
+        if self.rows.is_empty() || live >= self.bytes.len() as u64 / 2 {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(live as usize);
+        for row in &mut self.rows {
+            *row = move_row(*row, &self.bytes, &self.arena, &mut bytes);
+        }
+        (self.bytes, self.arena) = (bytes.into(), Box::default());
+        for index in 0..self.groups.len() {
+            self.groups[index].machine = self.row(self.groups[index].rows.start).machine;
+        }
+    }
+
     /// Bytes that this batch holds beside its body: what the budget is charged on top of the body's capacity.
     pub(crate) fn table_bytes(&self) -> usize {
         size_of::<Self>()

@@ -910,3 +910,13 @@ async fn a_request_that_was_there_before_the_shutdown_has_its_answer() {
     }
     tokio::time::timeout(PATIENCE, stop).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_compressed_body_whose_encoding_was_not_named_is_told_so() {
+    let drain = drain();
+    let gzip = [&[0x1f, 0x8b, 8, 0][..], b"anything"].concat();
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", gzip.len());
+    let answer = drain.ask([head.as_bytes(), &gzip].concat()).await;
+    let detail = answer.json()["detail"].to_string();
+    assert!(answer.status == 400 && detail.contains("Content-Encoding: gzip"), "{answer:?}");
+}

@@ -329,6 +329,8 @@ impl Ingest {
             0..=PARSE_INLINE_BYTES_MAX => self.parsers.build(arrived, self.record_limits()),
             _ => self.build_elsewhere(arrived).await?,
         };
+        // Records that were moved out of a body of rejected ones have let go of it.
+        let held = if draft.batch.bytes.len() == length { held } else { draft.batch.bytes.len() };
         self.grow(&mut permit, held + draft.batch.table_bytes(), hold).await?;
         draft.batch.permit = Some(permit);
         Ok(draft)
@@ -503,8 +505,20 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
 fn unreadable(draft: &Draft) -> Problem {
     let line = draft.errors.first().map_or(1, |error| error.line);
     let received = draft.received;
-    let detail = format!("none of {received} records is JSON; the first is on line {line} of the decoded body");
+    let hint = undeclared(&draft.batch.bytes).map_or_else(String::new, |encoding| {
+        format!("; it begins like {encoding}, which takes a Content-Encoding: {encoding}")
+    });
+    let detail = format!("none of {received} records is JSON; the first is on line {line} of the decoded body{hint}");
     Problem::refusal(Reason::BadRequest, detail)
+}
+
+/// The encoding that a body begins like, where its sender has not said so (RFC 1952, 2.3.1; RFC 8878, 3.1.1).
+fn undeclared(body: &[u8]) -> Option<Encoding> {
+    match body {
+        [0x1f, 0x8b, ..] => Some(Encoding::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Encoding::Zstd),
+        _ => None,
+    }
 }
 
 fn undecodable(error: &BodyError) -> Problem {
