@@ -258,6 +258,13 @@ mod fields {
     }
 
     #[test]
+    fn a_text_that_stands_between_the_quotes_of_others_is_escaped() {
+        // In an owned entry the unescaped texts lie one behind the other, here with a quote before the second and one behind it.
+        let entry = with(r#""message":"a\"","timestamp":"t\n","fly":{"app":{"name":"\"b"}}"#);
+        assert_eq!((&*entry.message, &*entry.timestamp, &*entry.app), ("a\"", "t\n", "\"b"));
+    }
+
+    #[test]
     fn escapes_become_what_they_mean() {
         assert_eq!(
             with(r#""message":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00\u0000""#).message,
@@ -761,6 +768,16 @@ mod shapes {
         assert!(!known(&many, &many));
         let long = format!(r#"{{"machine_id":"m","{}":1}}"#, "k".repeat(5000));
         assert!(!known(&long, &long));
+    }
+
+    #[test]
+    fn a_value_of_the_usual_length_is_looked_at_all_the_same() {
+        // Four bytes, as all before: an escape, a quote too early, a control byte, text beyond ASCII, a quote too late.
+        for host in [r#"a\"b"#, r#"a","#, "a\u{1}bc", "é12", r#"\u00"#, "c0de5"] {
+            let usual = format!("{FLY}\n").repeat(20);
+            agreed(usual.clone() + &FLY.replace("c0de", host));
+            agreed(usual + &FLY.replace("c0de", host) + "\n" + FLY);
+        }
     }
 
     #[test]
