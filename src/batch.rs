@@ -259,7 +259,7 @@ impl Batch {
         Self {
             bytes,
             arena: arena.into_boxed_slice(),
-            rows: rows.into_boxed_slice(),
+            rows: boxed(rows),
             order,
             groups,
             received_at,
@@ -420,6 +420,11 @@ pub(crate) fn same_bytes(one: &[u8], other: &[u8]) -> bool {
     // The last word may overlap the one before it.
     let words = |bytes| <[u8]>::as_chunks::<8>(bytes).0;
     last == other_last && words(one).iter().zip(words(other)).all(|(one, other)| one == other)
+}
+
+/// A table no larger than what it is charged for: an allocator that shrinks one in place keeps what was too much of it.
+fn boxed(rows: Vec<Row>) -> Box<[Row]> {
+    if rows.capacity() > rows.len() + rows.len() / 8 { rows.as_slice().into() } else { rows.into_boxed_slice() }
 }
 
 /// The rows' indices, machine by machine.

@@ -1,8 +1,9 @@
 //! One machine's bounded queue: live or behind, its full policies, what readers hold and give back.
 //!
-//! A live queue is a flume channel of groups; a reader that waits for one gets it past the channel. It goes *behind* when it is full: newer lines then stay in the history, and its
-//! reader continues there with the one cursor until it has passed the machine's last group. Channel slots are never the
-//! limit: the bound, in lines and bytes, is kept here under the queue's lock. The end of a queue is a position, not an item.
+//! A live queue is a flume channel of groups; a reader that waits for one gets it past the channel. It goes *behind* when it is
+//! full: newer lines then stay in the history, and its reader continues there with the one cursor until it has passed the
+//! machine's last group. Channel slots are never the limit: the bound, in lines and bytes, is kept here under the queue's lock.
+//! The end of a queue is a position, not an item.
 //!
 //! Whoever changes a queue's state (offer, claim, evict) holds the collector's publish lock first, but for taking items,
 //! delivering them and giving them back, which are the reader's and need this lock alone.
@@ -328,7 +329,9 @@ impl Queue {
 
     /// Offers a group that was just published. Never fails: what does not fit is left to the history or dropped.
     ///
-    /// Whoever offers counts what is accepted into the ledger, once a batch.     /// `room` is what [`Queue::reserve`] gave. Returns its fate, and where the queue stands if it went behind just now.
+    /// Whoever offers counts what is accepted into the ledger, once a batch.
+    ///
+    /// `room` is what [`Queue::reserve`] gave. Returns its fate, and where the queue stands if it went behind just now.
     pub(crate) fn offer(
         &self,
         batch: &Arc<Batch>,

@@ -46,7 +46,15 @@ impl Queue {
 }
 
 mod policies {
-    use std::time::Duration;
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        task::{Context, Wake, Waker},
+        time::Duration,
+    };
 
     use futures_util::FutureExt;
     use tokio::time::advance;
@@ -379,5 +387,44 @@ mod policies {
         assert!(stream.has_more());
         assert_eq!(read_all(&mut stream), [2]);
         assert!(!queue.inner().probe().behind);
+    }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn given_back_lines_wake_a_reader_that_waits() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        let (mut holder, mut other) = (LogStream::new(queue.clone()), LogStream::new(queue));
+        let _ = push_numbers(&collector, "m", 0..3).unwrap();
+        holder.next().await.unwrap();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut reading = pin!(other.next());
+        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(holder);
+        assert_eq!(woken.0.load(SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn going_behind_wakes_a_reader_that_waits_beside_one_that_holds() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.lines = 3);
+        let (mut holder, mut other) = (LogStream::new(queue.clone()), LogStream::new(queue));
+        let _ = push_numbers(&collector, "m", 0..3).unwrap();
+        assert!(holder.more().await);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut reading = pin!(other.next());
+        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let _ = push_numbers(&collector, "m", 3..6).unwrap();
+        assert_eq!(woken.0.load(SeqCst), 1);
+        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     }
 }
