@@ -35,9 +35,7 @@ impl Draft {
     /// Puts a parsed body into a batch; the caller sets `batch.permit`.
     pub(crate) fn new(bytes: Bytes, parsed: Parsed, received_at: Timestamp) -> Self {
         let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, received_at);
-        if !parsed.samples.is_empty() {
-            batch.leave_behind_the_rejected();
-        }
+        batch.leave_behind_the_rest();
         Self {
             batch,
             received: parsed.received,
@@ -313,6 +311,14 @@ mod tests {
         ] {
             assert_eq!(nanoseconds_since_1970(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_blank_is_not_held_with_what_is_not() {
+        let collector = LogCollector::default();
+        let body = "{\"instance\":\"m\"}".to_owned() + &"\n".repeat(1 << 20);
+        assert_eq!(collector.push(body).unwrap().received, 1);
+        assert!(collector.stats().history_bytes < 2_000);
     }
 
     #[test]

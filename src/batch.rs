@@ -271,9 +271,9 @@ impl Batch {
         }
     }
 
-    /// Moves the records to a body of their own if they are less than half of the one that they came in: a body of rejected
-    /// records must not be held for the few that were accepted.
-    pub(crate) fn leave_behind_the_rejected(&mut self) {
+    /// Moves the records to a body of their own if they are less than half of the one that they came in: what was rejected, or
+    /// is blank, must not be held for the little that was accepted.
+    pub(crate) fn leave_behind_the_rest(&mut self) {
         let live: u64 = self.groups.iter().map(|group| group.bytes).sum();
         if self.rows.is_empty() || live >= self.bytes.len() as u64 / 2 {
             return;
@@ -632,7 +632,6 @@ impl<'a> EntryView<'a> {
     /// As [`EntryView::write_json`], for many lines: those of one batch share the text of their time of receipt.
     pub(crate) fn write_json_by(&self, clock: &mut Clock, out: &mut Vec<u8>, with_raw: bool) {
         let row = self.row;
-        let stream = (row.kind != Kind::Other).then(|| self.stream());
         let fields: [(&[u8], Span); 5] = [
             (b",\"timestamp\":", row.timestamp),
             (b",\"app_name\":", row.app),
@@ -645,9 +644,9 @@ impl<'a> EntryView<'a> {
         out.extend_from_slice(b",\"message\":");
         self.write_text(out, row.message);
         out.extend_from_slice(b",\"stream\":");
-        match stream {
-            Some(name) => write_json_string(out, name),
-            None => self.write_text(out, row.stream),
+        match row.kind {
+            Kind::Other => self.write_text(out, row.stream),
+            Kind::Stdout | Kind::Stderr | Kind::System => write_json_string(out, self.stream()),
         }
         for (key, span) in fields {
             out.extend_from_slice(key);
