@@ -72,8 +72,8 @@ pub use self::{
     retain::Gone,
     threads::{Pending, Slot},
     types::{
-        AppendError, Appended, Bounds, Counted, Full, NewRecord, Observer, OpenError, Place, Position, ReadError,
-        Record, Removing, ReserveError, Seek,
+        AppendError, Appended, Bounds, Counted, Full, KINDS, Lines, NewRecord, Observer, OpenError, Place, Position,
+        ReadError, Record, Removing, ReserveError, Seek,
     },
 };
 use crate::metrics::Histogram;
@@ -190,6 +190,15 @@ impl Spool {
     /// See [`ReadError`].
     pub fn machine_last_before(&self, machine: &str, seq: u64) -> Result<Option<Place>, ReadError> {
         self.log.machine_last_before(machine, seq)
+    }
+
+    /// A machine's lines, by kind, in the records whose sequence is in `seqs`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub fn machine_lines(&self, machine: &str, seqs: std::ops::Range<u64>) -> Result<[u64; KINDS], ReadError> {
+        self.log.machine_lines(machine, &seqs)
     }
 
     /// Reads one record, in [`Place::bytes`] of memory.
