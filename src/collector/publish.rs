@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Span},
-    history::Held,
-    queue::{Offered, Place as QueuePlace, Queue, QueueRoom, Taken},
+    history::Next,
+    queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken},
 };
 
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
@@ -108,8 +108,11 @@ impl LogCollector {
         let new = |group| self.machine(batch.machine_id(group));
         let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
         let mut publisher = shared.publisher.lock();
-        let (seq, first_line) = shared.history.end();
-        (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        if !self.keeps_bodies() {
+            // Else the spool has numbered it.
+            (batch.seq, batch.first_line) = shared.history.end();
+        }
+        batch.epoch = shared.epoch;
         publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
             if machine.forgotten.load(Relaxed) {
@@ -220,12 +223,42 @@ impl LogCollector {
         taken
     }
 
-    /// The batch of that number, if the history holds it.
-    pub(crate) fn batch(&self, seq: u64) -> Option<Arc<Batch>> {
-        match self.shared.history.batch(seq) {
-            Held::Batch(batch) => Some(batch),
-            Held::Evicted | Held::NotYet => None,
-        }
+    /// Fetches from the disk what comes next for a queue that stands there. Cancel safe.
+    pub(crate) async fn fetch(self, machine: Arc<Machine>, at: OnDisk) -> Fetched {
+        let Some(past) = self.shared.history.past() else {
+            unreachable!("without a spool no queue stands on the disk")
+        };
+        let collector = self.clone();
+        past.read(move || collector.fetch_now(&machine, at)).await
+    }
+
+    fn fetch_now(&self, machine: &Machine, at: OnDisk) -> Fetched {
+        let OnDisk { mut cursor, trail, lines, streams } = at;
+        let wanted = cursor.next_seq();
+        let next = cursor.read_past(&self.shared.history, &machine.id, trail);
+        // Where a cursor goes on that has lost something, everything up to it is lost.
+        let goes_on = match &next {
+            Next::Lines(step) if step.missed > 0 => Some(step.at.batch),
+            Next::Lines(_) => None,
+            Next::Lost(_) | Next::Past => Some(cursor.from()),
+        };
+        let left = |from| {
+            self.shared
+                .history
+                .past()
+                .map_or(0, |past| streams.count_all(&past.machine_lines(&machine.id, from..trail.end)))
+        };
+        let lost = goes_on.map_or(0, |from| lines.saturating_sub(left(from)));
+        Fetched { wanted, cursor, next, lost }
+    }
+
+    /// As [`LogCollector::claim`], with what was fetched.
+    pub(crate) fn claim_fetched(&self, machine: &Arc<Machine>, queue: &Arc<Queue>, fetched: Fetched) -> Option<Taken> {
+        let mut publisher = self.shared.publisher.lock();
+        let from = queue.place();
+        let (to, taken) = queue.claim_fetched(fetched, &self.shared.history, machine.trail());
+        publisher.moved(machine, queue, from, to);
+        taken
     }
 }
 

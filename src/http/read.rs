@@ -298,7 +298,13 @@ impl Asked<'_> {
             return Ok(lines(encoder, full("")));
         }
         let collector = &self.state.collector;
-        let view = MachineView::new(collector, self.id, &start, |_| true);
+        let view = match collector.shared.history.past() {
+            None => MachineView::new(collector, self.id, &start, |_| true),
+            Some(_) => {
+                let (collector, id, start) = (collector.clone(), self.id.to_owned(), start.clone());
+                aside(move || MachineView::new(&collector, &id, &start, |_| true)).await?
+            }
+        };
         if start.after.is_some() && view.is_over() {
             return Ok(nothing());
         }

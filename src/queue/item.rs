@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use crate::{
     batch::{Batch, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
+    history::MachineCursor,
 };
 
 /// What an item costs beside its lines: the batch, its one group, the channel's slot.
@@ -57,6 +58,11 @@ impl Item {
     pub(super) fn first_seq(&self) -> u64 {
         let rank = if self.rows.is_empty() { 0 } else { self.batch.row(self.rows.start).rank };
         self.group().first_seq + u64::from(rank)
+    }
+
+    /// Where a cursor stands that wants these lines next.
+    pub(super) fn cursor(&self) -> MachineCursor {
+        MachineCursor::within(self.origin.batch, self.group().first_seq, self.first_seq())
     }
 
     /// The `machine_seq` behind the last row, left or taken.

@@ -15,7 +15,7 @@ use super::{
     offline::{Checked, repair_in, verify_in},
     sim::{Faults, Rng, Sim},
     threads::hand,
-    write::Completion,
+    write::{Completion, Handed},
 };
 
 mod crash;
@@ -87,7 +87,7 @@ fn append(log: &Log, specs: &[Spec]) -> Vec<Result<Appended, AppendError>> {
                 key: &spec.key,
             };
             let results = Arc::clone(&results);
-            hand(&record, Completion::new(move |result| results.lock().push(result))).ok().unwrap()
+            Handed { done: Completion::new(move |result| results.lock().push(result)), ..hand(&record).unwrap() }
         })
         .collect();
     log.commit(handed);

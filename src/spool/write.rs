@@ -41,6 +41,7 @@ pub(crate) type Fate = Result<Appended, AppendError>;
 type Then = Box<dyn FnOnce(Fate) + Send>;
 
 /// What happens when a record's fate is known. Dropped before, it tells that nothing is known.
+#[derive(Default)]
 pub(crate) struct Completion(Option<Then>);
 
 impl Completion {
