@@ -28,6 +28,7 @@ use self::{
 pub(crate) use self::{
     item::Item,
     reader::{Handing, Wait},
+    waiters::Wakes,
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Streams},
@@ -114,6 +115,7 @@ struct State {
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
+    /// None of them is asleep while there is something.
     waiters: Waiters,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
@@ -167,14 +169,6 @@ impl State {
     /// The machine's `trail` as far as it concerns this queue: no line behind the end is its own.
     fn until_the_end(&self, trail: Trail) -> Trail {
         self.ended().map_or(trail, |(_, end)| end)
-    }
-
-    /// Whether a reader would find something.
-    fn has_something(&self) -> bool {
-        !self.front.is_empty()
-            || !self.channel.is_empty()
-            || self.behind.is_some()
-            || self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty() || rare.ended.is_some())
     }
 
     /// The oldest item that waits.
@@ -339,6 +333,7 @@ impl Queue {
         mut room: Option<QueueRoom>,
         history: &History,
         trail: Trail,
+        wakes: &mut Wakes,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
         let wanted = self.terms.streams.count(&group.counts);
@@ -354,6 +349,8 @@ impl Queue {
         }
         let item = Item::of_group(Arc::clone(batch), at, wanted, self.terms.streams);
         let place = self.take_in(&mut state, item, promised, history, trail);
+        // Whatever became of it, there is something now. Readers that wait beside other lines were woken by those.
+        state.waiters.wake_all(wakes);
         (offered, place)
     }
 
@@ -385,7 +382,6 @@ impl Queue {
             self.count_in(state, &copy);
             state.channel.push(copy);
         }
-        state.waiters.wake_all();
         None
     }
 
@@ -408,7 +404,6 @@ impl Queue {
             if let Some(copy) = item.compacted(&self.common.budget, self.terms.streams) {
                 self.count_in(state, &copy);
                 state.channel.push(copy);
-                state.waiters.wake_all();
                 return None;
             }
         }
@@ -499,6 +494,8 @@ impl Queue {
         let (first_held, taken_to) = (history.first_seq(), state.taken_to);
         let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
         let returned: Vec<Item> = state.front.drain(kept..).collect();
+        // The reserve is used up: what held them all goes too.
+        state.front.shrink_to_fit();
         state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
         state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
         returned
@@ -518,7 +515,6 @@ impl Queue {
             Some(Ok(step)) => {
                 let (at, rows, received) = (step.at, step.rows, step.batch.received);
                 state.behind = Some(Box::new(Behind { at, rows, received, cursor, lines }));
-                state.waiters.wake_all();
                 Some(at)
             }
             Some(Err(_)) | None => None,
@@ -548,7 +544,6 @@ impl Queue {
         behind.lines -= lines;
         let to = group.end_seq();
         self.skip(state, from, to, lines, reason);
-        state.waiters.wake_all();
         self.advance(state, history, trail)
     }
 
@@ -657,10 +652,10 @@ impl Queue {
     }
 
     /// Sets the end behind what is queued, which goes up to `trail`.
-    pub(crate) fn end(&self, ended: Ended, trail: Trail) {
+    pub(crate) fn end(&self, ended: Ended, trail: Trail, wakes: &mut Wakes) {
         let mut state = self.state.lock();
         state.rare.get_or_insert_default().ended.get_or_insert((ended, trail));
-        state.waiters.wake_all();
+        state.waiters.wake_all(wakes);
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
@@ -676,7 +671,6 @@ impl Queue {
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
-        state.waiters.wake_all();
         state.held_lines
     }
 
