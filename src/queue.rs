@@ -183,9 +183,11 @@ impl State {
 
     /// A reader takes `item`, and holds it from now on.
     fn hand_over(&mut self, item: &Item, ledger: &Ledger) {
-        let latency = item.batch.received.elapsed();
-        ledger.delivery_latency.record(latency);
-        self.latencies.get_or_insert_default().record(latency);
+        if item.weight > 0 {
+            let latency = item.batch.received.elapsed();
+            ledger.delivery_latency.record_times(latency, item.weight);
+            self.latencies.get_or_insert_default().record(latency, item.weight);
+        }
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
         self.taken_to = self.taken_to.max(item.end_seq());

@@ -407,6 +407,25 @@ mod policies {
         assert!(!queue.inner().probe().behind);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn of_large_bodies_a_share_is_measured_and_stands_for_all_and_each_machine_has_its_turn() {
+        const MACHINES: usize = 40;
+        let collector = small(|_| {});
+        let names: Vec<String> = (0..MACHINES).map(|machine| format!("m{machine}")).collect();
+        let mut streams: Vec<_> = names.iter().map(|id| LogStream::new(collector.subscribe(id).unwrap())).collect();
+        let body: Vec<_> = names.iter().map(|id| (id.as_str(), Kind::Stdout, "0")).collect();
+        for turn in 1..=100_u64 {
+            // Senders take turns, so that every machine's batches have even numbers.
+            let _ = (push(&collector, &body).unwrap(), push(&collector, &[("another", Kind::Stdout, "0")]).unwrap());
+            streams.iter_mut().for_each(|stream| assert_eq!(read_all(stream), [0]));
+            let (groups, counted) = (turn * MACHINES as u64, collector.shared.ledger.delivery_latency.counted().count);
+            assert!(counted.abs_diff(groups) <= groups / 5 + 80, "{counted} of {groups}");
+        }
+        for facts in collector.all_machine_facts().iter().filter(|facts| facts.machine_id != "another") {
+            assert!(facts.latency_p50_seconds.is_some(), "{} was never measured", facts.machine_id);
+        }
+    }
+
     /// Counts how often it was woken.
     #[derive(Default)]
     struct Woken(AtomicUsize);
