@@ -43,7 +43,7 @@ use crate::{
     budget::Budget,
     config::{self, Full},
     history::{History, MachineCursor, Start, Trail},
-    queue::{self, Bounds, Common, Ended, Queue, Reason, Terms},
+    queue::{self, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
 };
 
@@ -349,6 +349,8 @@ impl LogCollector {
             return Ok((LogQueue::new(self, machine, queue), false));
         }
         let queue = self.create_queue(publisher, machine, options, backlog)?;
+        #[cfg(feature = "spool")]
+        self.store_position(machine, &queue);
         Ok((LogQueue::new(self, machine, &queue), true))
     }
 
@@ -433,8 +435,6 @@ impl LogCollector {
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
         self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
-        #[cfg(feature = "spool")]
-        self.store_position(machine, &queue);
         Ok(queue)
     }
 
@@ -450,12 +450,13 @@ impl LogCollector {
 
     /// Ends a machine's log behind what is queued; `false` if it was never seen. Reading goes on until the end.
     pub fn finish(&self, machine_id: &str) -> bool {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         let Some(machine) = self.known(machine_id) else { return false };
         if !machine.state.lock().seen {
             return false;
         }
-        self.finish_machine(&publisher, &machine, Ended::Finished);
+        self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         true
     }
 
@@ -479,6 +480,7 @@ impl LogCollector {
 
     /// Finishes a machine whose time has come. Returns until when to wait if it was put off meanwhile.
     pub(crate) fn finish_if_due(&self, machine: &Arc<Machine>) -> Option<Instant> {
+        let mut wakes = Wakes::default();
         // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
         let publisher = self.shared.publisher.lock();
         let at = match &machine.state.lock().life {
@@ -488,11 +490,17 @@ impl LogCollector {
         if at > Instant::now() {
             return Some(at);
         }
-        self.finish_machine(&publisher, machine, Ended::Finished);
+        self.finish_machine(&publisher, machine, Ended::Finished, &mut wakes);
         None
     }
 
-    fn finish_machine(&self, _serial: &MutexGuard<'_, Publisher>, machine: &Arc<Machine>, ended: Ended) {
+    fn finish_machine(
+        &self,
+        _serial: &MutexGuard<'_, Publisher>,
+        machine: &Arc<Machine>,
+        ended: Ended,
+        wakes: &mut Wakes,
+    ) {
         let mut state = machine.state.lock();
         if state.ended().is_some() {
             return;
@@ -500,7 +508,7 @@ impl LogCollector {
         state.life = Life::Finished(Box::new(Instant::now()), ended);
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended, machine.trail.load());
+            queue.end(ended, machine.trail.load(), wakes);
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);
@@ -510,19 +518,21 @@ impl LogCollector {
 
     /// Ends every machine's log that is subscribed, behind what is queued.
     pub fn finish_all(&self) {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         let machines: Vec<_> = self.shared.roster.lock().values().map(|(machine, _)| Arc::clone(machine)).collect();
         for machine in machines {
-            self.finish_machine(&publisher, &machine, Ended::Finished);
+            self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         }
     }
 
     /// Refuses what is still to come and ends every reader, behind what is queued.
     pub(crate) fn shut_down(&self) {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         self.shared.shutting_down.store(true, Relaxed);
         for machine in self.all_machines() {
-            self.finish_machine(&publisher, &machine, Ended::Shutdown);
+            self.finish_machine(&publisher, &machine, Ended::Shutdown, &mut wakes);
         }
         drop(publisher);
         self.shared.fleet.notify_waiters();

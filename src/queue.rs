@@ -28,6 +28,7 @@ use self::{
 pub(crate) use self::{
     item::Item,
     reader::{Handing, Wait},
+    waiters::Wakes,
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Streams},
@@ -135,6 +136,7 @@ struct State {
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
+    /// None of them is asleep while there is something.
     waiters: Waiters,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
@@ -199,14 +201,6 @@ impl State {
         self.ended().map_or(trail, |(_, end)| end)
     }
 
-    /// Whether a reader would find something.
-    fn has_something(&self) -> bool {
-        !self.front.is_empty()
-            || !self.channel.is_empty()
-            || self.behind.is_some()
-            || self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty() || rare.ended.is_some())
-    }
-
     /// The oldest item that waits.
     fn pop(&mut self) -> Option<Item> {
         self.front.pop_front().or_else(|| self.channel.pop())
@@ -219,12 +213,14 @@ impl State {
 
     /// A reader takes `item`, and holds it from now on.
     fn hand_over(&mut self, item: &Item, ledger: &Ledger) {
-        let latency = item.batch.received.elapsed();
-        ledger.delivery_latency.record(latency);
-        let handed_over = self.handed_over.get_or_insert_default();
-        handed_over.latencies.record(latency);
         let (from, is_first) = (item.origin.batch, self.held_lines == 0);
+        let handed_over = self.handed_over.get_or_insert_default();
         handed_over.from = if is_first { from } else { handed_over.from.min(from) };
+        if item.weight > 0 {
+            let latency = item.batch.received.elapsed();
+            ledger.delivery_latency.record_times(latency, item.weight);
+            handed_over.latencies.record(latency, item.weight);
+        }
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
         self.taken_to = self.taken_to.max(item.end_seq());
@@ -399,6 +395,7 @@ impl Queue {
         mut room: Option<QueueRoom>,
         history: &History,
         trail: Trail,
+        wakes: &mut Wakes,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
         let wanted = self.terms.streams.count(&group.counts);
@@ -414,6 +411,8 @@ impl Queue {
         }
         let item = Item::of_group(Arc::clone(batch), at, wanted, self.terms.streams);
         let place = self.take_in(&mut state, item, promised, history, trail);
+        // Whatever became of it, there is something now. Readers that wait beside other lines were woken by those.
+        state.waiters.wake_all(wakes);
         (offered, place)
     }
 
@@ -445,7 +444,6 @@ impl Queue {
             self.count_in(state, &copy);
             state.channel.push(copy);
         }
-        state.waiters.wake_all();
         None
     }
 
@@ -468,7 +466,6 @@ impl Queue {
             if let Some(copy) = item.compacted(&self.common.budget, self.terms.streams) {
                 self.count_in(state, &copy);
                 state.channel.push(copy);
-                state.waiters.wake_all();
                 return None;
             }
         }
@@ -559,6 +556,8 @@ impl Queue {
         let (first_held, taken_to) = (history.first_seq(), state.taken_to);
         let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
         let returned: Vec<Item> = state.front.drain(kept..).collect();
+        // The reserve is used up: what held them all goes too.
+        state.front.shrink_to_fit();
         state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
         state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
         returned
@@ -583,7 +582,6 @@ impl Queue {
         let behind = Behind { stand, received, cursor, lines };
         let place = behind.place();
         state.behind = Some(Box::new(behind));
-        state.waiters.wake_all();
         Some(place)
     }
 
@@ -616,7 +614,6 @@ impl Queue {
         behind.lines -= lines;
         let to = group.end_seq();
         self.skip(state, from, to, lines, reason);
-        state.waiters.wake_all();
         self.advance(state, history, trail)
     }
 
@@ -773,7 +770,6 @@ impl Queue {
         behind.lines -= wanted;
         behind.cursor.pass_by(lines, to);
         self.skip(state, at, at + lines, wanted, reason);
-        state.waiters.wake_all();
         self.advance(state, history, trail)
     }
 
@@ -853,10 +849,10 @@ impl Queue {
     }
 
     /// Sets the end behind what is queued, which goes up to `trail`.
-    pub(crate) fn end(&self, ended: Ended, trail: Trail) {
+    pub(crate) fn end(&self, ended: Ended, trail: Trail, wakes: &mut Wakes) {
         let mut state = self.state.lock();
         state.rare.get_or_insert_default().ended.get_or_insert((ended, trail));
-        state.waiters.wake_all();
+        state.waiters.wake_all(wakes);
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
@@ -872,7 +868,6 @@ impl Queue {
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
-        state.waiters.wake_all();
         state.held_lines
     }
 

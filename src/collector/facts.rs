@@ -36,7 +36,7 @@ pub(crate) struct Ledger {
     queue_dropped: [AtomicU64; Reason::NAMES.len()],
     pub(crate) viewer_skipped: AtomicU64,
     pub(crate) viewers: AtomicU64,
-    /// Received → taken by a queue's reader, once a group.
+    /// Received → taken by a queue's reader, by groups.
     pub(crate) delivery_latency: Arc<Histogram>,
     /// A record's own timestamp → received.
     pub(crate) log_lag: Arc<Histogram>,

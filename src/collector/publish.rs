@@ -15,7 +15,7 @@ use super::{
 use crate::{
     batch::{Batch, Group, GroupRef, Span},
     history::Next,
-    queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken},
+    queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken, Wakes},
 };
 
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
@@ -71,6 +71,13 @@ impl Moment {
     }
 }
 
+/// A batch that is offered to its machines, and whom that wakes.
+struct Offering<'a> {
+    batch: &'a Arc<Batch>,
+    moment: Moment,
+    wakes: &'a mut Wakes,
+}
+
 impl LogCollector {
     /// The machines of a batch's groups, in their order, as far as they are known: a body that is refused makes none known.
     pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Option<Arc<Machine>>> {
@@ -107,6 +114,7 @@ impl LogCollector {
         let groups = machines.into_iter().zip(&batch.groups);
         let new = |group| self.machine(batch.machine_id(group));
         let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
+        let mut wakes = Wakes::with_capacity(machines.len());
         let mut publisher = shared.publisher.lock();
         if !self.keeps_bodies() {
             // Else the spool has numbered it.
@@ -123,6 +131,7 @@ impl LogCollector {
         }
         let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);
+        let mut offering = Offering { batch: &batch, moment, wakes: &mut wakes };
         shared.history.append(Arc::clone(&batch));
         let mut evicted = Vec::new();
         while let Some(batch) = shared.history.evict() {
@@ -134,7 +143,7 @@ impl LogCollector {
         for (index, machine) in machines.iter().enumerate() {
             let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
             let lines = batch.groups[index].lines();
-            match self.offer(&mut publisher, machine, &batch, index as u32, room, &moment) {
+            match self.offer(&mut publisher, &mut offering, machine, index as u32, room) {
                 Some(offered) => {
                     fates.0 += offered.accepted;
                     fates.1 += offered.filtered;
@@ -145,6 +154,7 @@ impl LogCollector {
         shared.ledger.queue_in(fates.0);
         drop(publisher);
         shared.fleet.notify_waiters();
+        drop(wakes);
         // Batches that nobody holds any more are freed here, out of everybody's way.
         drop(evicted);
         fates
@@ -153,12 +163,12 @@ impl LogCollector {
     fn offer(
         &self,
         publisher: &mut Publisher,
+        offering: &mut Offering<'_>,
         machine: &Arc<Machine>,
-        batch: &Arc<Batch>,
         index: u32,
         room: Option<QueueRoom>,
-        moment: &Moment,
     ) -> Option<Offered> {
+        let Offering { batch, moment, wakes } = offering;
         let at = GroupRef { batch: batch.seq, group: index };
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
@@ -167,7 +177,8 @@ impl LogCollector {
         let offered = state.live_queue().map(|queue| {
             // Room in a queue that was replaced meanwhile is of no use to the new one.
             let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
-            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, machine.trail.load());
+            let (offered, went_behind) =
+                queue.offer(batch, at, room, &self.shared.history, machine.trail.load(), wakes);
             publisher.moved(machine, queue, None, went_behind);
             offered
         });

@@ -26,7 +26,7 @@ use crate::{
     batch::FIRST_SEQ,
     budget::Budget,
     history::{MachineCursor, Past, Trail},
-    queue::{Ended, OnDisk, Queue, Reason},
+    queue::{Ended, OnDisk, Queue, Reason, Wakes},
     spool::{Bounds, Observer, OpenError, Position, Removing, Spool},
 };
 
@@ -142,6 +142,7 @@ impl LogCollector {
             return;
         }
         let options = SubscribeOptions { streams: Some(note.streams), full: Some(note.full), backlog: false };
+        let mut wakes = Wakes::default();
         let Ok((machine, mut publisher)) = self.machine_to_subscribe(machine_id) else { return };
         let queue = match self.create_queue(&mut publisher, &machine, options, None) {
             Ok(queue) => queue,
@@ -158,8 +159,8 @@ impl LogCollector {
         }
         if note.end.is_some() {
             // Before the machine's, which would take in what came behind it.
-            queue.end(Ended::Finished, trail);
-            self.finish_machine(&publisher, &machine, Ended::Finished);
+            queue.end(Ended::Finished, trail, &mut wakes);
+            self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         }
     }
 

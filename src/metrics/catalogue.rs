@@ -124,7 +124,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_queue_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.queue_bytes as f64),
         "Bytes in queues."),
     family!("fleetdrain_delivery_latency_seconds", Histogram, Seconds, &[], Written,
-        "From received to taken by a queue's reader, one observation for each group of lines."),
+        "From received to taken by a queue's reader, by groups of lines; of a body with many machines one in eight stands for all."),
     family!("fleetdrain_oldest_entry_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.oldest_entry_age_seconds),
         "How long the oldest queued or unsent entry has waited."),
 
