@@ -794,10 +794,11 @@ impl Queue {
         [held, waiting, behind].into_iter().flatten().min().unwrap_or(state.until_the_end(trail).end)
     }
 
-    /// The end of the queue, as the number of a batch.
+    /// Where a finished machine's queue ends, as the number of a batch. A shutdown ends none that outlives the process.
     #[cfg(feature = "spool")]
     pub(crate) fn end_at(&self) -> Option<u64> {
-        self.state.lock().ended().map(|(_, trail)| trail.end)
+        let ended = self.state.lock().ended();
+        ended.filter(|(ended, _)| *ended == Ended::Finished).map(|(_, trail)| trail.end)
     }
 
     /// As many of `rows` as a queue may hold, and at least one wanted line if there is one.

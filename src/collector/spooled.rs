@@ -208,9 +208,8 @@ impl LogCollector {
         let state = machine.state.lock();
         let at = queue.position(machine.trail.load());
         drop(state);
-        // A shutdown ends all queues, which then go on.
-        let end = if self.is_shutting_down() { None } else { queue.end_at() };
-        Position { at, note: Note { streams: queue.terms.streams, full: queue.terms.full, end }.encode() }
+        let note = Note { streams: queue.terms.streams, full: queue.terms.full, end: queue.end_at() };
+        Position { at, note: note.encode() }
     }
 
     /// Writes what waits, notes where the queues stand, and lets go of the spool. Waits for the disk.

@@ -17,6 +17,8 @@ use crate::{
     spool::{Place, ReadError, Seek, Spool},
 };
 
+/// Searches that may go on at once; whoever comes later waits for one to end.
+const SEARCHES_MAX: usize = 4;
 /// Batches that are read and parsed at once: each takes a thread where blocking is allowed, and until it is parsed its bytes.
 const READS_MAX: usize = 8;
 /// A record of `place.bytes()` is charged ahead as one and a half of it, for its rows.
@@ -44,12 +46,19 @@ pub(crate) struct Past {
     budget: Arc<Budget>,
     parsers: Mutex<Vec<Parser>>,
     reads: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
 }
 
 impl Past {
     pub(crate) fn start(spool: Spool, budget: Arc<Budget>) -> Start {
         let (seqs, lines) = spool.range();
-        let past = Self { spool, budget, parsers: Mutex::default(), reads: Arc::new(Semaphore::new(READS_MAX)) };
+        let past = Self {
+            spool,
+            budget,
+            parsers: Mutex::default(),
+            reads: permits(READS_MAX),
+            searches: permits(SEARCHES_MAX),
+        };
         Start { seq: seqs.end, line: lines.end, past: Some(past) }
     }
 
@@ -60,19 +69,14 @@ impl Past {
     /// Lets `read` wait for the disk on a thread for that, one of a few. Needs a runtime of tokio. Cancel safe if what `read`
     /// does may be done for nobody.
     pub(crate) async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
-        let slot = Arc::clone(&self.reads).acquire_owned().await.expect("it is never closed");
-        let read = move || {
-            let _slot = slot;
-            read()
-        };
-        match tokio::task::spawn_blocking(read).await {
-            Ok(read) => read,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime shuts down, and whoever waits here with it.
-            Err(_) => std::future::pending().await,
-        }
+        wait_for(&self.reads, read).await
     }
 
+    /// As [`Past::read`], for what may take long: to find the newest lines that match can take a walk over all there is.
+    #[cfg(feature = "server")]
+    pub(crate) async fn search<T: Send + 'static>(&self, search: impl FnOnce() -> T + Send + 'static) -> T {
+        wait_for(&self.searches, search).await
+    }
     /// How many lines a machine has in batches of these numbers, by kind.
     pub(crate) fn machine_lines(&self, machine: &str, seqs: Range<u64>) -> [u64; Kind::COUNT] {
         self.spool.machine_lines(machine, seqs).unwrap_or_else(|error| {
@@ -161,6 +165,24 @@ impl Past {
                 permit => return permit,
             }
         }
+    }
+}
+
+fn permits(count: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(count))
+}
+
+async fn wait_for<T: Send + 'static>(slots: &Arc<Semaphore>, read: impl FnOnce() -> T + Send + 'static) -> T {
+    let slot = Arc::clone(slots).acquire_owned().await.expect("it is never closed");
+    let read = move || {
+        let _slot = slot;
+        read()
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime shuts down, and whoever waits here with it.
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -266,6 +266,7 @@ async fn a_finished_machines_queue_is_read_to_its_end_after_a_restart_and_no_fur
     assert!(first.finish("m"));
     push_bodies(&first, 15..20);
     drop(queue);
+    first.shut_down();
     first.close_spool();
     drop(first);
 

@@ -19,6 +19,11 @@ impl Past {
         match *self {}
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) async fn search<T: Send + 'static>(&self, _search: impl FnOnce() -> T + Send + 'static) -> T {
+        match *self {}
+    }
+
     pub(crate) fn machine_lines(
         &self,
         _machine: &str,
