@@ -51,6 +51,8 @@ pub struct Config {
     pub machines: Machines,
     /// `[idempotency]`
     pub idempotency: Idempotency,
+    /// `[journal]`
+    pub journal: Journal,
     /// `[metrics]`
     pub metrics: Metrics,
     /// `[shutdown]`
@@ -252,6 +254,22 @@ pub struct Idempotency {
 impl Default for Idempotency {
     fn default() -> Self {
         Self { keys_max: 100_000, keep: Duration::from_secs(600) }
+    }
+}
+
+/// `[journal]`: what was lost, and why.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Journal {
+    /// Where losses are kept; `None`: in memory, and gone with the process.
+    pub dir: Option<PathBuf>,
+    /// Bytes of them on disk; the oldest go.
+    pub bytes_max: usize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { dir: None, bytes_max: 8 * MIB }
     }
 }
 

@@ -11,6 +11,7 @@
 mod channel;
 mod item;
 mod latencies;
+mod lost;
 mod reader;
 mod waiters;
 
@@ -21,12 +22,14 @@ use tokio::time::Instant;
 
 use self::{
     channel::Channel,
-    item::{ITEM_BYTES, cost, group_cost, line_cost},
+    item::{ITEM_BYTES, Ids, cost, group_cost, ids, line_cost},
     latencies::Latencies,
+    lost::note_lost,
     waiters::Waiters,
 };
 pub(crate) use self::{
     item::Item,
+    lost::Lost,
     reader::{Handing, Wait},
     waiters::Wakes,
 };
@@ -61,6 +64,8 @@ pub(crate) struct Common {
     pub(crate) bounds: Bounds,
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Arc<Ledger>,
+    /// The addresses of queues that have dropped lines which are still to be journaled: nobody looks at the others.
+    pub(crate) losers: Mutex<Vec<usize>>,
 }
 
 /// What a queue takes and what it does when it is full; for its whole life.
@@ -129,6 +134,8 @@ struct Rare {
     /// Lines that were dropped and are still to be told, in order.
     skips: VecDeque<Skip>,
     dropped: u64,
+    /// What was dropped and is still to be journaled.
+    lost: Vec<Lost>,
     /// Why it ended, and behind which of its machine's lines.
     ended: Option<(Ended, Trail)>,
 }
@@ -407,7 +414,8 @@ impl Queue {
                 return None;
             }
         }
-        self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::QueueFull);
+        let ids = item.ids(item.rows.clone(), self.terms.streams);
+        self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, Reason::QueueFull);
         None
     }
 
@@ -440,7 +448,7 @@ impl Queue {
     /// Drops up to `lines` of the oldest item that waits; `false` if none does.
     fn drop_oldest(&self, state: &mut State, lines: u64) -> bool {
         let Some(mut item) = state.pop() else { return false };
-        let from = item.first_seq();
+        let (from, start) = (item.first_seq(), item.rows.start);
         let before = (item.lines, item.bytes);
         for _ in 0..lines.min(item.lines) {
             item.next_row(self.terms.streams);
@@ -453,21 +461,26 @@ impl Queue {
         state.lines -= dropped;
         state.bytes -= before.1 - item.bytes;
         let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
-        self.skip(state, from, to, dropped, Reason::QueueFull);
+        let ids = item.ids(start..item.rows.start, self.terms.streams);
+        self.skip(state, from, to, dropped, ids, Reason::QueueFull);
         if item.lines > 0 {
             state.front.push_front(item);
         }
         true
     }
 
-    /// Notes dropped lines for the reader, and counts them.
-    fn skip(&self, state: &mut State, from: u64, to: u64, lines: u64, reason: Reason) {
+    /// Notes dropped lines for the reader and the journal, and counts them.
+    fn skip(&self, state: &mut State, from: u64, to: u64, lines: u64, ids: Ids, reason: Reason) {
         if lines == 0 {
             return;
         }
         self.common.ledger.queue_dropped(reason, lines);
-        let Rare { skips, dropped, .. } = &mut **state.rare.get_or_insert_default();
+        let Rare { skips, dropped, lost, .. } = &mut **state.rare.get_or_insert_default();
         *dropped += lines;
+        if lost.is_empty() {
+            self.common.losers.lock().push(std::ptr::from_ref(self).addr());
+        }
+        note_lost(lost, reason, lines, ids);
         let many = skips.len() >= SKIPS_MAX;
         match skips.back_mut() {
             Some(last) if last.to == from || many => {
@@ -543,7 +556,8 @@ impl Queue {
         let (lines, _) = cost(batch, rows.clone(), self.terms.streams);
         behind.lines -= lines;
         let to = group.end_seq();
-        self.skip(state, from, to, lines, reason);
+        let ids = ids(batch, rows, self.terms.streams);
+        self.skip(state, from, to, lines, ids, reason);
         self.advance(state, history, trail)
     }
 
@@ -637,7 +651,8 @@ impl Queue {
             }
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::Abandoned);
+            let ids = item.ids(item.rows.clone(), self.terms.streams);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, Reason::Abandoned);
         }
         let mut moved = false;
         while let Some(at) = place(state) {
@@ -659,19 +674,41 @@ impl Queue {
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
-    pub(crate) fn give_up(&self, reason: Reason) -> u64 {
+    pub(crate) fn give_up(&self, reason: Reason, history: &History, trail: Trail) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
         while let Some(item) = state.pop() {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
+            let ids = item.ids(item.rows.clone(), self.terms.streams);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
         }
         if let Some(behind) = state.behind.take() {
             let from = behind.cursor.next_seq();
-            self.skip(state, from, from, behind.lines, reason);
+            let ids = self.ids_of_rest(&behind, history, state.until_the_end(trail));
+            self.skip(state, from, from, behind.lines, ids, reason);
         }
         state.held_lines
+    }
+
+    /// The ids of the first and the last line that a queue which is behind would still have read.
+    fn ids_of_rest(&self, behind: &Behind, history: &History, trail: Trail) -> Ids {
+        let in_group = |at: GroupRef, from: Option<u32>| match history.batch(at.batch) {
+            Held::Batch(batch) => {
+                let rows = batch.groups[at.group as usize].rows.clone();
+                ids(&batch, from.unwrap_or(rows.start)..rows.end, self.terms.streams)
+            }
+            Held::Evicted | Held::NotYet => None,
+        };
+        // A group may hold nothing but streams that the queue does not want: then the neighbour's end is told, or nothing.
+        let (first, end_of_first) = in_group(behind.at, Some(behind.rows.start))?;
+        let last = trail.last.filter(|last| *last != behind.at).and_then(|last| in_group(last, None));
+        Some((first, last.map_or(end_of_first, |(_, last)| last)))
+    }
+
+    /// What was dropped since this was asked last.
+    pub(crate) fn take_lost(&self) -> Vec<Lost> {
+        self.state.lock().rare.as_mut().map(|rare| std::mem::take(&mut rare.lost)).unwrap_or_default()
     }
 
     pub(crate) fn facts(&self) -> QueueFacts {
@@ -723,6 +760,10 @@ pub(crate) enum Reason {
 impl Reason {
     /// The names in metrics, by the variants' numbers: the closed set of the contract, what cannot happen yet included.
     pub(crate) const NAMES: [&str; 5] = ["queue_full", "history_evicted", "abandoned", "limited", "shutdown"];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 #[cfg(test)]

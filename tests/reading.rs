@@ -1073,3 +1073,30 @@ async fn a_slow_queue_reader_does_not_pin_the_bodies_its_lines_came_in() {
     let (lines, reason) = queue.until_end().await;
     assert_eq!((lines.len(), reason.as_str()), (5000, "finished"));
 }
+
+#[tokio::test]
+async fn every_dropped_line_is_in_the_loss_journal() {
+    let drain = Drain::with(|config| config.queue.lines = 10).await;
+    let losses = async |query: &str| drain.json(&format!("/api/v1/losses{query}")).await;
+    assert_eq!(losses("").await["losses"], json!([]));
+    for machine in ["m", "n"] {
+        assert_eq!(drain.send("PUT", &format!("{M}/{machine}?full=drop_oldest"), &[]).await.status, 201);
+        // An empty queue takes any one body; then each body pushes out those before it.
+        (0..5).for_each(|body| drain.push(machine, body * 10..body * 10 + 10));
+    }
+    let all = losses("").await;
+    assert_eq!((&all["kept"], all["losses"].as_array().unwrap().len()), (&"memory".into(), 2));
+    let stats = drain.json("/api/v1/stats").await;
+    let lost: u64 = all["losses"].as_array().unwrap().iter().map(|loss| loss["lines"].as_u64().unwrap()).sum();
+    assert_eq!((lost, &stats["queue_lines_dropped"]), (80, &80.into()));
+    let of_one = losses("?machine=m&since=1h").await["losses"][0].clone();
+    assert_eq!((&of_one["where"], &of_one["reason"]), (&"queue".into(), &"queue_full".into()));
+    // The ids are those of the first and the last line that were dropped.
+    let mut logs = drain.get(&format!("{M}/m/logs?follow=false")).await;
+    let lines = logs.rest().await;
+    assert_eq!((&of_one["first_id"], &of_one["last_id"]), (&lines[0]["id"], &lines[39]["id"]));
+    assert_eq!(losses("?since=0s").await["losses"], json!([]));
+    assert_eq!(losses("?machine=nobody").await["losses"], json!([]));
+    assert_eq!(drain.get("/api/v1/losses?since=yesterday").await.status, 400);
+    assert_eq!(drain.get("/api/v1/losses?machine=").await.status, 400);
+}

@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 32] = [
+pub static SETTINGS: [Setting; 34] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -266,6 +266,16 @@ pub static SETTINGS: [Setting; 32] = [
         "machines.max",
         Kind::Count { at: |c| &mut c.machines.max, min: 1, max: 100_000_000 },
         "machines remembered at once, least recent out",
+    ),
+    setting(
+        "journal.dir",
+        Kind::Path(|c| &mut c.journal.dir),
+        "where losses are on record; without it in memory, and gone with the process",
+    ),
+    setting(
+        "journal.bytes_max",
+        Kind::Size { at: |c| &mut c.journal.bytes_max, min: 64 << 10, max: GIB },
+        "bytes of losses on record; the oldest go",
     ),
     setting(
         "metrics.machines_max",

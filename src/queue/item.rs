@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    batch::{Batch, Group, GroupRef, Row, Streams},
+    batch::{Batch, EntryId, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
 };
 
@@ -64,6 +64,11 @@ impl Item {
         self.end_seq
     }
 
+    /// The ids of the first and the last wanted line among `rows`, which are rows of its batch.
+    pub(super) fn ids(&self, rows: Range<u32>, streams: Streams) -> Ids {
+        ids(&self.batch, rows, streams)
+    }
+
     /// Takes the next wanted row off the front.
     pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
         let index = self.rows.find(|&index| streams.wants(self.batch.row(index).kind))?;
@@ -94,6 +99,17 @@ impl Item {
         let rows = 0..batch.rows.len() as u32;
         Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
     }
+}
+
+/// The first and the last of some lines.
+pub(super) type Ids = Option<(EntryId, EntryId)>;
+
+/// The ids of the first and the last line wanted among `rows` of a batch.
+pub(super) fn ids(batch: &Batch, mut rows: Range<u32>, streams: Streams) -> Ids {
+    let wanted = |index: &u32| streams.wants(batch.row(*index).kind);
+    let first = rows.find(wanted)?;
+    let last = rows.rfind(wanted).unwrap_or(first);
+    batch.view(first).id().zip(batch.view(last).id())
 }
 
 pub(super) fn line_cost(row: &Row) -> usize {

@@ -104,7 +104,7 @@ impl Queue {
 
     /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
     fn trim(&self, state: &mut State, item: &mut Item) {
-        let (from, lines, bytes) = (item.first_seq(), item.lines, item.bytes);
+        let (from, start, lines, bytes) = (item.first_seq(), item.rows.start, item.lines, item.bytes);
         while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
             item.next_row(self.terms.streams);
         }
@@ -114,7 +114,8 @@ impl Queue {
         state.held_lines -= dropped;
         state.bytes -= bytes - item.bytes;
         state.held_bytes -= bytes - item.bytes;
-        self.skip(state, from, to, dropped, Reason::QueueFull);
+        let ids = item.ids(start..item.rows.start, self.terms.streams);
+        self.skip(state, from, to, dropped, ids, Reason::QueueFull);
     }
 
     /// A reader that will hold an item for a while lets go of other machines' bytes.

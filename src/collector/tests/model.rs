@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     batch::EntryId,
+    journal::Entry as Loss,
     stream::{
         EntryBatch, FleetStream, LogStream, StreamEvent,
         view::{MachineView, Seen, ViewStart},
@@ -662,9 +663,35 @@ impl World {
         assert_eq!(stats.subscriptions, live as u64);
         assert_eq!(self.collector.machine_ids().len(), live);
         assert_eq!(stats.viewers as usize, self.views.len() + 1);
+        self.check_losses(&stats);
         for (index, queue) in self.queues.iter().enumerate() {
             let readers: Vec<_> = self.readers.iter().filter(|reader| reader.queue == index).collect();
             self.check_queue(queue, &readers);
+        }
+    }
+
+    /// Every dropped line is in exactly one entry of the journal, under its reason and its machine.
+    fn check_losses(&self, stats: &Stats) {
+        let losses = self.collector.losses(None, None).entries;
+        let lost = |is_it: &dyn Fn(&Loss) -> bool| -> u64 {
+            losses.iter().filter(|loss| is_it(loss)).map(|loss| loss.lines.unwrap()).sum()
+        };
+        for (reason, dropped) in &stats.queue_lines_dropped_by_reason {
+            assert_eq!(lost(&|loss| loss.reason == *reason), *dropped, "{reason}: {losses:?}");
+        }
+        for machine in MACHINES {
+            let queues = self.queues.iter().filter(|queue| queue.machine.id == machine);
+            let dropped: u64 = queues.map(|queue| queue.queue.facts().dropped).sum();
+            assert_eq!(lost(&|loss| loss.machine.as_deref() == Some(machine)), dropped, "{machine}: {losses:?}");
+        }
+        for loss in losses {
+            let (first, last) = (loss.first_id.unwrap(), loss.last_id.unwrap());
+            for id in [first, last] {
+                let line = &self.lines[id.line as usize];
+                assert_eq!((MACHINES[line.machine], line.seq), (loss.machine.as_deref().unwrap(), id.machine_seq));
+            }
+            assert!(last.machine_seq - first.machine_seq < loss.lines.unwrap() + self.lines.len() as u64);
+            assert!(first.machine_seq <= last.machine_seq, "{loss:?}");
         }
     }
 
