@@ -8,6 +8,7 @@
 //! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 mod facts;
+mod limit;
 mod losses;
 mod machine;
 mod publish;
@@ -69,6 +70,8 @@ pub struct CollectorConfig {
     pub queue: config::Queue,
     /// See [`config::Machines`].
     pub machines: config::Machines,
+    /// See [`config::Limit`].
+    pub limit: config::Limit,
 }
 
 impl Default for CollectorConfig {
@@ -85,6 +88,7 @@ impl From<&config::Config> for CollectorConfig {
             line_bytes_max: config.ingest.line_bytes_max,
             queue: config.queue.clone(),
             machines: config.machines.clone(),
+            limit: config.limit.clone(),
         }
     }
 }
@@ -596,6 +600,7 @@ impl LogCollector {
             return;
         }
         machine.forgotten.store(true, Relaxed);
+        publisher.meters.forget(&machine.id);
         if std::mem::take(&mut state.seen) {
             self.shared.seen.fetch_sub(1, Relaxed);
         }

@@ -49,6 +49,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[machines]`
     pub machines: Machines,
+    /// `[limit]`
+    pub limit: Limit,
     /// `[idempotency]`
     pub idempotency: Idempotency,
     /// `[journal]`
@@ -238,6 +240,34 @@ pub struct Machines {
 impl Default for Machines {
     fn default() -> Self {
         Self { finished_keep: Duration::from_secs(3600), idle_expire: Duration::from_secs(3600), max: 1_000_000 }
+    }
+}
+
+/// `[limit]`: what the queues of one machine, and of all machines of an app, take in a second; more is dropped.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Limit {
+    /// `[limit.machine]`
+    pub machine: Rate,
+    /// `[limit.app]`
+    pub app: Rate,
+}
+
+/// How much may pass in a second, with a burst of ten seconds' worth. 0: any amount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rate {
+    /// Lines.
+    pub lines_per_second: usize,
+    /// Bytes of the records as sent.
+    pub bytes_per_second: usize,
+}
+
+impl Rate {
+    /// Whether anything is limited.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self != Self::default()
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use self::{
     channel::Channel,
-    item::{ITEM_BYTES, Ids, cost, group_cost, ids, line_cost},
+    item::{ITEM_BYTES, Ids, cost, group_cost, ids, ids_where, line_cost},
     latencies::Latencies,
     lost::note_lost,
     waiters::Waiters,
@@ -34,7 +34,7 @@ pub(crate) use self::{
     waiters::Wakes,
 };
 use crate::{
-    batch::{Batch, Group, GroupRef, Streams},
+    batch::{Batch, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
@@ -81,6 +81,14 @@ struct Skip {
     from: u64,
     to: u64,
     lines: u64,
+    /// Over a limit, which is told apart.
+    limited: bool,
+}
+
+impl Skip {
+    fn told(self) -> Taken {
+        if self.limited { Taken::Limited(self.lines) } else { Taken::Skipped(self.lines) }
+    }
 }
 
 /// Where a queue that is behind continues.
@@ -206,6 +214,8 @@ pub(crate) enum Taken {
     Item(Item),
     /// So many lines were dropped here.
     Skipped(u64),
+    /// So many lines were over a limit here.
+    Limited(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
     Behind,
     /// Nothing now; see [`Wait`].
@@ -290,8 +300,10 @@ impl Queue {
     pub(crate) fn start_at(&self, history: &History, trail: Trail, from: u64) -> Place {
         let mut state = self.state.lock();
         let mut wanted = 0;
-        trail.walk_back(history, |_, group, _| {
-            wanted += self.terms.streams.count(&group.counts);
+        trail.walk_back(history, |_, group, batch| {
+            // What was over a limit then is none of this queue's lines.
+            let (all, limited) = batch.wanted(group, self.terms.streams);
+            wanted += all - limited;
             group.first_seq > from
         });
         self.common.ledger.queue_in(wanted);
@@ -343,11 +355,20 @@ impl Queue {
         wakes: &mut Wakes,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
-        let wanted = self.terms.streams.count(&group.counts);
+        let (wanted, limited) = batch.wanted(group, self.terms.streams);
         let offered = Offered { accepted: wanted, filtered: group.lines() - wanted };
         let mut state = self.state.lock();
         let promised = room.as_mut().map(|room| room.settle(&mut state));
         if wanted == 0 {
+            return (offered, None);
+        }
+        if limited > 0 {
+            self.drop_limited(&mut state, batch, group, limited);
+        }
+        let wanted = wanted - limited;
+        if wanted == 0 {
+            // Only that lines are missing is to be told.
+            state.waiters.wake_all(wakes);
             return (offered, None);
         }
         if let Some(behind) = &mut state.behind {
@@ -359,6 +380,15 @@ impl Queue {
         // Whatever became of it, there is something now. Readers that wait beside other lines were woken by those.
         state.waiters.wake_all(wakes);
         (offered, place)
+    }
+
+    /// Drops what is over a limit of a group that was just published.
+    fn drop_limited(&self, state: &mut State, batch: &Batch, group: &Group, lines: u64) {
+        let limited = |row: &Row| row.limited && self.terms.streams.wants(row.kind);
+        let ids = ids_where(batch, group.rows.clone(), limited);
+        let first = group.rows.clone().find(|index| limited(batch.row(*index)));
+        let from = first.map_or(group.first_seq, |first| group.first_seq + u64::from(batch.row(first).rank));
+        self.skip(state, from, group.end_seq(), lines, ids, Reason::Limited);
     }
 
     /// `promised` is that of a body that reserved, with its permit for a copy if that needed one.
@@ -481,16 +511,20 @@ impl Queue {
             self.common.losers.lock().push(std::ptr::from_ref(self).addr());
         }
         note_lost(lost, reason, lines, ids);
+        let limited = reason == Reason::Limited;
+        let at = skips.partition_point(|skip| skip.from <= from);
+        // Lines over a limit are dropped as they come, so older ones may still be dropped after them.
+        let neighbour =
+            at.checked_sub(1).filter(|&before| skips[before].to == from && skips[before].limited == limited);
         let many = skips.len() >= SKIPS_MAX;
-        match skips.back_mut() {
-            Some(last) if last.to == from || many => {
-                last.lines += lines;
-                last.to = to.max(last.to);
+        match neighbour.or_else(|| many.then(|| skips.len() - 1)) {
+            Some(index) => {
+                let skip = &mut skips[index];
+                skip.lines += lines;
+                skip.to = to.max(skip.to);
+                skip.limited &= limited;
             }
-            _ => {
-                let at = skips.partition_point(|skip| skip.from <= from);
-                skips.insert(at, Skip { from, to, lines });
-            }
+            None => skips.insert(at, Skip { from, to, lines, limited }),
         }
     }
 
@@ -596,7 +630,7 @@ impl Queue {
             let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
             let skipped = state.rare.as_mut().and_then(|rare| rare.skips.pop_front_if(|skip| skip.from <= from));
             if let Some(skip) = skipped {
-                return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+                return (Some(behind.at), Some(skip.told()));
             }
             let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
             let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
@@ -623,7 +657,7 @@ impl Queue {
         let (mut lines, mut bytes) = (0, ITEM_BYTES);
         let over = rows.clone().position(|index| {
             let row = batch.row(index);
-            if self.terms.streams.wants(row.kind) {
+            if self.terms.streams.wants_row(row) {
                 lines += 1;
                 bytes += line_cost(row);
             }
@@ -754,11 +788,12 @@ pub(crate) enum Reason {
     QueueFull = 0,
     HistoryEvicted = 1,
     Abandoned = 2,
+    Limited = 3,
     Shutdown = 4,
 }
 
 impl Reason {
-    /// The names in metrics, by the variants' numbers: the closed set of the contract, what cannot happen yet included.
+    /// The names in metrics, by the variants' numbers: the closed set of the contract.
     pub(crate) const NAMES: [&str; 5] = ["queue_full", "history_evicted", "abandoned", "limited", "shutdown"];
 
     pub(crate) fn as_str(self) -> &'static str {

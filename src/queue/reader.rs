@@ -40,7 +40,7 @@ impl Queue {
         };
         if let Some(skip) = state.next_skip(|| item.first_seq()) {
             state.front.push_front(item);
-            return Taken::Skipped(skip.lines);
+            return skip.told();
         }
         state.hand_over(&item, &self.common.ledger);
         Taken::Item(item)
@@ -51,7 +51,7 @@ impl Queue {
             return Taken::Behind;
         }
         match (state.next_skip(|| u64::MAX), state.ended()) {
-            (Some(skip), _) => Taken::Skipped(skip.lines),
+            (Some(skip), _) => skip.told(),
             (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
