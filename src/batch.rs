@@ -132,6 +132,11 @@ impl Streams {
         (bits != 0 && bits & !Self::ALL.0 == 0).then_some(Self(bits))
     }
 
+    /// Whether a queue of these streams gives this line to its reader.
+    pub(crate) fn wants_row(self, row: &Row) -> bool {
+        self.wants(row.kind) && !row.limited
+    }
+
     /// How many of a group's lines are wanted.
     pub(crate) fn count(self, counts: &[u32; Kind::COUNT]) -> u64 {
         self.count_all(&counts.map(u64::from))
@@ -197,6 +202,8 @@ pub(crate) struct Row {
     /// Which of its machine's rows in the batch this is, from 0; set when the rows are grouped.
     pub(crate) rank: u32,
     pub(crate) kind: Kind,
+    /// Over a limit: its machine's queue drops it. Set when the batch is published.
+    pub(crate) limited: bool,
 }
 
 impl Row {
@@ -276,6 +283,8 @@ pub(crate) struct Batch {
     pub(crate) epoch: u64,
     /// Read back from the spool: not one that the history holds.
     pub(crate) from_spool: bool,
+    /// Whether any of its rows is over a limit; spares everybody else to look.
+    pub(crate) has_limited: bool,
     /// Held until the last holder lets go. `None` only for what was never admitted (`parse`, tests).
     pub(crate) permit: Option<Permit>,
 }
@@ -296,6 +305,7 @@ impl Batch {
             first_line: 0,
             epoch: 0,
             from_spool: false,
+            has_limited: false,
             permit: None,
         }
     }
@@ -342,6 +352,21 @@ impl Batch {
         &self.rows[at as usize]
     }
 
+    pub(crate) fn row_mut(&mut self, index: u32) -> &mut Row {
+        let at = self.order.get(index as usize).copied().unwrap_or(index);
+        &mut self.rows[at as usize]
+    }
+
+    /// How many of a group's lines a queue of these streams takes charge of, and how many of them are over a limit.
+    pub(crate) fn wanted(&self, group: &Group, streams: Streams) -> (u64, u64) {
+        let wanted = streams.count(&group.counts);
+        if !self.has_limited {
+            return (wanted, 0);
+        }
+        let rows = group.rows.clone().map(|index| self.row(index));
+        (wanted, rows.filter(|row| row.limited && streams.wants(row.kind)).count() as u64)
+    }
+
     pub(crate) fn machine_id(&self, group: &Group) -> &str {
         text(group.machine, &self.bytes, &self.arena)
     }
@@ -349,7 +374,7 @@ impl Batch {
     /// A batch of its own with the rows of `group` in `rows` that `streams` wants: what waits in a queue, so that a
     /// sleeping reader never pins other machines' bytes. Numbers and times stay.
     pub(crate) fn compact(&self, group: &Group, rows: Range<u32>, streams: Streams) -> Self {
-        let wanted = || rows.clone().map(|index| self.row(index)).filter(|row| streams.wants(row.kind));
+        let wanted = || rows.clone().map(|index| self.row(index)).filter(|row| streams.wants_row(row));
         let bytes = wanted().map(|row| row.raw.len() + row.bytes_apart()).sum();
         let mut bytes = Vec::with_capacity(bytes);
         let mut machine = Span::EMPTY;
@@ -371,6 +396,7 @@ impl Batch {
             rows: copies,
             order: Box::default(),
             groups: Box::new([group]),
+            has_limited: false,
             permit: None,
             ..*self
         }

@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod client;
 mod health;
 mod logging;
+mod losses;
 mod machines;
 mod parse;
 mod serve;
@@ -28,6 +29,8 @@ mod validate;
 #[repr(u8)]
 enum Exit {
     Success = 0,
+    /// What was looked for is there, and should not be.
+    Found = 1,
     Usage = 64,
     Data = 65,
     Unavailable = 69,
@@ -123,6 +126,9 @@ enum Command {
     /// Show the drain's ledger: what came in, where it went, what was lost
     #[command(after_help = stats::EXAMPLES)]
     Stats(stats::Args),
+    /// Show what was lost, of which machine and why: exit 1 if anything was, 0 if nothing
+    #[command(after_help = losses::EXAMPLES)]
+    Losses(losses::Args),
     /// Check a configuration and print every setting, or every mistake
     #[command(after_help = validate::EXAMPLES)]
     Validate(validate::Args),
@@ -180,6 +186,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Tail(args) => client::block_on(tail::run(args)),
         Command::Machines(args) => client::block_on(machines::run(args)),
         Command::Stats(args) => client::block_on(stats::run(args)),
+        Command::Losses(args) => client::block_on(losses::run(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),
         #[cfg(feature = "spool")]

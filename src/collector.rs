@@ -8,6 +8,8 @@
 //! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 mod facts;
+mod limit;
+mod losses;
 mod machine;
 mod publish;
 #[cfg(feature = "spool")]
@@ -43,6 +45,7 @@ use crate::{
     budget::Budget,
     config::{self, Full},
     history::{History, MachineCursor, Start, Trail},
+    journal::Journal,
     queue::{self, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
 };
@@ -71,6 +74,8 @@ pub struct CollectorConfig {
     pub queue: config::Queue,
     /// See [`config::Machines`].
     pub machines: config::Machines,
+    /// See [`config::Limit`].
+    pub limit: config::Limit,
 }
 
 impl Default for CollectorConfig {
@@ -87,6 +92,7 @@ impl From<&config::Config> for CollectorConfig {
             line_bytes_max: config.ingest.line_bytes_max,
             queue: config.queue.clone(),
             machines: config.machines.clone(),
+            limit: config.limit.clone(),
         }
     }
 }
@@ -170,6 +176,9 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     queues: Arc<Common>,
     pub(crate) history: History,
+    pub(crate) journal: Journal,
+    /// Held while queues tell what they dropped, so that who reads the journal then finds all of it there.
+    journaling: Mutex<()>,
     /// A set: `DashSet` cannot be told its shards. An insert keeps the key that is there.
     table: DashMap<ById, (), foldhash::fast::RandomState>,
     /// Machines in the table, and of these those that users know of.
@@ -238,7 +247,8 @@ impl LogCollector {
             stalled_after: config.queue.stalled_after,
             abandoned_after: config.queue.abandoned_after,
         };
-        let queues = Common { bounds, budget: Arc::clone(&budget), ledger: Arc::clone(&ledger) };
+        let queues =
+            Common { bounds, budget: Arc::clone(&budget), ledger: Arc::clone(&ledger), losers: Mutex::default() };
         let streams = config.queue.streams;
         let shared = Shared {
             config,
@@ -246,6 +256,8 @@ impl LogCollector {
             ledger,
             queues: Arc::new(queues),
             history,
+            journal: Journal::default(),
+            journaling: Mutex::default(),
             table: DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS),
             machines: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
@@ -545,8 +557,13 @@ impl LogCollector {
         let before = self.queue_lines_dropped();
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
-        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
-        let held: u64 = queues.iter().map(|queue| queue.give_up(Reason::Shutdown)).sum();
+        let queues: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let mut held = 0;
+        for (machine, queue) in queues {
+            let in_hands = queue.give_up(Reason::Shutdown, &self.shared.history, machine.trail());
+            self.journal_held(&machine, in_hands);
+            held += in_hands;
+        }
         self.queue_lines_dropped() - before + held
     }
 
@@ -633,6 +650,7 @@ impl LogCollector {
             return;
         }
         machine.forgotten.store(true, Relaxed);
+        publisher.meters.forget(&machine.id);
         if std::mem::take(&mut state.seen) {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
@@ -643,7 +661,8 @@ impl LogCollector {
         if let Some(queue) = queue {
             let place = queue.place();
             publisher.moved(machine, &queue, place, None);
-            queue.give_up(Reason::Abandoned);
+            queue.give_up(Reason::Abandoned, &self.shared.history, machine.trail());
+            self.journal_queue(machine, &queue);
             self.shared.roster.lock().remove(&key(&queue));
         }
     }
@@ -668,6 +687,7 @@ impl LogCollector {
     /// What time brings: drops what was abandoned, forgets machines that are over their time. Call it about every second
     /// (it does nothing until something can be due); [`crate::LogDrainServer`] does.
     pub fn maintain(&self) {
+        self.journal_losses();
         let (keep, queue) = (&self.shared.config.machines, &self.shared.config.queue);
         let shortest = keep.finished_keep.min(keep.idle_expire).min(queue.abandoned_after);
         let now = Instant::now();
@@ -708,6 +728,7 @@ impl LogCollector {
                 publisher.moved(&machine, &queue, from, to);
             }
             if facts.ended && queue.is_drained() {
+                self.journal_queue(&machine, &queue);
                 self.shared.roster.lock().remove(&key);
             }
         }

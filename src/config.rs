@@ -49,8 +49,12 @@ pub struct Config {
     pub queue: Queue,
     /// `[machines]`
     pub machines: Machines,
+    /// `[limit]`
+    pub limit: Limit,
     /// `[idempotency]`
     pub idempotency: Idempotency,
+    /// `[journal]`
+    pub journal: Journal,
     /// `[metrics]`
     pub metrics: Metrics,
     /// `[spool]`
@@ -241,6 +245,34 @@ impl Default for Machines {
     }
 }
 
+/// `[limit]`: what the queues of one machine, and of all machines of an app, take in a second; more is dropped.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Limit {
+    /// `[limit.machine]`
+    pub machine: Rate,
+    /// `[limit.app]`
+    pub app: Rate,
+}
+
+/// How much may pass in a second, with a burst of ten seconds' worth. 0: any amount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rate {
+    /// Lines.
+    pub lines_per_second: usize,
+    /// Bytes of the records as sent.
+    pub bytes_per_second: usize,
+}
+
+impl Rate {
+    /// Whether anything is limited.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self != Self::default()
+    }
+}
+
 /// `[idempotency]`: remembered `Idempotency-Key`s.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -254,6 +286,22 @@ pub struct Idempotency {
 impl Default for Idempotency {
     fn default() -> Self {
         Self { keys_max: 100_000, keep: Duration::from_secs(600) }
+    }
+}
+
+/// `[journal]`: what was lost, and why.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Journal {
+    /// Where losses are kept; `None`: in memory, and gone with the process.
+    pub dir: Option<PathBuf>,
+    /// Bytes of them on disk; the oldest go.
+    pub bytes_max: usize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { dir: None, bytes_max: 8 * MIB }
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) mod queue;
 
 pub(crate) mod history;
 
+pub(crate) mod journal;
+
 pub mod stream;
 
 pub(crate) mod metrics;

@@ -11,6 +11,7 @@
 mod channel;
 mod item;
 mod latencies;
+mod lost;
 mod reader;
 mod waiters;
 
@@ -21,17 +22,19 @@ use tokio::time::Instant;
 
 use self::{
     channel::Channel,
-    item::{ITEM_BYTES, cost, group_cost, line_cost},
+    item::{ITEM_BYTES, Ids, cost, group_cost, ids, ids_where, line_cost},
     latencies::Latencies,
+    lost::note_lost,
     waiters::Waiters,
 };
 pub(crate) use self::{
     item::Item,
+    lost::Lost,
     reader::{Handing, Wait},
     waiters::Wakes,
 };
 use crate::{
-    batch::{Batch, Group, GroupRef, Streams},
+    batch::{Batch, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
@@ -61,6 +64,8 @@ pub(crate) struct Common {
     pub(crate) bounds: Bounds,
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Arc<Ledger>,
+    /// The addresses of queues that have dropped lines which are still to be journaled: nobody looks at the others.
+    pub(crate) losers: Mutex<Vec<usize>>,
 }
 
 /// What a queue takes and what it does when it is full; for its whole life.
@@ -76,6 +81,14 @@ struct Skip {
     from: u64,
     to: u64,
     lines: u64,
+    /// Over a limit, which is told apart.
+    limited: bool,
+}
+
+impl Skip {
+    fn told(self) -> Taken {
+        if self.limited { Taken::Limited(self.lines) } else { Taken::Skipped(self.lines) }
+    }
 }
 
 /// Where a queue that is behind continues.
@@ -159,6 +172,8 @@ struct Rare {
     /// Lines that were dropped and are still to be told, in order.
     skips: VecDeque<Skip>,
     dropped: u64,
+    /// What was dropped and is still to be journaled.
+    lost: Vec<Lost>,
     /// Why it ended, and behind which of its machine's lines.
     ended: Option<(Ended, Trail)>,
 }
@@ -234,6 +249,8 @@ pub(crate) enum Taken {
     Item(Item),
     /// So many lines were dropped here.
     Skipped(u64),
+    /// So many lines were over a limit here.
+    Limited(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
     Behind,
     /// What comes next is on the disk: to be fetched, and then claimed.
@@ -340,8 +357,10 @@ impl Queue {
     /// Starts a new queue behind, so that its reader gets what the history holds first. Returns where it stands.
     pub(crate) fn start_at(&self, history: &History, trail: Trail, from: u64) -> Place {
         let mut wanted = 0;
-        trail.walk_back(history, |_, group, _| {
-            wanted += self.terms.streams.count(&group.counts);
+        trail.walk_back(history, |_, group, batch| {
+            // What was over a limit then is none of this queue's lines.
+            let (all, limited) = batch.wanted(group, self.terms.streams);
+            wanted += all - limited;
             group.first_seq > from
         });
         self.start_behind(history, trail, MachineCursor::new(from, 0), wanted)
@@ -398,11 +417,20 @@ impl Queue {
         wakes: &mut Wakes,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
-        let wanted = self.terms.streams.count(&group.counts);
+        let (wanted, limited) = batch.wanted(group, self.terms.streams);
         let offered = Offered { accepted: wanted, filtered: group.lines() - wanted };
         let mut state = self.state.lock();
         let promised = room.as_mut().map(|room| room.settle(&mut state));
         if wanted == 0 {
+            return (offered, None);
+        }
+        if limited > 0 {
+            self.drop_limited(&mut state, batch, group, limited);
+        }
+        let wanted = wanted - limited;
+        if wanted == 0 {
+            // Only that lines are missing is to be told.
+            state.waiters.wake_all(wakes);
             return (offered, None);
         }
         if let Some(behind) = &mut state.behind {
@@ -414,6 +442,15 @@ impl Queue {
         // Whatever became of it, there is something now. Readers that wait beside other lines were woken by those.
         state.waiters.wake_all(wakes);
         (offered, place)
+    }
+
+    /// Drops what is over a limit of a group that was just published.
+    fn drop_limited(&self, state: &mut State, batch: &Batch, group: &Group, lines: u64) {
+        let limited = |row: &Row| row.limited && self.terms.streams.wants(row.kind);
+        let ids = ids_where(batch, group.rows.clone(), limited);
+        let first = group.rows.clone().find(|index| limited(batch.row(*index)));
+        let from = first.map_or(group.first_seq, |first| group.first_seq + u64::from(batch.row(first).rank));
+        self.skip(state, from, group.end_seq(), lines, ids, Reason::Limited);
     }
 
     /// `promised` is that of a body that reserved, with its permit for a copy if that needed one.
@@ -469,7 +506,8 @@ impl Queue {
                 return None;
             }
         }
-        self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::QueueFull);
+        let ids = item.ids(item.rows.clone(), self.terms.streams);
+        self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, Reason::QueueFull);
         None
     }
 
@@ -502,7 +540,7 @@ impl Queue {
     /// Drops up to `lines` of the oldest item that waits; `false` if none does.
     fn drop_oldest(&self, state: &mut State, lines: u64) -> bool {
         let Some(mut item) = state.pop() else { return false };
-        let from = item.first_seq();
+        let (from, start) = (item.first_seq(), item.rows.start);
         let before = (item.lines, item.bytes);
         for _ in 0..lines.min(item.lines) {
             item.next_row(self.terms.streams);
@@ -515,31 +553,40 @@ impl Queue {
         state.lines -= dropped;
         state.bytes -= before.1 - item.bytes;
         let to = if item.lines == 0 { item.end_seq() } else { item.first_seq() };
-        self.skip(state, from, to, dropped, Reason::QueueFull);
+        let ids = item.ids(start..item.rows.start, self.terms.streams);
+        self.skip(state, from, to, dropped, ids, Reason::QueueFull);
         if item.lines > 0 {
             state.front.push_front(item);
         }
         true
     }
 
-    /// Notes dropped lines for the reader, and counts them.
-    fn skip(&self, state: &mut State, from: u64, to: u64, lines: u64, reason: Reason) {
+    /// Notes dropped lines for the reader and the journal, and counts them.
+    fn skip(&self, state: &mut State, from: u64, to: u64, lines: u64, ids: Ids, reason: Reason) {
         if lines == 0 {
             return;
         }
         self.common.ledger.queue_dropped(reason, lines);
-        let Rare { skips, dropped, .. } = &mut **state.rare.get_or_insert_default();
+        let Rare { skips, dropped, lost, .. } = &mut **state.rare.get_or_insert_default();
         *dropped += lines;
+        if lost.is_empty() {
+            self.common.losers.lock().push(std::ptr::from_ref(self).addr());
+        }
+        note_lost(lost, reason, lines, ids);
+        let limited = reason == Reason::Limited;
+        let at = skips.partition_point(|skip| skip.from <= from);
+        // Lines over a limit are dropped as they come, so older ones may still be dropped after them.
+        let neighbour =
+            at.checked_sub(1).filter(|&before| skips[before].to == from && skips[before].limited == limited);
         let many = skips.len() >= SKIPS_MAX;
-        match skips.back_mut() {
-            Some(last) if last.to == from || many => {
-                last.lines += lines;
-                last.to = to.max(last.to);
+        match neighbour.or_else(|| many.then(|| skips.len() - 1)) {
+            Some(index) => {
+                let skip = &mut skips[index];
+                skip.lines += lines;
+                skip.to = to.max(skip.to);
+                skip.limited &= limited;
             }
-            _ => {
-                let at = skips.partition_point(|skip| skip.from <= from);
-                skips.insert(at, Skip { from, to, lines });
-            }
+            None => skips.insert(at, Skip { from, to, lines, limited }),
         }
     }
 
@@ -613,7 +660,8 @@ impl Queue {
         let (lines, _) = cost(batch, rows.clone(), self.terms.streams);
         behind.lines -= lines;
         let to = group.end_seq();
-        self.skip(state, from, to, lines, reason);
+        let ids = ids(batch, rows, self.terms.streams);
+        self.skip(state, from, to, lines, ids, reason);
         self.advance(state, history, trail)
     }
 
@@ -635,7 +683,7 @@ impl Queue {
                 // A damaged index may have told too many.
                 debug_assert!(left == 0 || history.past().is_some(), "who has caught up has nothing left to read");
                 state.behind = None;
-                self.skip(state, at, at, left, Reason::HistoryEvicted);
+                self.skip(state, at, at, left, None, Reason::HistoryEvicted);
                 None
             }
         }
@@ -657,7 +705,7 @@ impl Queue {
                 let (cursor, lines, streams) = (behind.cursor.clone(), behind.lines, self.terms.streams);
                 let skip = state.next_skip(|| cursor.next_seq());
                 let on_disk = || Taken::OnDisk(Box::new(OnDisk { cursor, trail, lines, streams }));
-                return (place, Some(skip.map_or_else(on_disk, |skip| Taken::Skipped(skip.lines))));
+                return (place, Some(skip.map_or_else(on_disk, Skip::told)));
             };
             let Held::Batch(batch) = history.batch(at.batch) else {
                 unreachable!("a queue that is behind stands at a group that the history holds");
@@ -666,7 +714,7 @@ impl Queue {
             let from = group.first_seq + u64::from(left.start - group.rows.start);
             let skipped = state.rare.as_mut().and_then(|rare| rare.skips.pop_front_if(|skip| skip.from <= from));
             if let Some(skip) = skipped {
-                return (Some(at), Some(Taken::Skipped(skip.lines)));
+                return (Some(at), Some(skip.told()));
             }
             let rows = self.at_most_a_queueful(&batch, left.clone());
             let item = Item::whole(Arc::clone(&batch), at, rows.clone(), self.terms.streams);
@@ -707,14 +755,14 @@ impl Queue {
                 let first = step.batch.groups[step.at.group as usize].first_seq;
                 behind.cursor = MachineCursor::new(first, step.at.batch);
                 behind.lines -= lost;
-                self.skip(state, wanted, first, lost, Reason::HistoryEvicted);
+                self.skip(state, wanted, first, lost, None, Reason::HistoryEvicted);
                 return (state.behind.as_ref().map(|behind| behind.place()), None);
             }
             Next::Lost(_) | Next::Past => {
                 behind.lines -= lost;
                 let to = cursor.next_seq();
                 behind.cursor = cursor;
-                self.skip(state, wanted, to, lost, Reason::HistoryEvicted);
+                self.skip(state, wanted, to, lost, None, Reason::HistoryEvicted);
                 return (self.advance(state, history, trail), None);
             }
         };
@@ -769,7 +817,8 @@ impl Queue {
         let wanted = wanted.min(behind.lines);
         behind.lines -= wanted;
         behind.cursor.pass_by(lines, to);
-        self.skip(state, at, at + lines, wanted, reason);
+        // Which they were is not worth reading them.
+        self.skip(state, at, at + lines, wanted, None, reason);
         self.advance(state, history, trail)
     }
 
@@ -806,7 +855,7 @@ impl Queue {
         let (mut lines, mut bytes) = (0, ITEM_BYTES);
         let over = rows.clone().position(|index| {
             let row = batch.row(index);
-            if self.terms.streams.wants(row.kind) {
+            if self.terms.streams.wants_row(row) {
                 lines += 1;
                 bytes += line_cost(row);
             }
@@ -834,7 +883,8 @@ impl Queue {
             }
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::Abandoned);
+            let ids = item.ids(item.rows.clone(), self.terms.streams);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, Reason::Abandoned);
         }
         let mut moved = false;
         // What is on the disk is looked at by who may wait for it.
@@ -857,19 +907,42 @@ impl Queue {
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
-    pub(crate) fn give_up(&self, reason: Reason) -> u64 {
+    pub(crate) fn give_up(&self, reason: Reason, history: &History, trail: Trail) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
         while let Some(item) = state.pop() {
             state.lines -= item.lines;
             state.bytes -= item.bytes;
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, reason);
+            let ids = item.ids(item.rows.clone(), self.terms.streams);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
         }
         if let Some(behind) = state.behind.take() {
             let from = behind.cursor.next_seq();
-            self.skip(state, from, from, behind.lines, reason);
+            let ids = self.ids_of_rest(&behind, history, state.until_the_end(trail));
+            self.skip(state, from, from, behind.lines, ids, reason);
         }
         state.held_lines
+    }
+
+    /// The ids of the first and the last line that a queue which is behind would still have read.
+    fn ids_of_rest(&self, behind: &Behind, history: &History, trail: Trail) -> Ids {
+        let in_group = |at: GroupRef, from: Option<u32>| match history.batch(at.batch) {
+            Held::Batch(batch) => {
+                let rows = batch.groups[at.group as usize].rows.clone();
+                ids(&batch, from.unwrap_or(rows.start)..rows.end, self.terms.streams)
+            }
+            Held::Evicted | Held::NotYet => None,
+        };
+        // A group may hold nothing but streams that the queue does not want: then the neighbour's end is told, or nothing.
+        let Stand::Held(at, rows) = &behind.stand else { return None };
+        let (first, end_of_first) = in_group(*at, Some(rows.start))?;
+        let last = trail.last.filter(|last| last != at).and_then(|last| in_group(last, None));
+        Some((first, last.map_or(end_of_first, |(_, last)| last)))
+    }
+
+    /// What was dropped since this was asked last.
+    pub(crate) fn take_lost(&self) -> Vec<Lost> {
+        self.state.lock().rare.as_mut().map(|rare| std::mem::take(&mut rare.lost)).unwrap_or_default()
     }
 
     pub(crate) fn facts(&self) -> QueueFacts {
@@ -915,12 +988,17 @@ pub(crate) enum Reason {
     QueueFull = 0,
     HistoryEvicted = 1,
     Abandoned = 2,
+    Limited = 3,
     Shutdown = 4,
 }
 
 impl Reason {
-    /// The names in metrics, by the variants' numbers: the closed set of the contract, what cannot happen yet included.
+    /// The names in metrics, by the variants' numbers: the closed set of the contract.
     pub(crate) const NAMES: [&str; 5] = ["queue_full", "history_evicted", "abandoned", "limited", "shutdown"];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod wiring;
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,6 +19,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::{Instant, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -38,8 +40,6 @@ use crate::{
     config::SpoolFull,
     spool::{Bounds, Full, OpenError},
 };
-#[cfg(feature = "spool")]
-use std::path::PathBuf;
 
 use self::wiring::Wiring;
 
@@ -49,6 +49,8 @@ const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 const MAINTENANCE: Duration = Duration::from_millis(250);
 /// How often the queues' positions are noted in the spool: so much of a queue its reader may see again after a crash.
 const POSITIONS_EVERY: Duration = Duration::from_secs(1);
+/// How often the loss journal is written.
+const JOURNALING: Duration = Duration::from_secs(1);
 
 /// The HTTP server in front of a collector: senders post to it, and with [`LogDrainServer::control`] readers read from it.
 ///
@@ -118,6 +120,9 @@ impl Running {
             addr
         });
         tracker.spawn(maintain(collector.clone(), shutdown.clone()));
+        if config.journal.dir.is_some() {
+            tracker.spawn(keep_journal(collector.clone(), shutdown.clone()));
+        }
         tracker.close();
         Ok(Self { ingest, control, shutdown, tracker, tokens, reloaded })
     }
@@ -174,6 +179,27 @@ async fn maintain(collector: LogCollector, shutdown: CancellationToken) {
     }
 }
 
+/// What is noted after this has ended is written by [`close_journal`]; what is undelivered only gets less.
+async fn keep_journal(collector: LogCollector, shutdown: CancellationToken) {
+    let mut ticks = interval(JOURNALING);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let collector = collector.clone();
+        // A disk may take its time.
+        let _ = spawn_blocking(move || collector.write_journal()).await;
+    }
+}
+
+fn open_journal(collector: &LogCollector, config: &Config) -> Result<(), ServeError> {
+    let Some(dir) = config.journal.dir.as_ref().or(config.spool.dir.as_ref()) else { return Ok(()) };
+    let kept = collector.shared.journal.keep_in(dir, config.journal.bytes_max);
+    kept.map_err(|source| ServeError::Journal { dir: dir.clone(), source })
+}
+
+async fn close_journal(collector: &LogCollector) {
+    let collector = collector.clone();
+    let _ = spawn_blocking(move || collector.close_journal()).await;
+}
+
 impl LogDrainServer {
     /// A server for `collector` that listens on a free port of all interfaces, once it is started.
     #[must_use]
@@ -221,14 +247,19 @@ impl LogDrainServer {
     ///
     /// # Errors
     ///
-    /// When an address is unknown or taken.
+    /// When an address is unknown or taken, or `journal.dir` cannot be had.
     pub async fn start(&mut self) -> io::Result<()> {
         if self.running.is_some() {
             return Ok(());
         }
         let ingest = resolve(&format!("{}:{}", bracketed(&self.host), self.port))?;
         let control = self.control.as_deref().map(resolve).transpose()?;
-        self.running = Some(Running::start(&self.collector, &self.config, ingest, control).map_err(io::Error::other)?);
+        open_journal(&self.collector, &self.config).map_err(io::Error::other)?;
+        let running = Running::start(&self.collector, &self.config, ingest, control);
+        if running.is_err() {
+            close_journal(&self.collector).await;
+        }
+        self.running = Some(running.map_err(io::Error::other)?);
         Ok(())
     }
 
@@ -237,6 +268,7 @@ impl LogDrainServer {
     pub async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop(&self.collector, self.config.shutdown.deadline).await;
+            close_journal(&self.collector).await;
         }
     }
 
@@ -303,6 +335,14 @@ pub enum ServeError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The directory of the loss journal cannot be had.
+    #[error("the loss journal cannot be kept in {}", dir.display())]
+    Journal {
+        /// `journal.dir`.
+        dir: PathBuf,
+        /// Why; `WouldBlock` if another process keeps its own there.
+        source: io::Error,
+    },
     /// The system does not let the process hear of signals.
     #[error("cannot hear of signals")]
     Signals(#[source] io::Error),
@@ -339,7 +379,12 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let collector = collector(&config).await?;
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
     let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
-    let running = Running::start(&collector, &config, ingest, Some(control))?;
+    open_journal(&collector, &config)?;
+    let running = Running::start(&collector, &config, ingest, Some(control));
+    if running.is_err() {
+        close_journal(&collector).await;
+    }
+    let running = running?;
     announce(&running, &config, &warnings);
     while signals.next().await == Told::Reload {
         reload(&running, &loader);
@@ -352,9 +397,12 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
         () = signals.stop() => tracing::warn!("told to stop again: readers get no more time"),
     }
     if collector.keeps_bodies() {
+        close_journal(&collector).await;
         return close(collector).await;
     }
-    match collector.drop_what_is_left() {
+    let left = collector.drop_what_is_left();
+    close_journal(&collector).await;
+    match left {
         0 => {
             tracing::info!("nothing was left behind");
             Ok(())

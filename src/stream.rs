@@ -158,6 +158,8 @@ pub enum StreamEvent {
     Entry(LogEntry),
     /// So many lines were dropped here: the queue was full, or its reader too far behind.
     Skipped(u64),
+    /// So many lines were dropped here: the machine or its app was over its limit.
+    Limited(u64),
 }
 
 /// As [`StreamEvent`], borrowed from the batch.
@@ -165,6 +167,7 @@ pub enum StreamEvent {
 pub(crate) enum Ready<'a> {
     Line(EntryView<'a>),
     Skipped(u64),
+    Limited(u64),
 }
 
 /// Reads a machine's queue to its end: an async iterator of owned entries, with time-outs.
@@ -178,6 +181,8 @@ pub struct LogStream {
     held: Option<Held>,
     /// Dropped lines that were come upon and are still to be told.
     skipped: u64,
+    /// The same, of those that were over a limit.
+    limited: u64,
     item_timeout: Option<Duration>,
     total_timeout: Option<Duration>,
     /// When the total time-out is over; set by the first read.
@@ -221,6 +226,7 @@ impl LogStream {
             queue,
             held: None,
             skipped: 0,
+            limited: 0,
             item_timeout: None,
             total_timeout: None,
             total: None,
@@ -270,7 +276,7 @@ impl LogStream {
         self.lines_yielded
     }
 
-    /// Lines dropped from the queue before this stream came to them.
+    /// Lines dropped from the queue before this stream came to them, those over a limit too.
     #[must_use]
     pub fn lines_skipped(&self) -> u64 {
         self.lines_skipped
@@ -298,7 +304,7 @@ impl LogStream {
         loop {
             match self.next_event().await? {
                 StreamEvent::Entry(entry) => return Some(entry),
-                StreamEvent::Skipped(_) => {}
+                StreamEvent::Skipped(_) | StreamEvent::Limited(_) => {}
             }
         }
     }
@@ -346,7 +352,7 @@ impl LogStream {
 
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<EntryBatch>> {
         loop {
-            self.skipped = 0;
+            (self.skipped, self.limited) = (0, 0);
             if !self.total_is_over()
                 && let Some(item) = self.held.take().and_then(Held::let_go)
             {
@@ -375,6 +381,9 @@ impl LogStream {
         if self.skipped > 0 {
             return Some(StreamEvent::Skipped(std::mem::take(&mut self.skipped)));
         }
+        if self.limited > 0 {
+            return Some(StreamEvent::Limited(std::mem::take(&mut self.limited)));
+        }
         let entry = self.held.as_mut()?.next().map(|view| view.to_entry());
         if entry.is_none() {
             self.held = None;
@@ -390,6 +399,9 @@ impl LogStream {
         }
         if self.skipped > 0 {
             return Some(Ready::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        if self.limited > 0 {
+            return Some(Ready::Limited(std::mem::take(&mut self.limited)));
         }
         self.held.take_if(|held| held.lines() == 0);
         let view = self.held.as_mut()?.next()?;
@@ -434,6 +446,10 @@ impl LogStream {
             Taken::Item(item) => self.held = Some(Held::new(&self.queue.queue, item)),
             Taken::Skipped(lines) => {
                 self.skipped += lines;
+                self.lines_skipped += lines;
+            }
+            Taken::Limited(lines) => {
+                self.limited += lines;
                 self.lines_skipped += lines;
             }
             Taken::Ended(ended) => {
@@ -520,7 +536,7 @@ impl LogStream {
 
     /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
     pub(crate) fn has_more(&mut self) -> bool {
-        if self.skipped > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
+        if self.skipped > 0 || self.limited > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
             return true;
         }
         if self.is_on_disk() {
@@ -545,7 +561,7 @@ impl Stream for LogStream {
         loop {
             match ready!(self.poll_event(cx)) {
                 Some(StreamEvent::Entry(entry)) => return Poll::Ready(Some(entry)),
-                Some(StreamEvent::Skipped(_)) => {}
+                Some(StreamEvent::Skipped(_) | StreamEvent::Limited(_)) => {}
                 None => return Poll::Ready(None),
             }
         }
@@ -611,7 +627,7 @@ impl EntryBatch {
     pub fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
         let batch = &*self.item.batch;
         let rows = self.item.rows.clone().map(|index| batch.row(index));
-        rows.filter(|row| self.streams.wants(row.kind)).map(|row| batch.view_of(row))
+        rows.filter(|row| self.streams.wants_row(row)).map(|row| batch.view_of(row))
     }
 }
 

@@ -427,6 +427,24 @@ mod reports {
     }
 
     #[test]
+    fn losses_are_a_table_and_the_exit_code() {
+        let body = r#"{"losses":[{"from":"2026-11-24T16:00:00.123Z","to":"2026-11-24T16:00:09Z","machine":"m1","app":null,"where":"queue","reason":"queue_full","lines":1234}],"kept":"memory","complete_since":"2026-11-24T15:00:00Z"}"#;
+        let none = r#"{"losses":[],"kept":"disk","complete_since":null}"#;
+        let drain = Drain::answering(vec![whole("200 OK", body), whole("200 OK", body), whole("200 OK", none)]);
+        let ran = drain.run(&["losses", "--since", "366d", "-m", "m 1"]);
+        assert_eq!(ran.code, 1);
+        assert!(ran.out.starts_with("FROM") && ran.out.contains("queue  queue_full  1,234"), "{}", ran.out);
+        assert!(ran.err.contains("reaches back to 2026-11-24T15:00:00Z only"), "{}", ran.err);
+        let json = drain.run(&["losses", "--json"]);
+        assert_eq!((json.code, json.out), (1, format!("{body}\n")));
+        let none = drain.run(&["losses"]);
+        assert_eq!((none.code, none.out.as_str(), none.err.as_str()), (0, "", ""));
+        assert!(drain.asked()[0].starts_with("GET /api/v1/losses?since=366d&machine=m%201 "));
+        let old = Drain::answering(vec![whole("200 OK", "{}")]).run(&["losses"]);
+        assert_eq!(old.code, 69, "an answer that is not understood is no proof that nothing was lost");
+    }
+
+    #[test]
     fn stats_are_a_table() {
         let drain =
             Drain::answering(vec![whole("200 OK", r#"{"lines_received":1000,"lines_dropped":{"queue_full":2}}"#)]);
@@ -448,7 +466,7 @@ mod reports {
     #[test]
     fn a_drain_that_is_not_there_exits_69() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        for command in ["tail", "machines", "stats", "health"] {
+        for command in ["tail", "machines", "stats", "losses", "health"] {
             let ran = run(&mut fleetdrain(&[command, "--url", &format!("http://{free}")]));
             assert_eq!(ran.code, 69, "{ran:?}");
             assert!(ran.err.contains(&format!("cannot reach http://{free}")), "{}", ran.err);

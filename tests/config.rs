@@ -104,6 +104,15 @@ fn every_key_can_be_set_in_the_file() {
         finished_keep = "0s"
         idle_expire = "4s"
         max = 6
+        [journal]
+        dir = "/var/lib/fleetdrain"
+        bytes_max = "64KiB"
+        [limit.machine]
+        lines_per_second = 7
+        bytes_per_second = "8KiB"
+        [limit]
+        app.lines_per_second = 9
+        app.bytes_per_second = 10
         [metrics]
         machines_max = 0
         [spool]
@@ -128,6 +137,8 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
     assert_eq!(config.queue.full, Full::DropOldest);
     assert_eq!(config.history.bytes, 0);
+    assert_eq!((config.limit.machine.lines_per_second, config.limit.machine.bytes_per_second), (7, 8192));
+    assert_eq!((config.limit.app.lines_per_second, config.limit.app.bytes_per_second), (9, 10));
 }
 
 #[test]
@@ -139,6 +150,21 @@ fn every_key_can_be_set_by_its_variable() {
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         assert_eq!(source_of(&loaded, setting.key), Source::Env, "{}", setting.key);
     }
+}
+
+#[test]
+fn a_key_of_an_inner_table_is_led_to_the_right_one() {
+    let found = mistakes(&file("[limit.machine]\nlines_per_secund = 5\n[limit]\napp = 3\nmachines.x = 1\n"));
+    assert!(
+        found.contains(
+            "fleetdrain.toml:2:1: limit.machine.lines_per_secund: unknown key, the nearest is limit.machine.lines_per_second"
+        ),
+        "{found}"
+    );
+    assert!(found.contains("fleetdrain.toml:4:1: limit.app: unknown key"), "{found}");
+    assert!(found.contains("limit.machines: unknown key"), "{found}");
+    let found = mistakes(&env(&[("FLEETDRAIN_LIMIT__APP__LINES", "5")]));
+    assert!(found.contains("FLEETDRAIN_LIMIT__APP__LINES_PER_SECOND"), "{found}");
 }
 
 #[test]

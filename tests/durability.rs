@@ -129,6 +129,8 @@ async fn every_acknowledged_line_is_there_after_a_kill() {
     assert_eq!(events.len(), 1, "the end alone: {events:?}");
     let (of_b, _) = drain.messages(&format!("/api/v1/machines/b/logs?{NOW}")).await;
     assert_eq!(of_b, expected(0, 80, Some(1)));
+    let losses = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await.1;
+    assert_eq!(losses["losses"], serde_json::json!([]), "four kills have cost nothing");
     let (last, _) = drain.messages(&format!("/api/v1/machines/b/logs?{NOW}&last=7")).await;
     assert_eq!(last, expected(0, 80, Some(1))[193..]);
     drain.assert_balances().await;

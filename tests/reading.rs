@@ -1073,3 +1073,86 @@ async fn a_slow_queue_reader_does_not_pin_the_bodies_its_lines_came_in() {
     let (lines, reason) = queue.until_end().await;
     assert_eq!((lines.len(), reason.as_str()), (5000, "finished"));
 }
+
+#[tokio::test]
+async fn every_dropped_line_is_in_the_loss_journal() {
+    let drain = Drain::with(|config| config.queue.lines = 10).await;
+    let losses = async |query: &str| drain.json(&format!("/api/v1/losses{query}")).await;
+    assert_eq!(losses("").await["losses"], json!([]));
+    for machine in ["m", "n"] {
+        assert_eq!(drain.send("PUT", &format!("{M}/{machine}?full=drop_oldest"), &[]).await.status, 201);
+        // An empty queue takes any one body; then each body pushes out those before it.
+        (0..5).for_each(|body| drain.push(machine, body * 10..body * 10 + 10));
+    }
+    let all = losses("").await;
+    assert_eq!((&all["kept"], all["losses"].as_array().unwrap().len()), (&"memory".into(), 2));
+    let stats = drain.json("/api/v1/stats").await;
+    let lost: u64 = all["losses"].as_array().unwrap().iter().map(|loss| loss["lines"].as_u64().unwrap()).sum();
+    assert_eq!((lost, &stats["queue_lines_dropped"]), (80, &80.into()));
+    let of_one = losses("?machine=m&since=1h").await["losses"][0].clone();
+    assert_eq!((&of_one["where"], &of_one["reason"]), (&"queue".into(), &"queue_full".into()));
+    // The ids are those of the first and the last line that were dropped.
+    let mut logs = drain.get(&format!("{M}/m/logs?follow=false")).await;
+    let lines = logs.rest().await;
+    assert_eq!((&of_one["first_id"], &of_one["last_id"]), (&lines[0]["id"], &lines[39]["id"]));
+    assert_eq!(losses("?since=0s").await["losses"], json!([]));
+    assert_eq!(losses("?machine=nobody").await["losses"], json!([]));
+    assert_eq!(drain.get("/api/v1/losses?since=yesterday").await.status, 400);
+    assert_eq!(drain.get("/api/v1/losses?machine=").await.status, 400);
+}
+
+/// A record of an app, on a stream.
+fn app_record(machine: &str, app: &str, stream: &str, message: u64) -> Value {
+    let app = json!({ "instance": machine, "name": app });
+    json!({ "fly": { "app": app }, "stream": stream, "message": message.to_string() })
+}
+
+#[tokio::test]
+async fn a_machine_over_its_limit_loses_the_excess_and_is_told_so() {
+    let drain = Drain::with(|config| config.limit.machine.lines_per_second = 2).await;
+    for machine in ["loud", "quiet"] {
+        assert_eq!(drain.send("PUT", &format!("{M}/{machine}?streams=all"), &[]).await.status, 201);
+    }
+    let lines = (0..30).map(|number| app_record("loud", "web", "stdout", number));
+    let exempt = app_record("loud", "web", "system", 30);
+    let quiet = app_record("quiet", "web", "stdout", 31);
+    drain.push_records(&lines.chain([exempt, quiet]).collect::<Vec<_>>());
+    let mut queue = drain.get(&format!("{M}/loud/queue?follow=false")).await;
+    let told = queue.rest().await;
+    let messages: Vec<_> = told.iter().filter_map(|line| line["message"].as_str()?.parse::<u64>().ok()).collect();
+    assert_eq!(messages, (0..20).chain([30]).collect::<Vec<_>>(), "a burst of ten seconds, and what is exempt");
+    assert_eq!(told[21], json!({"event": "limited", "lines": 10}));
+    assert_eq!(told[22], json!({"event": "end", "reason": "caught_up"}));
+    let mut quiet = drain.get(&format!("{M}/quiet/queue?follow=false")).await;
+    assert_eq!(quiet.messages(1).await, ["31"]);
+    // Who looks sees all of it.
+    let mut logs = drain.get(&format!("{M}/loud/logs?follow=false")).await;
+    assert_eq!(logs.until_end().await.0.len(), 31);
+    let stats = drain.json("/api/v1/stats").await;
+    assert_eq!((&stats["lines_accepted"], &stats["queue_lines_delivered"]), (&32.into(), &22.into()));
+    assert_eq!(stats["queue_lines_dropped_by_reason"]["limited"], 10);
+    let loss = drain.json("/api/v1/losses").await["losses"][0].clone();
+    assert_eq!((&loss["machine"], &loss["reason"], &loss["lines"]), (&"loud".into(), &"limited".into(), &10.into()));
+    assert_eq!(loss["app"], "web");
+}
+
+#[tokio::test]
+async fn an_app_over_its_limit_is_limited_over_all_its_machines() {
+    let drain = Drain::with(|config| config.limit.app.bytes_per_second = 100).await;
+    for machine in ["one", "two", "other"] {
+        assert_eq!(drain.send("PUT", &format!("{M}/{machine}"), &[]).await.status, 201);
+    }
+    let of = |machine, app| (0..10).map(move |number| app_record(machine, app, "stdout", number));
+    let records: Vec<_> = of("one", "web").chain(of("two", "web")).chain(of("other", "api")).collect();
+    let bytes = records[0].to_string().len();
+    drain.push_records(&records);
+    // One more line passes while there is a byte left.
+    let web = 1000_usize.div_ceil(bytes) as u64;
+    let stats = drain.json("/api/v1/stats").await;
+    assert_eq!(stats["queue_lines_dropped_by_reason"]["limited"], 20 - web, "{bytes} bytes a line");
+    let mut other = drain.get(&format!("{M}/other/queue?follow=false")).await;
+    assert_eq!(other.until_end().await.0.len(), 10);
+    let mut two = drain.get(&format!("{M}/two/queue?follow=false")).await;
+    let told = two.rest().await;
+    assert_eq!(told[told.len() - 2], json!({"event": "limited", "lines": 20 - web}));
+}

@@ -8,11 +8,13 @@ mod support;
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
 use support::{Client, assert_balances, fly_record};
 
 /// `fleetdrain serve` as a process of its own.
@@ -43,6 +45,11 @@ impl Drain {
         Self { child, stderr, ingest, control }
     }
 
+    /// With its loss journal in `dir`.
+    fn with_journal(dir: &Path) -> Self {
+        Self::start(&[("FLEETDRAIN_JOURNAL__DIR", dir.to_str().unwrap()), ("FLEETDRAIN_SHUTDOWN__DEADLINE", "100ms")])
+    }
+
     fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
@@ -58,6 +65,7 @@ impl Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -186,6 +194,80 @@ async fn what_was_acknowledged_before_the_signal_is_read_or_told() {
     // The last body may have been taken though its answer was cut off.
     assert!(read == acknowledged || read == acknowledged + 1, "{acknowledged} acknowledged, {read} read");
     assert_eq!(drain.wait().0, 0);
+}
+
+/// A directory for a loss journal, which begins empty.
+fn journal_dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("fleetdrain-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    dir
+}
+
+async fn losses(drain: &Drain) -> Vec<Value> {
+    let (status, losses) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await;
+    assert_eq!((status, &losses["kept"]), (StatusCode::OK, &"disk".into()));
+    losses["losses"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn what_a_stop_leaves_behind_is_on_record() {
+    let dir = journal_dir("stop");
+    let drain = Drain::with_journal(&dir);
+    subscribe(&drain, "a").await;
+    subscribe(&drain, "b").await;
+    post(&drain, [fly_record("a", "one"), fly_record("b", "two"), fly_record("a", "three")].join("\n")).await;
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert!(code == 74 && said.contains("3 acknowledged lines"), "{said}");
+    let drain = Drain::with_journal(&dir);
+    let mut told: Vec<_> = losses(&drain)
+        .await
+        .iter()
+        .map(|loss| json!([loss["machine"], loss["app"], loss["reason"], loss["lines"]]))
+        .collect();
+    told.sort_by_key(ToString::to_string);
+    assert_eq!(told, [json!(["a", "my-app", "shutdown", 2]), json!(["b", "my-app", "shutdown", 1])]);
+    drain.signal("-TERM");
+    assert_eq!(drain.wait().0, 0);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
+    let dir = journal_dir("kill");
+    let drain = Drain::with_journal(&dir);
+    subscribe(&drain, "a").await;
+    post(&drain, [fly_record("a", "one"), fly_record("a", "two")].join("\n")).await;
+    let heartbeat = dir.join("losses.heartbeat");
+    let said = || std::fs::read(&heartbeat).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    while said().is_none_or(|said| said["undelivered"] != 2) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drain.signal("-KILL");
+    drop(drain);
+    let drain = Drain::with_journal(&dir);
+    let told = losses(&drain).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["reason"], &told[0]["lines"]), (&"unclean_stop".into(), &Value::Null));
+    assert_eq!(told[0]["undelivered"], 2);
+    drain.signal("-TERM");
+    assert_eq!(drain.wait().0, 0);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_holds_one_drains_losses() {
+    let dir = journal_dir("lock");
+    let _drain = Drain::with_journal(&dir);
+    let second = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+        .env("FLEETDRAIN_JOURNAL__DIR", &dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(74), "{said}");
+    assert!(said.contains(dir.to_str().unwrap()), "{said}");
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[tokio::test]

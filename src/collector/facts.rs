@@ -206,7 +206,7 @@ impl LogCollector {
         self.shared.ledger.queue_dropped.iter().map(|counter| counter.load(Relaxed)).sum()
     }
 
-    fn queue_totals(&self) -> QueueFacts {
+    pub(super) fn queue_totals(&self) -> QueueFacts {
         // Not under the roster's lock: facts take each queue's own.
         let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
         queues.iter().map(|queue| queue.facts()).fold(QueueFacts::default(), |sum, queue| QueueFacts {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     LogCollector, key,
+    limit::{self, Meters},
     machine::{Machine, MachineState, Places, RANK_WINDOW, RATE_WINDOW},
 };
 use crate::{
@@ -27,6 +28,7 @@ pub(super) struct Publisher {
     /// When the newest batch was received.
     pub(super) newest: Option<(Timestamp, Instant)>,
     pub(super) places: Places,
+    pub(super) meters: Meters,
     /// Queues that are behind, by the batch that each would read next: an eviction looks only at those it concerns.
     pub(super) behind: BTreeMap<(u64, usize), (Arc<Machine>, Arc<Queue>)>,
 }
@@ -128,6 +130,10 @@ impl LogCollector {
             }
             let trail = machine.trail.load();
             (group.first_seq, group.prev) = (trail.next_seq, trail.last);
+        }
+        let limit = &shared.config.limit;
+        if limit.machine.is_on() || limit.app.is_on() {
+            limit::mark(limit, &mut publisher.meters, &mut batch, &machines);
         }
         let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);

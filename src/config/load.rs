@@ -231,13 +231,16 @@ impl Loading {
                 DeValue::Table(table) if known => {
                     for (name, value) in table {
                         let key = format!("{section}.{}", name.get_ref());
-                        self.set_from_file(
-                            &key,
-                            value.get_ref(),
-                            &text[value.span()],
-                            at(name.span()),
-                            at(value.span()),
-                        );
+                        let inner = value.get_ref().as_table().filter(|_| is_table(&key));
+                        for (name, value) in inner.into_iter().flatten() {
+                            let key = format!("{key}.{}", name.get_ref());
+                            let at = (at(name.span()), at(value.span()));
+                            self.set_from_file(&key, value.get_ref(), &text[value.span()], at.0, at.1);
+                        }
+                        if inner.is_none() {
+                            let at = (at(name.span()), at(value.span()));
+                            self.set_from_file(&key, value.get_ref(), &text[value.span()], at.0, at.1);
+                        }
                     }
                 }
                 value if known => {
@@ -428,6 +431,11 @@ fn tokens(text: &str) -> Result<Vec<String>, Problem> {
 }
 
 /// An array of words as the one text that the environment would hold; `None` where it holds something else.
+/// Whether settings lie in a table of that name within their section, as in `limit.machine`.
+fn is_table(name: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
 fn words(items: &toml::de::DeArray<'_>) -> Option<String> {
     let words: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
     words.map(|words| words.join(","))

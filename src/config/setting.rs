@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 36] = [
+pub static SETTINGS: [Setting; 42] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -266,6 +266,39 @@ pub static SETTINGS: [Setting; 36] = [
         "machines.max",
         Kind::Count { at: |c| &mut c.machines.max, min: 1, max: 100_000_000 },
         "machines remembered at once, least recent out",
+    ),
+    setting(
+        "limit.machine.lines_per_second",
+        Kind::Count { at: |c| &mut c.limit.machine.lines_per_second, min: 0, max: 1_000_000_000 },
+        "lines that a machine's queue takes, with a burst of 10s; more is dropped as limited; 0 is no limit",
+    ),
+    setting(
+        "limit.machine.bytes_per_second",
+        Kind::Size { at: |c| &mut c.limit.machine.bytes_per_second, min: 0, max: TIB },
+        "the same in bytes of the records as sent",
+    ),
+    setting(
+        "limit.app.lines_per_second",
+        Kind::Count { at: |c| &mut c.limit.app.lines_per_second, min: 0, max: 1_000_000_000 },
+        "lines that the queues of all machines of an app take, with a burst of 10s; 0 is no limit",
+    ),
+    setting(
+        "limit.app.bytes_per_second",
+        Kind::Size { at: |c| &mut c.limit.app.bytes_per_second, min: 0, max: TIB },
+        "the same in bytes of the records as sent",
+    ),
+    Setting {
+        derived: Some("spool.dir"),
+        ..setting(
+            "journal.dir",
+            Kind::Path(|c| &mut c.journal.dir),
+            "where losses are on record; without it and without a spool in memory, and gone with the process",
+        )
+    },
+    setting(
+        "journal.bytes_max",
+        Kind::Size { at: |c| &mut c.journal.bytes_max, min: 64 << 10, max: GIB },
+        "bytes of losses on record; the oldest go",
     ),
     setting(
         "metrics.machines_max",
@@ -449,7 +482,7 @@ impl Setting {
 
 /// The environment variable for a key, as in `FLEETDRAIN_INGEST__LISTEN`.
 pub(super) fn variable(key: &str) -> String {
-    format!("FLEETDRAIN_{}", key.replacen('.', "__", 1).to_ascii_uppercase())
+    format!("FLEETDRAIN_{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
 fn within<T: PartialOrd + Copy>(value: T, min: T, max: T, show: impl Fn(T) -> String) -> Result<T, Problem> {

@@ -225,6 +225,7 @@ impl Asked<'_> {
             Call::Logs => self.logs(&query).await,
             Call::Tail => self.tail(&query).await,
             Call::Rejected => Ok(self.rejected()),
+            Call::Losses => self.losses(&query).await,
             Call::OpenApi => Ok(document(StatusCode::OK, &openapi::document())),
         }
     }
@@ -276,6 +277,23 @@ impl Asked<'_> {
     fn rejected(&self) -> Response<Body> {
         let records: Vec<Value> = self.state.hooks.rejected.newest_first().iter().map(rejected_record).collect();
         document(StatusCode::OK, &json!({ "rejected": records }))
+    }
+
+    async fn losses(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        let (since, machine) = (ago(query)?, query.text("machine").map(str::to_owned));
+        machine.iter().try_for_each(|id| machines::check_id(id))?;
+        let collector = self.state.collector.clone();
+        // Megabytes may be read from the disk.
+        aside(move || {
+            let losses = collector.losses(since, machine.as_deref());
+            let document = json!({
+                "losses": losses.entries,
+                "kept": if losses.on_disk { "disk" } else { "memory" },
+                "complete_since": losses.complete_since.map(|at| at.to_string()),
+            });
+            self::document(StatusCode::OK, &document)
+        })
+        .await
     }
 
     async fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
@@ -371,9 +389,13 @@ fn until(collector: &LogCollector, limits: Limits) -> Option<u64> {
 }
 
 fn view_start(query: &Query<'_>, headers: &HeaderMap, backlog: bool) -> Result<ViewStart, Problem> {
+    Ok(ViewStart { backlog, since: ago(query)?, last: query.count("last")?, after: after(query, headers)? })
+}
+
+/// The time that `since` names.
+fn ago(query: &Query<'_>) -> Result<Option<Timestamp>, Problem> {
     let since = query.duration("since")?.map(|since| Timestamp::now().checked_sub(since));
-    let since = since.transpose().map_err(|error| bad(format_args!("since is before all time: {error}")))?;
-    Ok(ViewStart { backlog, since, last: query.count("last")?, after: after(query, headers)? })
+    since.transpose().map_err(|error| bad(format_args!("since is before all time: {error}")))
 }
 
 /// The line to resume behind. The header wins: a browser that reconnects keeps the query of its first request.

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    batch::{Batch, Group, GroupRef, Row, Streams},
+    batch::{Batch, EntryId, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
     history::MachineCursor,
 };
@@ -88,9 +88,14 @@ impl Item {
         self.end_seq
     }
 
+    /// The ids of the first and the last wanted line among `rows`, which are rows of its batch.
+    pub(super) fn ids(&self, rows: Range<u32>, streams: Streams) -> Ids {
+        ids(&self.batch, rows, streams)
+    }
+
     /// Takes the next wanted row off the front.
     pub(crate) fn next_row(&mut self, streams: Streams) -> Option<u32> {
-        let index = self.rows.find(|&index| streams.wants(self.batch.row(index).kind))?;
+        let index = self.rows.find(|&index| streams.wants_row(self.batch.row(index)))?;
         self.lines -= 1;
         let cost = line_cost(self.batch.row(index));
         self.bytes = self.bytes.saturating_sub(cost);
@@ -120,13 +125,29 @@ impl Item {
     }
 }
 
+/// The first and the last of some lines.
+pub(super) type Ids = Option<(EntryId, EntryId)>;
+
+/// The ids of the first and the last line wanted among `rows` of a batch.
+pub(super) fn ids(batch: &Batch, rows: Range<u32>, streams: Streams) -> Ids {
+    ids_where(batch, rows, |row| streams.wants_row(row))
+}
+
+/// The ids of the first and the last line among `rows` of a batch that are `wanted`.
+pub(super) fn ids_where(batch: &Batch, mut rows: Range<u32>, wanted: impl Fn(&Row) -> bool) -> Ids {
+    let wanted = |index: &u32| wanted(batch.row(*index));
+    let first = rows.find(wanted)?;
+    let last = rows.rfind(wanted).unwrap_or(first);
+    batch.view(first).id().zip(batch.view(last).id())
+}
+
 pub(super) fn line_cost(row: &Row) -> usize {
     row.raw.len() + size_of::<Row>()
 }
 
 /// Lines wanted among `rows` of a batch, and what they cost of a queue's bound.
 pub(super) fn cost(batch: &Batch, rows: Range<u32>, streams: Streams) -> (u64, usize) {
-    let wanted = rows.map(|index| batch.row(index)).filter(|row| streams.wants(row.kind));
+    let wanted = rows.map(|index| batch.row(index)).filter(|row| streams.wants_row(row));
     wanted.fold((0, ITEM_BYTES), |(lines, bytes), row| (lines + 1, bytes + line_cost(row)))
 }
 

@@ -40,7 +40,7 @@ impl Queue {
         };
         if let Some(skip) = state.next_skip(|| item.first_seq()) {
             state.front.push_front(item);
-            return Taken::Skipped(skip.lines);
+            return skip.told();
         }
         state.hand_over(&item, &self.common.ledger);
         Taken::Item(item)
@@ -51,7 +51,7 @@ impl Queue {
             return Taken::Behind;
         }
         match (state.next_skip(|| u64::MAX), state.ended()) {
-            (Some(skip), _) => Taken::Skipped(skip.lines),
+            (Some(skip), _) => skip.told(),
             (None, Some((ended, _))) => Taken::Ended(ended),
             (None, None) => Taken::Empty,
         }
@@ -104,7 +104,7 @@ impl Queue {
 
     /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
     fn trim(&self, state: &mut State, item: &mut Item) {
-        let (from, lines, bytes) = (item.first_seq(), item.lines, item.bytes);
+        let (from, start, lines, bytes) = (item.first_seq(), item.rows.start, item.lines, item.bytes);
         while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
             item.next_row(self.terms.streams);
         }
@@ -114,7 +114,8 @@ impl Queue {
         state.held_lines -= dropped;
         state.bytes -= bytes - item.bytes;
         state.held_bytes -= bytes - item.bytes;
-        self.skip(state, from, to, dropped, Reason::QueueFull);
+        let ids = item.ids(start..item.rows.start, self.terms.streams);
+        self.skip(state, from, to, dropped, ids, Reason::QueueFull);
     }
 
     /// A reader that will hold an item for a while lets go of other machines' bytes.

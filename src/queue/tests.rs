@@ -101,7 +101,7 @@ mod policies {
         while let Some(Some(event)) = stream.next_event().now_or_never() {
             got.push(match event {
                 StreamEvent::Entry(entry) => entry.message().parse().unwrap(),
-                StreamEvent::Skipped(lines) => -(lines as i64),
+                StreamEvent::Skipped(lines) | StreamEvent::Limited(lines) => -(lines as i64),
             });
         }
         got

@@ -316,7 +316,22 @@ impl Found {
         let host = texts.span(self.first(&[Slot::Host], Value::is_string), arena);
         let level = texts.span(self.first(&LEVEL, Value::is_string), arena);
         let (ordinal, group, rank) = (0, 0, 0);
-        Some(Row { raw, machine, message, stream, timestamp, app, region, host, level, ordinal, group, rank, kind })
+        Some(Row {
+            raw,
+            machine,
+            message,
+            stream,
+            timestamp,
+            app,
+            region,
+            host,
+            level,
+            ordinal,
+            group,
+            rank,
+            kind,
+            limited: false,
+        })
     }
 
     #[inline]

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     batch::EntryId,
+    journal::Entry as Loss,
     stream::{
         EntryBatch, FleetStream, LogStream, StreamEvent,
         view::{MachineView, Seen, ViewStart},
@@ -75,6 +76,8 @@ struct Setup {
     history: usize,
     lines: usize,
     bytes: usize,
+    /// Lines of a machine in a second; 0: no limit.
+    limit: usize,
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
@@ -82,7 +85,14 @@ fn setup() -> impl Strategy<Value = Setup> {
     let history = prop_oneof![Just(1usize), Just(4_000), Just(20_000), Just(1 << 20)];
     let lines = prop_oneof![Just(3usize), Just(10), Just(30)];
     let bytes = prop_oneof![Just(1_500usize), Just(6_000), Just(1 << 20)];
-    (budget, history, lines, bytes).prop_map(|(budget, history, lines, bytes)| Setup { budget, history, lines, bytes })
+    let limit = prop_oneof![2 => Just(0usize), 1 => Just(1), 1 => Just(3)];
+    (budget, history, lines, bytes, limit).prop_map(|(budget, history, lines, bytes, limit)| Setup {
+        budget,
+        history,
+        lines,
+        bytes,
+        limit,
+    })
 }
 
 struct Line {
@@ -91,6 +101,8 @@ struct Line {
     kind: Kind,
     seq: u64,
     batch: usize,
+    /// Over its machine's limit: no queue may give it out.
+    limited: bool,
 }
 
 struct Sent {
@@ -114,6 +126,9 @@ struct Queued {
     solo: bool,
     next: usize,
     untold: u64,
+    /// What it is told stands exactly where it belongs: exempt lines of a body come before it is told what was over the limit
+    /// around them.
+    exact: bool,
     /// It was without a reader while time went by.
     abandonable: bool,
     largest: u64,
@@ -160,6 +175,8 @@ struct World {
     fleet: FleetStream,
     fleet_next: u64,
     clock: i64,
+    /// When lines passed each machine's limit.
+    passed: [Vec<Instant>; 3],
 }
 
 impl World {
@@ -168,6 +185,7 @@ impl World {
             (config.budget_bytes, config.history_bytes) = (setup.budget, setup.history);
             (config.queue.lines, config.queue.bytes) = (setup.lines, setup.bytes);
             (config.queue.abandoned_after, config.queue.stalled_after) = (ABANDONED_AFTER, STALLED_AFTER);
+            config.limit.machine.lines_per_second = setup.limit;
             config.machines.finished_keep = Duration::from_secs(1 << 30);
             config.machines.idle_expire = Duration::from_secs(1 << 30);
         });
@@ -189,7 +207,25 @@ impl World {
             fleet,
             fleet_next: 0,
             clock: 1_000_000,
+            passed: [const { Vec::new() }; 3],
         }
+    }
+
+    /// Whether one more line of a machine is within its limit now: in no time that ends now may more pass than ten seconds' worth
+    /// and what that time is worth.
+    fn passes(&mut self, machine: usize, kind: Kind) -> bool {
+        let (now, passed) = (Instant::now(), &mut self.passed[machine]);
+        let allowed = |since: Instant| self.setup.limit as u128 * (10_000_000_000 + (now - since).as_nanos());
+        let within =
+            |(from, since): (usize, &Instant)| (passed.len() - from + 1) as u128 * 1_000_000_000 <= allowed(*since);
+        if self.setup.limit == 0 || kind == Kind::System {
+            return true;
+        }
+        let passes = passed.iter().enumerate().all(within);
+        if passes {
+            passed.push(now);
+        }
+        passes
     }
 
     fn admit(&mut self, picked: &[(u8, u8, u8)]) {
@@ -250,11 +286,13 @@ impl World {
             let seq = self.next_seq[machine];
             self.next_seq[machine] += 1;
             self.seen[machine] = true;
+            let mut limited = false;
             match self.current[machine].filter(|queue| self.queues[*queue].live) {
                 None => fates.2 += 1,
                 Some(queue) if !self.queues[queue].streams.wants(kind) => fates.1 += 1,
                 Some(queue) => {
                     fates.0 += 1;
+                    limited = !self.passes(machine, kind);
                     let sum = wanted.entry(queue).or_default();
                     *sum = (sum.0 + 1, sum.1 + text.len() + 200);
                     let queue = &mut self.queues[queue];
@@ -262,7 +300,7 @@ impl World {
                     queue.lines.push((index, false));
                 }
             }
-            self.lines.push(Line { text, machine, kind, seq, batch: newest });
+            self.lines.push(Line { text, machine, kind, seq, batch: newest, limited });
         }
         for (queue, (lines, bytes)) in wanted {
             let queue = &mut self.queues[queue];
@@ -292,7 +330,8 @@ impl World {
             return self.add_reader(queue, LogStream::new(handle));
         }
         let wanted = |line: &Line| {
-            backlog && line.machine == machine && !self.batches[line.batch].evicted && streams.wants(line.kind)
+            let is_held = line.machine == machine && !self.batches[line.batch].evicted;
+            backlog && is_held && streams.wants(line.kind) && !line.limited
         };
         let lines: Vec<_> = (0..self.lines.len()).filter(|index| wanted(&self.lines[*index])).collect();
         let place = lines.iter().enumerate().map(|(at, index)| (self.lines[*index].text.clone(), at)).collect();
@@ -308,6 +347,7 @@ impl World {
             solo: true,
             next: 0,
             untold: 0,
+            exact: self.setup.limit == 0 || streams != Streams::ALL,
             abandonable: false,
             largest: 0,
             largest_bytes: 0,
@@ -350,13 +390,19 @@ impl World {
         let at = *queue.place.get(text).unwrap_or_else(|| panic!("{text} was never this queue's"));
         let (index, delivered) = &mut queue.lines[at];
         assert!(!*delivered, "{text} was delivered twice");
+        assert!(!self.lines[*index].limited, "{text} was over the limit");
         *delivered = true;
         assert_eq!((self.lines[*index].seq, *index as u64), (seq, id.line), "numbers are what the list says");
         if queue.solo {
             assert!(at >= queue.next, "{text} came out of order");
             let missed = &queue.lines[queue.next..at];
-            assert_eq!(missed.len() as u64, queue.untold, "told in place, and exactly, before {text}");
-            let lost = |(index, _): &(usize, bool)| self.batches[self.lines[*index].batch].evicted;
+            if queue.exact {
+                assert_eq!(missed.len() as u64, queue.untold, "told in place, and exactly, before {text}");
+            }
+            let lost = |(index, _): &(usize, bool)| {
+                let line = &self.lines[*index];
+                line.limited || self.batches[line.batch].evicted
+            };
             if queue.full != Full::DropOldest && !queue.abandonable {
                 assert!(missed.iter().all(lost), "lost though the history held it");
             }
@@ -383,7 +429,7 @@ impl World {
                 self.note_read(reader, entry.message(), entry.machine_seq().unwrap(), entry.id().unwrap());
                 true
             }
-            Some(Some(StreamEvent::Skipped(lines))) => {
+            Some(Some(StreamEvent::Skipped(lines) | StreamEvent::Limited(lines))) => {
                 assert!(lines > 0);
                 self.note_told(reader);
                 true
@@ -394,7 +440,10 @@ impl World {
                 let queue = &mut self.queues[*queue];
                 assert!(!queue.live && stream.done() && !stream.timed_out());
                 if queue.solo {
-                    assert_eq!(queue.untold, (queue.lines.len() - queue.next) as u64, "told before the end");
+                    assert!(
+                        !queue.exact || queue.untold == (queue.lines.len() - queue.next) as u64,
+                        "told before the end"
+                    );
                     (queue.next, queue.untold) = (queue.lines.len(), 0);
                 }
                 assert_eq!(stream.next_event().now_or_never(), Some(None), "again and again");
@@ -664,9 +713,39 @@ impl World {
         assert_eq!(stats.subscriptions, live as u64);
         assert_eq!(self.collector.machine_ids().len(), live);
         assert_eq!(stats.viewers as usize, self.views.len() + 1);
+        self.check_losses(&stats);
+        let limited =
+            |queue: &Queued| queue.lines.iter().filter(|(index, _)| self.lines[*index].limited).count() as u64;
+        let limited = self.queues.iter().map(limited).sum::<u64>();
+        assert_eq!(stats.queue_lines_dropped_by_reason["limited"], limited);
         for (index, queue) in self.queues.iter().enumerate() {
             let readers: Vec<_> = self.readers.iter().filter(|reader| reader.queue == index).collect();
             self.check_queue(queue, &readers);
+        }
+    }
+
+    /// Every dropped line is in exactly one entry of the journal, under its reason and its machine.
+    fn check_losses(&self, stats: &Stats) {
+        let losses = self.collector.losses(None, None).entries;
+        let lost = |is_it: &dyn Fn(&Loss) -> bool| -> u64 {
+            losses.iter().filter(|loss| is_it(loss)).map(|loss| loss.lines.unwrap()).sum()
+        };
+        for (reason, dropped) in &stats.queue_lines_dropped_by_reason {
+            assert_eq!(lost(&|loss| loss.reason == *reason), *dropped, "{reason}: {losses:?}");
+        }
+        for machine in MACHINES {
+            let queues = self.queues.iter().filter(|queue| queue.machine.id == machine);
+            let dropped: u64 = queues.map(|queue| queue.queue.facts().dropped).sum();
+            assert_eq!(lost(&|loss| loss.machine.as_deref() == Some(machine)), dropped, "{machine}: {losses:?}");
+        }
+        for loss in losses {
+            let (first, last) = (loss.first_id.unwrap(), loss.last_id.unwrap());
+            for id in [first, last] {
+                let line = &self.lines[id.line as usize];
+                assert_eq!((MACHINES[line.machine], line.seq), (loss.machine.as_deref().unwrap(), id.machine_seq));
+            }
+            assert!(last.machine_seq - first.machine_seq < loss.lines.unwrap() + self.lines.len() as u64);
+            assert!(first.machine_seq <= last.machine_seq, "{loss:?}");
         }
     }
 

@@ -53,6 +53,8 @@ async fn machines_are_kept_as_long_as_they_must_be() {
     collector.maintain();
     assert_eq!(known(&collector), ["idle", "subscribed"]);
     assert_eq!(assert_balanced(&collector).queue_lines_dropped_by_reason["abandoned"], 1);
+    let lost = collector.losses(None, Some("finished")).entries;
+    assert_eq!((&*lost[0].reason, lost[0].lines), ("abandoned", Some(1)), "before it was forgotten");
     advance(Duration::from_secs(60)).await;
     collector.maintain();
     assert_eq!(known(&collector), ["subscribed"]);

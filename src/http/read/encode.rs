@@ -143,6 +143,10 @@ impl Encoder {
         }
     }
 
+    fn limited(self, out: &mut Vec<u8>, lines: u64) {
+        self.event(out, "limited", format_args!(r#"{{"event":"limited","lines":{lines}}}"#));
+    }
+
     fn end(self, out: &mut Vec<u8>, reason: EndReason) {
         let reason = reason.as_str();
         self.event(out, "end", format_args!(r#"{{"event":"end","reason":"{reason}"}}"#));
@@ -202,6 +206,10 @@ impl Frame {
 
     pub(super) fn skipped(&mut self, lines: Option<u64>) {
         self.encoder.skipped(&mut self.out, lines);
+    }
+
+    pub(super) fn limited(&mut self, lines: u64) {
+        self.encoder.limited(&mut self.out, lines);
     }
 
     pub(super) fn end(&mut self, reason: EndReason) {

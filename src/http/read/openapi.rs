@@ -129,6 +129,7 @@ mod tests {
             ("/api/v1/machines/{id}/logs", "get"),
             ("/api/v1/tail", "get"),
             ("/api/v1/rejected", "get"),
+            ("/api/v1/losses", "get"),
             ("/api/v1/openapi.json", "get"),
         ];
         let document = document();

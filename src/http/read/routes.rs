@@ -18,6 +18,7 @@ pub(super) enum Call {
     Logs,
     Tail,
     Rejected,
+    Losses,
     OpenApi,
 }
 
@@ -109,6 +110,14 @@ const LIMIT: Parameter = Parameter::new("limit", Form::Count, "how many at most,
 const PAGE_AFTER: Parameter = Parameter::new("after", Form::Text, "the page behind this one: its `next`");
 const LINGER: Parameter =
     Parameter::new("linger", Form::Duration, "how long lines are still the machine's (default 0s)");
+
+const LOST_SINCE: Parameter =
+    Parameter::new("since", Form::Duration, "only what was lost in so long a time before now");
+const LOST_OF: Parameter = Parameter::new(
+    "machine",
+    Form::Text,
+    "only what was lost of this machine; losses of which nobody knows whose they are always belong to it",
+);
 
 const LINES: (u16, &str) = (200, "lines, as they come: NDJSON, or by Accept text/event-stream or text/plain");
 const MACHINE_FACTS: (u16, &str) = (200, "what is known of the machine");
@@ -236,6 +245,16 @@ pub(super) const ROUTES: &[Route] = &[
         path: "/api/v1/rejected",
         open: false,
         operations: &[get("the last 100 rejected records", &[], &[(200, "the records, the newest first")])],
+    },
+    Route {
+        call: Call::Losses,
+        path: "/api/v1/losses",
+        open: false,
+        operations: &[get(
+            "the loss journal: what was lost, of which machine, where and why",
+            &[&LOST_SINCE, &LOST_OF],
+            &[(200, "the losses, the oldest first")],
+        )],
     },
     Route {
         call: Call::OpenApi,

@@ -1,0 +1,84 @@
+//! What queues have dropped, on its way to the loss journal.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{LogCollector, Machine};
+use crate::{
+    journal::{Loss, Losses, Undelivered},
+    queue::{Lost, Queue, Reason},
+};
+
+impl LogCollector {
+    /// Has the queues that dropped lines tell the journal. Who leaves the roster has told before.
+    pub(crate) fn journal_losses(&self) {
+        let _one_at_a_time = self.shared.journaling.lock();
+        let losers = std::mem::take(&mut *self.shared.queues.losers.lock());
+        if losers.is_empty() {
+            return;
+        }
+        let queues: Vec<_> = {
+            let roster = self.shared.roster.lock();
+            losers.iter().filter_map(|key| roster.get(key).cloned()).collect()
+        };
+        for (machine, queue) in queues {
+            self.journal_queue(&machine, &queue);
+        }
+    }
+
+    /// Has one queue tell the journal what it dropped.
+    pub(super) fn journal_queue(&self, machine: &Arc<Machine>, queue: &Queue) {
+        for Lost { reason, lines, from, to, ids } in queue.take_lost() {
+            self.journal(machine, Loss { from, to, ids, ..loss(reason, lines) });
+        }
+    }
+
+    /// Notes what readers held of a machine's queue when the process ended: nobody knows whether it got there.
+    pub(super) fn journal_held(&self, machine: &Arc<Machine>, lines: u64) {
+        if lines > 0 {
+            self.journal(machine, loss(Reason::Shutdown, lines));
+        }
+    }
+
+    fn journal(&self, machine: &Arc<Machine>, loss: Loss) {
+        let app = machine.state.lock().app().to_owned();
+        self.shared.journal.note(Loss { machine: machine.id.to_string(), app, ..loss });
+    }
+
+    /// Writes the journal where it is kept; may wait for a disk.
+    pub(crate) fn write_journal(&self) {
+        self.journal_losses();
+        self.shared.journal.write(Some(self.undelivered()));
+    }
+
+    /// Writes all of the journal, and that the process stops by itself.
+    pub(crate) fn close_journal(&self) {
+        self.journal_losses();
+        self.shared.journal.close();
+    }
+
+    /// What an unclean stop would cost now: with a spool nothing, else what is in memory is all there is of it.
+    fn undelivered(&self) -> Undelivered {
+        if self.keeps_bodies() {
+            return Undelivered { lines: 0, oldest: Timestamp::now() };
+        }
+        let queues = self.queue_totals();
+        let now = Timestamp::now();
+        let oldest = queues.oldest.and_then(|oldest| now.checked_sub(oldest.elapsed()).ok());
+        Undelivered { lines: queues.lines, oldest: oldest.unwrap_or(now) }
+    }
+
+    /// What was lost from `since` on, of one machine or of all; see [`crate::journal::Journal::read`].
+    pub(crate) fn losses(&self, since: Option<Timestamp>, machine: Option<&str>) -> Losses {
+        self.journal_losses();
+        self.shared.journal.read(since, machine)
+    }
+}
+
+/// Lines of a queue that are lost now.
+fn loss(reason: Reason, lines: u64) -> Loss {
+    let now = Timestamp::now();
+    let (machine, app) = (String::new(), String::new());
+    Loss { machine, app, place: "queue".into(), reason: reason.as_str(), lines, from: now, to: now, ids: None }
+}
