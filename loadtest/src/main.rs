@@ -2,6 +2,7 @@
 
 mod client;
 mod compare;
+mod crash;
 mod encode;
 mod failure;
 mod generate;
@@ -37,6 +38,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
     Compare(compare::CompareArgs),
+    /// Kill a drain again and again, and judge what is left of what it acknowledged
+    Crash(Box<crash::CrashArgs>),
     /// Measure how long lines wait between receipt and reader at half load
     Latency(latency::LatencyArgs),
     /// Measure what an idle machine costs in memory
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
             Command::Naive(args) => serve::naive::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
+            Command::Crash(args) => crash::run(&args),
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),
