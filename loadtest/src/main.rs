@@ -34,6 +34,9 @@ enum Command {
     Ceiling(serve::ServeArgs),
     /// Serve the straightforward server: a JSON value a line, owned strings, unbounded queues
     Naive(serve::naive::NaiveArgs),
+    /// A drain of one file that breaks its promises if told to: what `crash` is tested against
+    #[command(name = "serve", hide = true)]
+    Keeper(serve::keeper::KeeperArgs),
     /// Simulate a fleet and its readers, verify every line
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Ceiling(args) => serve::ceiling::run(&args),
             Command::Naive(args) => serve::naive::run(&args),
+            Command::Keeper(args) => serve::keeper::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Crash(args) => crash::run(&args),
