@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain.
-needed=(promtool:prometheus prometheus:prometheus)
+# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail.
+needed=(promtool:prometheus prometheus:prometheus strace:strace)
 
 missing=()
 for pair in "${needed[@]}"; do

@@ -114,3 +114,22 @@ fn a_weaker_acknowledgement_is_noticed() {
 fn a_bad_end_on_sigterm_is_noticed() {
     is_noticed("end-badly", &["--signal", "term"], "SIGTERM ended with exit status: 3");
 }
+
+#[test]
+#[ignore = "needs strace"]
+fn a_disk_that_fails_for_a_while_is_survived() {
+    for (fault, status) in
+        [("fsync-eio", " unknown"), ("fsync-once", " unknown"), ("enospc", "503 "), ("write-eio", "503 ")]
+    {
+        let ran = crash(fault, "none", &["--inject", fault]);
+        assert_eq!(ran.code, Some(0), "{}", ran.report);
+        assert!(ran.report.contains("4 times") && ran.report.contains(status), "{}", ran.report);
+        assert!(!ran.report.contains(" 0 calls failed"), "{}", ran.report);
+    }
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_drain_that_never_recovers_is_noticed() {
+    is_noticed("sulk", &["--inject", "fsync-once"], "after a fault of the disk");
+}

@@ -93,7 +93,9 @@ impl Life {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err(self.server.explain(Failure::unavailable(format!("the drain was not ready within {READY_WAIT:?}"))))
+        Err(self
+            .server
+            .explain(Failure::unavailable(format!("the drain was not ready after {:?}", self.started.elapsed()))))
     }
 
     /// Ends it; fails if it had ended by itself before.

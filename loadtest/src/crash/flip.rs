@@ -59,7 +59,10 @@ fn flip(spool: &Path, random: &mut Random) -> std::io::Result<String> {
     let mut segments: Vec<PathBuf> = std::fs::read_dir(spool)?.flatten().map(|entry| entry.path()).collect();
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     segments.sort();
-    let path = &segments[random.below(segments.len().max(1))];
+    if segments.is_empty() {
+        return Err(std::io::Error::other(format!("{}: no segments", spool.display())));
+    }
+    let path = &segments[random.below(segments.len())];
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let (at, bit) = (random.below(file.metadata()?.len() as usize) as u64, random.below(8));
     let mut byte = [0];

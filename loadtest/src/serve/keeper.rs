@@ -16,10 +16,12 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -70,6 +72,8 @@ enum Fault {
     SkipAtResume,
     /// Says `memory` where it is on the disk.
     SayMemory,
+    /// Takes nothing any more once its disk has failed.
+    Sulk,
     /// Ends with 3 on SIGTERM.
     EndBadly,
 }
@@ -96,14 +100,22 @@ impl Book {
     }
 }
 
+/// The file, and where the next body goes.
+#[derive(Debug)]
+struct Bodies {
+    file: File,
+    end: u64,
+}
+
 #[derive(Debug)]
 struct Keeper {
     fault: Fault,
-    file: Mutex<File>,
+    file: Mutex<Bodies>,
     book: Mutex<Book>,
     /// Lines that an earlier process numbered.
     before: usize,
     changed: Notify,
+    sulks: AtomicBool,
 }
 
 type Answer = Response<Either<Full<Bytes>, Following>>;
@@ -153,19 +165,27 @@ impl Keeper {
     fn open(args: &KeeperArgs) -> std::io::Result<Self> {
         std::fs::create_dir_all(&args.spool)?;
         let path = args.spool.join("bodies");
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
         let mut book = Book::default();
         // What a kill has cut off ends with no line feed, and the next body must not stand behind it.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
         file.set_len(whole as u64)?;
-        text[..whole].lines().filter_map(|line| serde_json::from_str(line).ok()).for_each(|kept| book.enter(kept));
+        let lines = text[..whole].split(|&byte| byte == b'\n');
+        lines.filter_map(|line| serde_json::from_slice(line).ok()).for_each(|kept| book.enter(kept));
         if args.fault == Fault::ForgetKeys {
             book.keys.clear();
         }
         let before = if args.fault == Fault::Renumber { book.lines.len() } else { 0 };
-        Ok(Self { fault: args.fault, file: file.into(), book: book.into(), before, changed: Notify::new() })
+        Ok(Self {
+            fault: args.fault,
+            file: Bodies { file, end: whole as u64 }.into(),
+            book: book.into(),
+            before,
+            changed: Notify::new(),
+            sulks: AtomicBool::new(false),
+        })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -187,9 +207,12 @@ impl Keeper {
         // To its end, even if its sender hangs up.
         let taken = tokio::spawn(async move { this.take(Kept { key, records }).await });
         match taken.await {
-            Ok(Taken::Refused) => {
+            Ok(refused @ (Taken::Refused | Taken::Unknown)) => {
                 let mut answer = status(StatusCode::SERVICE_UNAVAILABLE);
                 answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+                if refused == Taken::Unknown {
+                    answer.headers_mut().insert("fleetdrain-ack", header::HeaderValue::from_static("unknown"));
+                }
                 answer
             }
             Ok(taken) => {
@@ -230,36 +253,42 @@ impl Keeper {
                 let this = Arc::clone(&self);
                 tokio::spawn(async move {
                     tokio::time::sleep(LATE).await;
-                    this.keep(kept);
+                    this.keep(kept)
                 });
                 return Taken::Now;
             }
             Fault::ShowEarly => {
                 self.show(kept.clone());
                 tokio::time::sleep(LATE).await;
-                self.write(&kept);
-                return Taken::Now;
+                return self.file.lock().unwrap_or_else(PoisonError::into_inner).write(&kept);
             }
-            Fault::Repeat if is_hit(Fault::Repeat) => self.keep(kept.clone()),
+            Fault::Repeat if is_hit(Fault::Repeat) => drop(self.keep(kept.clone())),
             _ => {}
         }
-        self.keep(kept);
+        let taken = self.keep(kept);
         if self.fault == Fault::ForgetKeys {
             // So that a kill comes between the two.
             tokio::time::sleep(LATE).await;
         }
-        if is_hit(Fault::KeepRefused) { Taken::Refused } else { Taken::Now }
+        if is_hit(Fault::KeepRefused) { Taken::Refused } else { taken }
     }
 
-    fn keep(&self, kept: Kept) {
-        // In the file's order.
+    fn keep(&self, kept: Kept) -> Taken {
+        if self.sulks.load(Relaxed) {
+            self.book().keys.remove(&kept.key);
+            return Taken::Refused;
+        }
+        // Shown in the file's order.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        write(&mut file, &kept);
-        self.show(kept);
-    }
-
-    fn write(&self, kept: &Kept) {
-        write(&mut self.file.lock().unwrap_or_else(PoisonError::into_inner), kept);
+        let taken = file.write(&kept);
+        match taken {
+            Taken::Now => self.show(kept),
+            _ => {
+                self.book().keys.remove(&kept.key);
+                self.sulks.store(self.fault == Fault::Sulk, Relaxed);
+            }
+        }
+        taken
     }
 
     fn show(&self, kept: Kept) {
@@ -318,12 +347,23 @@ enum Taken {
     Now,
     Before,
     Refused,
+    Unknown,
 }
 
-fn write(file: &mut File, kept: &Kept) {
-    let mut line = serde_json::to_vec(kept).expect("texts always serialize");
-    line.push(b'\n');
-    file.write_all(&line).and_then(|()| file.sync_data()).expect("the disk of a test works");
+impl Bodies {
+    /// Writes and syncs a body. After an error nothing of it is there; how sure that is, the answer says.
+    fn write(&mut self, kept: &Kept) -> Taken {
+        let mut line = serde_json::to_vec(kept).expect("texts always serialize");
+        line.push(b'\n');
+        let written = self.file.write_all_at(&line, self.end);
+        let synced = written.as_ref().map_or(Ok(()), |()| self.file.sync_data());
+        if written.is_ok() && synced.is_ok() {
+            self.end += line.len() as u64;
+            return Taken::Now;
+        }
+        let _ = self.file.set_len(self.end);
+        if written.is_err() { Taken::Refused } else { Taken::Unknown }
+    }
 }
 
 /// Machine and message of each record, in whatever form.
