@@ -21,12 +21,14 @@ use clap::Args;
 use drain::{Life, Setup};
 use fleet::Fleet;
 use follow::{Followers, From};
+use hyper::{Method, StatusCode};
 use inject::{Episode, Fault, SmallDisk};
 use judge::{Rules, Verdict};
 use ledger::Ledger;
 use nix::sys::signal::Signal;
 use report::{Faults, Flips, Followed, Report, Times};
 use sender::{Sender, Shared, Tally};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -262,6 +264,7 @@ impl<'a> Crash<'a> {
         let mut history = View::new("history", self.fleet, true);
         read_history(&self.setup, &self.runtime, &mut history)?;
         self.judge(&ledgers, &history);
+        self.balances()?;
         self.judge_followers(followers, &ledgers, &history);
         let status = life.end(Signal::SIGTERM)?;
         // What nobody consumed in memory is left behind, and that is told by 74.
@@ -453,6 +456,26 @@ impl<'a> Crash<'a> {
         self.report.resumed_lines = self.resumed.read;
         self.report.verdict = verdict;
         self.report.violations.extend(broken);
+    }
+
+    /// Everything is quiet: what the drain says it counted must add up.
+    fn balances(&mut self) -> Result<(), Failure> {
+        const BALANCES: [(&str, &[&str]); 3] = [
+            ("lines_received", &["lines_accepted", "lines_filtered", "lines_unrouted", "lines_rejected"]),
+            ("queue_lines_in", &["queue_lines_delivered", "queue_lines_dropped", "queue_lines"]),
+            ("spool_lines_in", &["spool_lines_released", "spool_lines_dropped", "spool_lines"]),
+        ];
+        let (status, stats) = self.runtime.block_on(self.setup.control().call(Method::GET, "/api/v1/stats"))?;
+        let stats: Value = serde_json::from_slice(&stats).unwrap_or_default();
+        for (whole, parts) in BALANCES.iter().filter(|_| status == StatusCode::OK) {
+            let of = |name: &str| stats[name].as_u64();
+            let sum: Option<u64> = parts.iter().map(|part| of(part)).sum();
+            let is_told = of(whole).is_some() || *whole == "spool_lines_in" && self.args.no_spool;
+            self.report.require(is_told && of(whole) == sum, || {
+                format!("{whole} {:?} is not the sum {sum:?} of {}", of(whole), parts.join(", "))
+            });
+        }
+        Ok(())
     }
 
     fn judge_followers(&mut self, followers: Followers, ledgers: &[Ledger], history: &View) {
