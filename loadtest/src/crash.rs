@@ -449,9 +449,8 @@ impl<'a> Crash<'a> {
                 broken.extend(faults.named.iter().cloned());
             }
         }
-        if !oldest_may_go && !self.resumed.is_same(history) {
-            broken.push("resuming by id has not read what the history holds".to_owned());
-            broken.extend(different(self.fleet, ledgers, &self.resumed, history));
+        if !oldest_may_go {
+            broken.extend(different("resuming by id", self.fleet, ledgers, &self.resumed, history));
         }
         self.report.resumed_lines = self.resumed.read;
         self.report.verdict = verdict;
@@ -491,10 +490,9 @@ impl<'a> Crash<'a> {
             followed.again += u64::from(here.saturating_sub(there));
         }
         let mut broken = trouble;
-        let is_kept = if from == From::Queue { followed.missed == 0 } else { view.is_same(history) };
-        if !is_kept {
-            broken.push(format!("following by {from:?} has not read what the history holds"));
-            broken.extend(different(self.fleet, ledgers, &view, history));
+        // A queue gives again what it gave last.
+        if from != From::Queue || followed.missed > 0 {
+            broken.extend(different(&format!("following by {from:?}"), self.fleet, ledgers, &view, history));
         }
         let disorder = view.out_of_order(ledgers).count();
         if disorder > 0 {
@@ -529,18 +527,22 @@ fn read_history(setup: &Setup, runtime: &Runtime, view: &mut View) -> Result<(),
     }
 }
 
-/// The first records that one reader has and another has not.
-fn different(fleet: Fleet, ledgers: &[Ledger], here: &View, there: &View) -> Vec<String> {
-    let mut named: Vec<String> = here
-        .differences(there, ledgers)
-        .take(NAMED_MAX)
-        .map(|(sender, record, times, stored)| {
-            let (machine, number) = (fleet.machine_of(sender, record), fleet.sequence_of(record));
-            format!("machine {} number {number}: read {times} times, stored {stored} times", fleet.id_text(machine))
-        })
-        .collect();
-    if named.is_empty() {
-        named.push("the same records, in another order or under other ids".to_owned());
+/// How what a reader has read differs from what is stored; nothing if it does not.
+fn different(what: &str, fleet: Fleet, ledgers: &[Ledger], here: &View, stored: &View) -> Vec<String> {
+    let name = |sender: usize, record: u64| {
+        let machine = fleet.id_text(fleet.machine_of(sender, record));
+        format!("machine {machine} number {}", fleet.sequence_of(record))
+    };
+    if here.is_same(stored) {
+        let renamed = here.renamed(stored).map_or_else(String::new, |(owner, id, now)| {
+            format!(", as {}: read as {id}, now {now}", name(owner.sender, owner.record))
+        });
+        let told = format!("{what}: ids that were read are not those that the history has now{renamed}");
+        return if here.has_same_ids(stored) { Vec::new() } else { vec![told] };
     }
+    let mut named = vec![format!("{what} has not read what the history holds, or in another order")];
+    named.extend(here.differences(stored, ledgers).take(NAMED_MAX).map(|(sender, record, read, there)| {
+        format!("{what}: {} was read {read} times, is stored {there} times", name(sender, record))
+    }));
     named
 }

@@ -3,9 +3,13 @@
 use super::fleet::{Fleet, Found, Owner};
 use super::ledger::Ledger;
 use super::read::Line;
+use std::collections::BTreeMap;
 
 /// So many places where a machine's records went back are remembered.
 const BACKWARDS_MAX: usize = 1_000_000;
+/// One in so many records is remembered with its id, up to so many: to show an example where ids differ.
+const SAMPLED: u64 = 64;
+const SAMPLES_MAX: usize = 50_000;
 /// So many faults are told in words.
 pub(super) const NAMED_MAX: usize = 20;
 
@@ -43,8 +47,10 @@ struct Track {
     last_line: Option<u64>,
     /// The sender's number of the newest record.
     last_record: Option<u64>,
+    /// Of all records, in their order.
+    order: u64,
     /// Of all ids, in their order.
-    digest: u64,
+    ids: u64,
 }
 
 /// What is wrong with what was read, whatever was sent.
@@ -82,6 +88,7 @@ pub(super) struct View {
     is_whole: bool,
     /// Where a machine's record was not behind the one before: repeated, or out of order.
     backwards: Vec<(Owner, u64)>,
+    samples: BTreeMap<(usize, u64), String>,
     pub(super) read: u64,
     pub(super) foreign: u64,
     pub(super) faults: Faults,
@@ -98,6 +105,7 @@ impl View {
             whole: Track::default(),
             is_whole,
             backwards: Vec::new(),
+            samples: BTreeMap::new(),
             read: 0,
             foreign: 0,
             faults: Faults::default(),
@@ -148,7 +156,10 @@ impl View {
         }
         track.last_record = Some(owner.record);
         // Both take note of it.
-        let (of_machine, of_all) = (track.follow(id), self.whole.follow(id));
+        let (of_machine, of_all) = (track.follow(id, &owner), self.whole.follow(id, &owner));
+        if owner.record.is_multiple_of(SAMPLED) && self.samples.len() < SAMPLES_MAX {
+            self.samples.insert((owner.sender, owner.record), id.to_owned());
+        }
         if !of_machine || (self.is_whole && !of_all) {
             self.faults.ids_not_increasing += 1;
             self.faults.name(|| format!("an id that is not behind the one before: {id} of machine {machine}"));
@@ -172,11 +183,26 @@ impl View {
         })
     }
 
-    /// Whether this reader has read what another has, in the same order and under the same ids.
+    /// Whether this reader has read what another has, in the same order.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let digests = |view: &Self| view.tracks.iter().map(|track| track.digest).collect::<Vec<_>>();
-        let whole = !(self.is_whole && other.is_whole) || self.whole.digest == other.whole.digest;
-        self.read == other.read && whole && digests(self) == digests(other)
+        self.read == other.read && self.agrees(other, |track| track.order)
+    }
+
+    /// Whether it was under the same ids.
+    pub(super) fn has_same_ids(&self, other: &Self) -> bool {
+        self.agrees(other, |track| track.ids)
+    }
+
+    fn agrees(&self, other: &Self, digest: impl Fn(&Track) -> u64) -> bool {
+        let whole = !(self.is_whole && other.is_whole) || digest(&self.whole) == digest(&other.whole);
+        whole && self.tracks.iter().zip(&other.tracks).all(|(here, there)| digest(here) == digest(there))
+    }
+
+    /// A record that another reader had under another id: here, there.
+    pub(super) fn renamed<'a>(&'a self, other: &'a Self) -> Option<(Owner, &'a str, &'a str)> {
+        let mut both = self.samples.iter().filter_map(|(key, here)| Some((*key, here, other.samples.get(key)?)));
+        let ((sender, record), here, there) = both.find(|(_, here, there)| here != there)?;
+        Some((Owner { machine: self.fleet.machine_of(sender, record), sender, record }, here, there))
     }
 
     /// Records that this reader saw more or less often than another: sender, record, here, there.
@@ -193,19 +219,24 @@ impl View {
 }
 
 impl Track {
-    /// Notes an id; false if it is not behind the one before.
-    fn follow(&mut self, id: &str) -> bool {
+    /// Notes a line; false if its id is not behind the one before.
+    fn follow(&mut self, id: &str, owner: &Owner) -> bool {
         self.last_id.clear();
         self.last_id.push_str(id);
         let of_id = id
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        self.digest = (self.digest.rotate_left(5) ^ of_id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.ids = mix(self.ids, of_id);
+        self.order = mix(self.order, owner.record << 10 | owner.sender as u64);
         let line = line_of(id);
         let increased = line.is_some() && line > self.last_line;
         self.last_line = line;
         increased
     }
+}
+
+fn mix(digest: u64, next: u64) -> u64 {
+    (digest.rotate_left(5) ^ next).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The number of the line that an id names: the second of its hexadecimal fields. Ids are opaque to users; the harness looks
@@ -265,6 +296,12 @@ mod tests {
         let (here, there) = (view(&[0, 1]), view(&[0, 1, 2]));
         assert!(!here.is_same(&there));
         assert_eq!(here.differences(&there, &ledgers).collect::<Vec<_>>(), [(0, 2, 0, 1)]);
+        assert!(!view(&[0, 1]).is_same(&view(&[1, 0])));
+        // Another line before it: the same records of machine 0, under other ids.
+        let (here, there) = (view(&[0, 2]), view(&[1, 0, 2]));
+        assert!(!here.has_same_ids(&there));
+        let owner = Owner { machine: 0, sender: 0, record: 0 };
+        assert_eq!(here.renamed(&there), Some((owner, "1-0-0-0", "1-1-0-0")));
     }
 
     #[test]
