@@ -6,6 +6,7 @@ mod crash;
 mod encode;
 mod failure;
 mod generate;
+mod hostile;
 mod latency;
 mod memory;
 mod process;
@@ -43,6 +44,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Kill a drain again and again, and judge what is left of what it acknowledged
     Crash(Box<crash::CrashArgs>),
+    /// Slow and hostile peers: each must be got rid of in time, and healthy senders hardly notice
+    Hostile(hostile::HostileArgs),
     /// Measure how long lines wait between receipt and reader at half load
     Latency(latency::LatencyArgs),
     /// Measure what an idle machine costs in memory
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Crash(args) => crash::run(&args),
+            Command::Hostile(args) => hostile::run(&args),
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),
