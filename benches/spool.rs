@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use fleetdrain::spool::{Bounds, NewRecord, Spool};
+use fleetdrain::spool::{Bounds, Lines, NewRecord, Spool};
 use jiff::Timestamp;
 
 const BODY: usize = 340_000;
@@ -97,7 +97,7 @@ fn spool(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, appenders: u64) {
     let (dir, body) = (dir("spool"), body());
     let spool = Spool::open(&dir, Bounds { segment_bytes: SEGMENT, ..Bounds::new(KEEP) }, None).unwrap();
     let names: Vec<_> = (0..333).map(|machine| format!("{machine:014x}")).collect();
-    let machines: Vec<_> = names.iter().map(|name| (name.as_str(), 3)).collect();
+    let machines: Vec<_> = names.iter().map(|name| (name.as_str(), Lines([3, 0, 0, 0]))).collect();
     let append = |records: u64| {
         for _ in 0..records {
             let record = NewRecord {

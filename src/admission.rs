@@ -1,18 +1,36 @@
 //! The only way in: reserve → durable → commit, all of a body or nothing of it.
 //!
 //! *Reserve* takes what the body needs: its permit on the byte budget, and room in the `block` queues it goes to. *Durable*
-//! is where a spool or JetStream will make it safe; in memory there is nothing to do. *Commit* publishes, and cannot fail.
-//! Whatever fails before that rolls back by being dropped, so a refusal takes nothing.
+//! is where the spool makes it safe; in memory there is nothing to do. *Commit* publishes, and cannot fail. Whatever fails
+//! before that rolls back by being dropped, so a refusal takes nothing. Nobody sees a line before it is as safe as its answer
+//! says: with a spool it is published by the spool's writer, in the order of the log.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed, time::Duration};
+#[cfg(feature = "spool")]
+pub(crate) mod keyed;
+
+use std::{
+    fmt,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Wake},
+    thread::{self, Thread},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::{
     batch::{Batch, Group, write_json_string},
     collector::LogCollector,
     record::{Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample},
+};
+#[cfg(feature = "spool")]
+use crate::{
+    collector::Machine,
+    queue::QueueRoom,
+    spool::{AppendError, Appended, Lines, NewRecord, ReserveError, Spool},
 };
 
 /// Rejections that an answer names.
@@ -21,7 +39,6 @@ pub const ERRORS_MAX: usize = 10;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A parsed body on its way in: the batch, and the account of what was not taken into it.
-#[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) batch: Batch,
     pub(crate) received: u64,
@@ -29,15 +46,23 @@ pub(crate) struct Draft {
     pub(crate) repaired: u64,
     pub(crate) errors: Vec<RecordError>,
     pub(crate) samples: Vec<RejectedSample>,
+    /// The `Idempotency-Key`, to be kept beside it.
+    pub(crate) key: Option<Box<[u8]>>,
+    /// Told that it was taken; dropped if it was not.
+    pub(crate) taken: Option<Box<dyn FnOnce(&Receipt) + Send>>,
 }
 
 impl Draft {
-    /// Puts a parsed body into a batch; the caller sets `batch.permit`.
-    pub(crate) fn new(bytes: Bytes, parsed: Parsed, received_at: Timestamp) -> Self {
+    /// Puts a parsed body into a batch; the caller sets `batch.permit`. With `whole` it keeps the body as it was sent.
+    pub(crate) fn new(bytes: Bytes, parsed: Parsed, received_at: Timestamp, whole: bool) -> Self {
         let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, received_at);
-        batch.leave_behind_the_rest();
+        if !whole {
+            batch.leave_behind_the_rest();
+        }
         Self {
             batch,
+            key: None,
+            taken: None,
             received: parsed.received,
             rejected: parsed.rejected,
             repaired: parsed.repaired,
@@ -49,6 +74,62 @@ impl Draft {
     /// Whether the body is not blank and every record of it is malformed: answered 400, with nothing taken.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.received > 0 && self.rejected[RejectReason::MalformedJson as usize] == self.received
+    }
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("batch", &self.batch).field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
+/// A body that was taken, or will be once it is durable.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    Taken(Receipt),
+    Writing(Writing),
+}
+
+/// What becomes of a body that is being written. Dropping it changes nothing about the body.
+#[derive(Debug)]
+pub(crate) struct Writing(oneshot::Receiver<Result<Receipt, Cause>>);
+
+impl Future for Writing {
+    /// [`Cause::Spool`]: nothing was taken. [`Cause::Unknown`]: nobody knows.
+    type Output = Result<Receipt, Cause>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|told| told.unwrap_or(Err(Cause::Unknown)))
+    }
+}
+
+impl Admission {
+    /// Waits on this thread until the body is durable.
+    pub(crate) fn wait(self) -> Result<Receipt, Cause> {
+        match self {
+            Self::Taken(receipt) => Ok(receipt),
+            Self::Writing(writing) => writing.wait(),
+        }
+    }
+}
+
+impl Writing {
+    fn wait(self) -> Result<Receipt, Cause> {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Arc::new(Unpark(thread::current())).into();
+        // Not by the caller's task's share of its thread, which is not given back before that task returns.
+        let mut writing = pin!(tokio::task::unconstrained(self));
+        loop {
+            match writing.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(fate) => return fate,
+                Poll::Pending => thread::park(),
+            }
+        }
     }
 }
 
@@ -81,6 +162,12 @@ pub enum Cause {
     /// The byte budget has no room now.
     #[error("the byte budget has no room")]
     Memory,
+    /// The spool has no room now, or could not take it.
+    #[error("the spool has no room, or could not take it")]
+    Spool,
+    /// A sync of the spool failed: the body may have been taken all the same.
+    #[error("it is not known whether the spool took it")]
+    Unknown,
     /// It would not fit an empty budget; trying again is of no use.
     #[error("it is too large for the byte budget")]
     TooLarge,
@@ -97,7 +184,11 @@ pub(crate) struct Refused {
     pub(crate) retry_after: Duration,
 }
 
-/// A body that [`LogCollector::push`] refused: nothing of it was taken.
+fn refuse<T>(draft: Draft, cause: Cause) -> Result<T, Refused> {
+    Err(Refused { draft: Box::new(draft), cause, retry_after: RETRY_AFTER })
+}
+
+/// A body that [`LogCollector::push`] refused: nothing of it was taken, but where the cause is [`Cause::Unknown`].
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a body of {} bytes was refused: {cause}", body.len())]
 #[non_exhaustive]
@@ -191,20 +282,86 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 
 impl LogCollector {
     /// Takes all of a body or nothing. Never waits. `draft.batch.permit` must be set.
-    pub(crate) fn admit(&self, draft: Draft) -> Result<Receipt, Refused> {
-        let refuse = |draft, cause| Err(Refused { draft: Box::new(draft), cause, retry_after: RETRY_AFTER });
+    pub(crate) fn admit(&self, draft: Draft) -> Result<Admission, Refused> {
         if self.is_shutting_down() {
             return refuse(draft, Cause::ShuttingDown);
         }
         let machines = self.machines_of(&draft.batch);
-        match self.reserve_queues(&draft.batch, &machines) {
-            Err(()) => refuse(draft, Cause::QueueFull),
-            Ok(rooms) => Ok(self.commit(draft, |batch| self.publish(batch, machines, rooms))),
+        let Ok(rooms) = self.reserve_queues(&draft.batch, &machines) else {
+            return refuse(draft, Cause::QueueFull);
+        };
+        #[cfg(feature = "spool")]
+        if let Some(spool) = self.spool().filter(|_| !draft.batch.rows.is_empty()) {
+            return self.write(spool, draft, machines, rooms);
         }
+        Ok(Admission::Taken(self.commit(draft, |batch| self.publish(batch, machines, rooms))))
+    }
+
+    /// Hands a body to the spool, which publishes it once it is durable.
+    #[cfg(feature = "spool")]
+    fn write(
+        &self,
+        spool: &Spool,
+        draft: Draft,
+        machines: Vec<Option<Arc<Machine>>>,
+        rooms: Vec<(u32, QueueRoom)>,
+    ) -> Result<Admission, Refused> {
+        let batch = &draft.batch;
+        let slot = match spool.reserve(batch.bytes.len()) {
+            Ok(slot) => slot,
+            Err(ReserveError::Shut) => return refuse(draft, Cause::ShuttingDown),
+            Err(ReserveError::Busy | ReserveError::Full) => return refuse(draft, Cause::Spool),
+        };
+        let lines: Vec<_> = batch.groups.iter().map(|group| (batch.machine_id(group), Lines(group.counts))).collect();
+        let key = draft.key.as_ref().map(|key| keyed::encode(key, &draft));
+        let record = slot.encode(&NewRecord {
+            body: batch.bytes.clone(),
+            received_at: batch.received_at,
+            lines: batch.rows.len() as u32,
+            machines: &lines,
+            key: key.as_deref().unwrap_or_default(),
+        });
+        let (tell, told) = oneshot::channel();
+        let collector = self.clone();
+        record.append_then(move |result| {
+            let fate = match result {
+                Ok(appended) => Ok(collector.commit_written(draft, &appended, machines, rooms)),
+                Err(AppendError::Refused { .. }) => Err(Cause::Spool),
+                Err(AppendError::Unknown { .. }) => Err(Cause::Unknown),
+            };
+            // Its sender may have gone.
+            let _ = tell.send(fate);
+        });
+        Ok(Admission::Writing(Writing(told)))
+    }
+
+    /// Publishes a body that is durable. The spool has taken charge of all of it.
+    #[cfg(feature = "spool")]
+    fn commit_written(
+        &self,
+        mut draft: Draft,
+        appended: &Appended,
+        machines: Vec<Option<Arc<Machine>>>,
+        rooms: Vec<(u32, QueueRoom)>,
+    ) -> Receipt {
+        let batch = &mut draft.batch;
+        (batch.seq, batch.first_line, batch.received_at) = (appended.seq, appended.first_line, appended.received_at);
+        let bytes = batch.bytes.len();
+        batch.leave_behind_the_rest();
+        if batch.bytes.len() < bytes {
+            let held = batch.bytes.len() + batch.table_bytes();
+            // Less than before always fits.
+            let _ = batch.permit.as_mut().is_none_or(|permit| permit.try_resize(held));
+        }
+        let lines = batch.lines();
+        self.commit(draft, |batch| {
+            self.publish(batch, machines, rooms);
+            (lines, 0, 0)
+        })
     }
 
     fn commit(&self, draft: Draft, publish: impl FnOnce(Batch) -> (u64, u64, u64)) -> Receipt {
-        let Draft { batch, received, rejected, repaired, errors, .. } = draft;
+        let Draft { batch, received, rejected, repaired, errors, taken, .. } = draft;
         let lags = LagSample::of(&batch);
         let (accepted, filtered, unrouted) = if batch.rows.is_empty() { (0, 0, 0) } else { publish(batch) };
         let ledger = &self.shared.ledger;
@@ -219,10 +376,15 @@ impl LogCollector {
         ledger.received.fetch_add(received, Relaxed);
         let rejected = rejected.iter().sum();
         let errors = errors.into_iter().take(ERRORS_MAX).collect();
-        Receipt { received, accepted, filtered, unrouted, rejected, errors }
+        let receipt = Receipt { received, accepted, filtered, unrouted, rejected, errors };
+        if let Some(taken) = taken {
+            taken(&receipt);
+        }
+        receipt
     }
 
-    /// Takes all records of a body, in any of the forms that senders use, or none of them. Never waits.
+    /// Takes all records of a body, in any of the forms that senders use, or none of them. Never waits, but with a spool for
+    /// the disk, on the caller's thread: from async code call it where blocking is allowed.
     ///
     /// Parsing is done here, on the caller's time: about a quarter of a millisecond for a thousand lines.
     ///
@@ -241,14 +403,15 @@ impl LogCollector {
         let limits = Limits { line_bytes_max: self.shared.config.line_bytes_max, errors_max: ERRORS_MAX };
         let parsed = Parser::default().parse(&body, limits);
         // To be given back as it came: what is published may be less.
-        let mut draft = Draft::new(body.clone(), parsed, Timestamp::now());
+        let mut draft = Draft::new(body.clone(), parsed, Timestamp::now(), self.keeps_bodies());
         let held = draft.batch.bytes.len() + draft.batch.table_bytes();
         if !permit.try_resize(held) {
             let cause = if held > self.budget().body_bytes_max() { Cause::TooLarge } else { Cause::Memory };
             return refuse(body, cause);
         }
         draft.batch.permit = Some(permit);
-        self.admit(draft).or_else(|refused| refuse(body, refused.cause))
+        let taken = self.admit(draft).map_err(|refused| refused.cause).and_then(Admission::wait);
+        taken.or_else(|cause| refuse(body, cause))
     }
 
     /// Pushes one line of standard output of one machine, as the Python module's `push(id, line)` did.

@@ -17,6 +17,15 @@ use crate::budget::Permit;
 /// The top bit of a span's start: set when the bytes are in the arena, not in the body.
 const ARENA: u32 = 1 << 31;
 
+/// The first `machine_seq` as it is counted inside. The lines that a spool has kept from before their machine was known to this
+/// process stand below it, so that one machine's lines are one sequence wherever they are; those have no number to be shown.
+pub(crate) const FIRST_SEQ: u64 = 1 << 48;
+
+/// A `machine_seq` as it is shown: 1, 2, 3…
+fn shown_seq(seq: u64) -> Option<u64> {
+    seq.saturating_add(1).checked_sub(FIRST_SEQ).filter(|shown| *shown > 0)
+}
+
 /// Where a piece of text lies: in the body as sent, or in the batch's arena. 8 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -111,9 +120,26 @@ impl Streams {
         self.0 & (1 << kind as u8) != 0
     }
 
+    /// A bit for each kind.
+    #[cfg(feature = "spool")]
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// What [`Streams::bits`] gave.
+    #[cfg(feature = "spool")]
+    pub(crate) fn of_bits(bits: u8) -> Option<Self> {
+        (bits != 0 && bits & !Self::ALL.0 == 0).then_some(Self(bits))
+    }
+
     /// How many of a group's lines are wanted.
     pub(crate) fn count(self, counts: &[u32; Kind::COUNT]) -> u64 {
-        (0..Kind::COUNT).filter(|&kind| self.0 & (1 << kind) != 0).map(|kind| u64::from(counts[kind])).sum()
+        self.count_all(&counts.map(u64::from))
+    }
+
+    /// As [`Streams::count`], for the lines of many groups.
+    pub(crate) fn count_all(self, counts: &[u64; Kind::COUNT]) -> u64 {
+        (0..Kind::COUNT).filter(|&kind| self.0 & (1 << kind) != 0).map(|kind| counts[kind]).sum()
     }
 }
 
@@ -248,6 +274,8 @@ pub(crate) struct Batch {
     pub(crate) first_line: u64,
     /// Which process and collector numbered it; see [`EntryId`].
     pub(crate) epoch: u64,
+    /// Read back from the spool: not one that the history holds.
+    pub(crate) from_spool: bool,
     /// Held until the last holder lets go. `None` only for what was never admitted (`parse`, tests).
     pub(crate) permit: Option<Permit>,
 }
@@ -267,6 +295,7 @@ impl Batch {
             seq: 0,
             first_line: 0,
             epoch: 0,
+            from_spool: false,
             permit: None,
         }
     }
@@ -522,6 +551,7 @@ impl Origin {
     /// The id, which is made only where it is shown: few of the lines that are looked at are.
     fn id(self, machine: &[u8]) -> EntryId {
         let Self { epoch, line, machine_seq, .. } = self;
+        let machine_seq = shown_seq(machine_seq).unwrap_or(0);
         EntryId { epoch, line, machine_seq, machine: EntryId::mark_of(machine) }
     }
 }
@@ -611,10 +641,11 @@ impl<'a> EntryView<'a> {
         self.origin.map(|origin| origin.received_at)
     }
 
-    /// 1, 2, 3… per machine while it is known to this process; `None` for what was parsed but never pushed.
+    /// 1, 2, 3… per machine while it is known to this process; `None` for what a spool kept from before, and for what was parsed
+    /// but never pushed.
     #[must_use]
     pub fn machine_seq(&self) -> Option<u64> {
-        self.origin.map(|origin| origin.machine_seq)
+        self.origin.and_then(|origin| shown_seq(origin.machine_seq))
     }
 
     /// How many lines of all machines were published before it.
@@ -658,7 +689,10 @@ impl<'a> EntryView<'a> {
             out.extend_from_slice(b"\",\"received_at\":\"");
             clock.write(out, origin.received_at);
             out.extend_from_slice(b"\",\"machine_seq\":");
-            write_decimal(out, origin.machine_seq);
+            match shown_seq(origin.machine_seq) {
+                Some(seq) => write_decimal(out, seq),
+                None => out.extend_from_slice(b"null"),
+            }
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
@@ -818,7 +852,8 @@ owned_accessors! {
     id -> Option<EntryId>;
     /// When the drain had received it; `None` for what was parsed but never pushed.
     received_at -> Option<Timestamp>;
-    /// 1, 2, 3… per machine while it is known to this process; `None` for what was parsed but never pushed.
+    /// 1, 2, 3… per machine while it is known to this process; `None` for what a spool kept from before, and for what was parsed
+    /// but never pushed.
     machine_seq -> Option<u64>;
 }
 
@@ -859,7 +894,7 @@ impl Serialize for LogEntry {
         if let Some(origin) = &self.origin {
             map.serialize_entry("id", &format_args!("{}", origin.id(self.machine_id().as_bytes())))?;
             map.serialize_entry("received_at", &format_args!("{}", origin.received_at))?;
-            map.serialize_entry("machine_seq", &origin.machine_seq)?;
+            map.serialize_entry("machine_seq", &self.machine_seq())?;
         }
         map.end()
     }

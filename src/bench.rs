@@ -61,11 +61,12 @@ impl Rows {
 pub fn publish(collector: &LogCollector, body: Bytes, rows: Rows) -> Receipt {
     let budget = collector.budget();
     let mut permit = budget.try_reserve(body.len()).expect("the budget has room for a body");
-    let mut draft = Draft::new(body, rows.0, Timestamp::now());
+    let mut draft = Draft::new(body, rows.0, Timestamp::now(), collector.keeps_bodies());
     let fits = permit.try_resize(draft.batch.bytes.len() + draft.batch.table_bytes());
     assert!(fits, "the budget has room for a body's rows");
     draft.batch.permit = Some(permit);
-    collector.admit(draft).expect("the collector takes every body")
+    let taken = collector.admit(draft).expect("the collector takes every body");
+    taken.wait().expect("the disk takes every body")
 }
 
 /// Decodes a body that arrives in `frames`, as the server does where memory is plenty; `content_encoding` is the header's value.

@@ -10,6 +10,10 @@
 mod facts;
 mod machine;
 mod publish;
+#[cfg(feature = "spool")]
+mod spooled;
+#[cfg(all(feature = "server", not(feature = "spool")))]
+mod unspooled;
 
 use std::{
     collections::{HashMap, hash_map::RandomState as StdRandomState},
@@ -35,11 +39,11 @@ use self::{
     publish::Publisher,
 };
 use crate::{
-    batch::Streams,
+    batch::{Kind, Streams},
     budget::Budget,
     config::{self, Full},
-    history::History,
-    queue::{Bounds, Common, Ended, Queue, Reason, Terms},
+    history::{History, MachineCursor, Start, Trail},
+    queue::{self, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
 };
 
@@ -136,6 +140,13 @@ pub(crate) enum Consume {
     Over(Ended),
 }
 
+/// Lines of a machine on the disk, by kind, in batches before number `to`.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    to: u64,
+    lines: [u64; Kind::COUNT],
+}
+
 /// What became of the wish to finish a machine later.
 #[derive(Debug)]
 pub(crate) enum Lingering {
@@ -174,6 +185,8 @@ pub(crate) struct Shared {
     started: Instant,
     started_at: Timestamp,
     swept: Mutex<Instant>,
+    #[cfg(feature = "spool")]
+    stored: Mutex<spooled::Stored>,
     /// What queues take whose subscribers do not say.
     streams: Mutex<Streams>,
 }
@@ -209,8 +222,15 @@ impl LogCollector {
     /// An empty collector that holds at most what `config` says.
     #[must_use]
     pub fn new(config: CollectorConfig) -> Self {
+        // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
+        let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
         let budget = Budget::new(config.budget_bytes);
-        let history = History::new(config.history_bytes);
+        Self::going_on(config, budget, Start::default(), epoch)
+    }
+
+    /// A collector whose history goes on from `start`, and whose ids are of `epoch`.
+    fn going_on(config: CollectorConfig, budget: Arc<Budget>, start: Start, epoch: u64) -> Self {
+        let history = History::new(config.history_bytes, start);
         let ledger = Arc::<Ledger>::default();
         let bounds = Bounds {
             lines: config.queue.lines as u64,
@@ -220,8 +240,6 @@ impl LogCollector {
         };
         let queues = Common { bounds, budget: Arc::clone(&budget), ledger: Arc::clone(&ledger) };
         let streams = config.queue.streams;
-        // Random by the hasher's own seed: ids of two processes must not be taken for each other's.
-        let epoch = StdRandomState::new().hash_one(Timestamp::now().as_nanosecond()) >> 16;
         let shared = Shared {
             config,
             budget,
@@ -240,6 +258,8 @@ impl LogCollector {
             started: Instant::now(),
             started_at: Timestamp::now(),
             swept: Mutex::new(Instant::now()),
+            #[cfg(feature = "spool")]
+            stored: Mutex::default(),
             streams: Mutex::new(streams),
         };
         Self { shared: Arc::new(shared) }
@@ -263,6 +283,11 @@ impl LogCollector {
 
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shared.shutting_down.load(Relaxed)
+    }
+
+    /// Whether bodies are kept as they were sent, because the spool needs them so.
+    pub(crate) fn keeps_bodies(&self) -> bool {
+        self.shared.history.past().is_some()
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -289,8 +314,9 @@ impl LogCollector {
         machine_id: &str,
         options: SubscribeOptions,
     ) -> Result<(LogQueue, bool), SubscribeError> {
+        let backlog = self.backlog_on_disk(machine_id, options);
         let (machine, mut publisher) = self.machine_to_subscribe(machine_id)?;
-        self.subscribe_machine(&mut publisher, &machine, options)
+        self.subscribe_machine(&mut publisher, &machine, options, backlog)
     }
 
     fn machine_to_subscribe(
@@ -309,6 +335,7 @@ impl LogCollector {
         publisher: &mut Publisher,
         machine: &Arc<Machine>,
         options: SubscribeOptions,
+        backlog: Option<Backlog>,
     ) -> Result<(LogQueue, bool), SubscribeError> {
         if self.is_shutting_down() {
             return Err(SubscribeError::ShuttingDown);
@@ -321,8 +348,26 @@ impl LogCollector {
             }
             return Ok((LogQueue::new(self, machine, queue), false));
         }
-        let queue = self.create_queue(publisher, machine, options)?;
+        let queue = self.create_queue(publisher, machine, options, backlog)?;
+        #[cfg(feature = "spool")]
+        self.store_position(machine, &queue);
         Ok((LogQueue::new(self, machine, &queue), true))
+    }
+
+    /// What the disk holds for a queue that is to begin with it; looked up before anything is locked, because it takes time.
+    fn backlog_on_disk(&self, machine_id: &str, options: SubscribeOptions) -> Option<Backlog> {
+        let past = self.shared.history.past().filter(|_| options.backlog)?;
+        let to = self.shared.history.end().0;
+        Some(Backlog { to, lines: past.machine_lines(machine_id, 0..to) })
+    }
+
+    fn start_on_disk(&self, queue: &Queue, machine: &Machine, trail: Trail, backlog: Backlog) -> queue::Place {
+        let Backlog { to, mut lines } = backlog;
+        let past = self.shared.history.past().filter(|_| to < trail.end);
+        let since = past.map_or_else(Default::default, |past| past.machine_lines(&machine.id, to..trail.end));
+        lines.iter_mut().zip(since).for_each(|(sum, lines)| *sum += lines);
+        let cursor = MachineCursor::new(trail.next_seq - lines.iter().sum::<u64>(), 0);
+        queue.start_behind(&self.shared.history, trail, cursor, queue.terms.streams.count_all(&lines))
     }
 
     /// The queue to consume: subscribes first, unless the machine is finished. One step, so that a finish in between cannot
@@ -333,6 +378,7 @@ impl LogCollector {
     /// As [`LogCollector::subscribe_with`].
     #[cfg(feature = "server")]
     pub(crate) fn queue_to_consume(&self, id: &str, options: SubscribeOptions) -> Result<Consume, SubscribeError> {
+        let backlog = self.backlog_on_disk(id, options);
         let (machine, mut publisher) = self.machine_to_subscribe(id)?;
         {
             let state = machine.state.lock();
@@ -341,7 +387,7 @@ impl LogCollector {
                 return Ok(queue.map_or(Consume::Over(ended), Consume::Queue));
             }
         }
-        self.subscribe_machine(&mut publisher, &machine, options).map(|(queue, _)| Consume::Queue(queue))
+        self.subscribe_machine(&mut publisher, &machine, options, backlog).map(|(queue, _)| Consume::Queue(queue))
     }
 
     /// The machine of that name, new if need be, under the publish lock and so not forgotten meanwhile.
@@ -360,6 +406,7 @@ impl LogCollector {
         publisher: &mut Publisher,
         machine: &Arc<Machine>,
         options: SubscribeOptions,
+        backlog: Option<Backlog>,
     ) -> Result<Arc<Queue>, SubscribeError> {
         let defaults = &self.shared.config.queue;
         let bound = defaults.subscriptions_max;
@@ -372,9 +419,11 @@ impl LogCollector {
         let queue = Arc::new(Queue::new(terms, Arc::clone(&self.shared.queues), now));
         let mut state = machine.state.lock();
         if options.backlog {
-            let trail = machine.trail.load();
-            let from = trail.oldest_seq(&self.shared.history);
-            let place = queue.start_at(&self.shared.history, trail, from);
+            let (history, trail) = (&self.shared.history, machine.trail.load());
+            let place = match backlog {
+                Some(backlog) => self.start_on_disk(&queue, machine, trail, backlog),
+                None => queue.start_at(history, trail, trail.oldest_seq(history)),
+            };
             publisher.moved(machine, &queue, None, place);
         }
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
@@ -401,12 +450,13 @@ impl LogCollector {
 
     /// Ends a machine's log behind what is queued; `false` if it was never seen. Reading goes on until the end.
     pub fn finish(&self, machine_id: &str) -> bool {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         let Some(machine) = self.known(machine_id) else { return false };
         if !machine.state.lock().seen {
             return false;
         }
-        self.finish_machine(&publisher, &machine, Ended::Finished);
+        self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         true
     }
 
@@ -430,6 +480,7 @@ impl LogCollector {
 
     /// Finishes a machine whose time has come. Returns until when to wait if it was put off meanwhile.
     pub(crate) fn finish_if_due(&self, machine: &Arc<Machine>) -> Option<Instant> {
+        let mut wakes = Wakes::default();
         // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
         let publisher = self.shared.publisher.lock();
         let at = match &machine.state.lock().life {
@@ -439,11 +490,17 @@ impl LogCollector {
         if at > Instant::now() {
             return Some(at);
         }
-        self.finish_machine(&publisher, machine, Ended::Finished);
+        self.finish_machine(&publisher, machine, Ended::Finished, &mut wakes);
         None
     }
 
-    fn finish_machine(&self, _serial: &MutexGuard<'_, Publisher>, machine: &Arc<Machine>, ended: Ended) {
+    fn finish_machine(
+        &self,
+        _serial: &MutexGuard<'_, Publisher>,
+        machine: &Arc<Machine>,
+        ended: Ended,
+        wakes: &mut Wakes,
+    ) {
         let mut state = machine.state.lock();
         if state.ended().is_some() {
             return;
@@ -451,7 +508,7 @@ impl LogCollector {
         state.life = Life::Finished(Box::new(Instant::now()), ended);
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
-            queue.end(ended, machine.trail.load());
+            queue.end(ended, machine.trail.load(), wakes);
             self.shared.subscriptions.fetch_sub(1, Relaxed);
         }
         drop(state);
@@ -461,19 +518,21 @@ impl LogCollector {
 
     /// Ends every machine's log that is subscribed, behind what is queued.
     pub fn finish_all(&self) {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         let machines: Vec<_> = self.shared.roster.lock().values().map(|(machine, _)| Arc::clone(machine)).collect();
         for machine in machines {
-            self.finish_machine(&publisher, &machine, Ended::Finished);
+            self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         }
     }
 
     /// Refuses what is still to come and ends every reader, behind what is queued.
     pub(crate) fn shut_down(&self) {
+        let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         self.shared.shutting_down.store(true, Relaxed);
         for machine in self.all_machines() {
-            self.finish_machine(&publisher, &machine, Ended::Shutdown);
+            self.finish_machine(&publisher, &machine, Ended::Shutdown, &mut wakes);
         }
         drop(publisher);
         self.shared.fleet.notify_waiters();
@@ -522,7 +581,8 @@ impl LogCollector {
         if let Some(machine) = self.known(machine_id) {
             return machine;
         }
-        let machine = Arc::new(Machine::new(CompactString::from(machine_id), Instant::now()));
+        let known_from = self.shared.history.end().0;
+        let machine = Arc::new(Machine::new(CompactString::from(machine_id), Instant::now(), known_from));
         if self.shared.table.insert(ById(Arc::clone(&machine)), ()).is_some() {
             // Somebody else was first; once more, for that one may have been forgotten already.
             return self.machine(machine_id);
@@ -619,6 +679,8 @@ impl LogCollector {
             *swept = now;
         }
         self.abandon_and_tidy(now);
+        #[cfg(feature = "spool")]
+        self.abandon_on_disk(now);
         let expired = |machine: &Arc<Machine>| {
             let state = machine.state.lock();
             machine.watchers.load(Relaxed) == 0 && state.is_idle() && state.expired(now, keep)

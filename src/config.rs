@@ -53,6 +53,8 @@ pub struct Config {
     pub idempotency: Idempotency,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[spool]`
+    pub spool: Spool,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`
@@ -266,6 +268,51 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self { machines_max: 50 }
+    }
+}
+
+/// `[spool]`: batches on disk, so that what is acknowledged outlives a crash.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Spool {
+    /// Where; `None`: there is none, and an acknowledgement is worth as much as memory.
+    pub dir: Option<PathBuf>,
+    /// How long batches are kept, unless there is no room.
+    pub keep: Duration,
+    /// Bytes of all segments on the disk.
+    pub bytes_max: usize,
+    /// What is done when it is full of what sinks have not sent.
+    pub full: SpoolFull,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        let keep = Duration::from_secs(24 * 60 * 60);
+        Self { dir: None, keep, bytes_max: 10 * GIB, full: SpoolFull::default() }
+    }
+}
+
+/// What is done when the spool is full of what sinks have not sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpoolFull {
+    /// Bodies are refused.
+    #[default]
+    Refuse,
+    /// The oldest batches go all the same.
+    DropOldest,
+}
+
+impl SpoolFull {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Refuse, Self::DropOldest];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::DropOldest => "drop_oldest",
+        }
     }
 }
 

@@ -3,12 +3,19 @@
 //! The history is a ring of batches bounded in bytes. A cursor reads the past at its reader's pace and hands over to live:
 //! it knows the number of the line it wants next, so what it missed is a subtraction, never a guess. Each group links to its
 //! machine's previous one, so one machine's past touches only its own batches.
+//!
+//! With a spool the past goes on behind the ring's oldest batch: there a cursor says [`Next::Past`], and is moved on by
+//! [`MachineCursor::read_past`] and [`FleetCursor::read_past`], which wait for the disk.
+
+#[cfg_attr(not(feature = "spool"), path = "history/past/none.rs")]
+mod past;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
 
+pub(crate) use self::past::{Past, Start};
 use crate::batch::{Batch, Group, GroupRef};
 
 /// The most groups a cursor looks ahead; beyond it walks back again, so that a reader far behind stays small.
@@ -19,16 +26,39 @@ const PLAN_MAX: usize = 1024;
 pub(crate) struct History {
     bytes_max: usize,
     ring: RwLock<Ring>,
+    /// Where the past goes on that is not held.
+    past: Option<Past>,
 }
 
 #[derive(Debug, Default)]
 struct Ring {
+    /// Their numbers ascend; the spool, which gives them where there is one, leaves some out.
     batches: VecDeque<Arc<Batch>>,
-    /// The number of the oldest batch held, or of the next one if none is.
-    first: u64,
     bytes: usize,
+    /// The least number that the next batch may get.
+    next: u64,
     /// Lines published so far.
     lines: u64,
+}
+
+impl Ring {
+    /// The number of the oldest batch held, or of the next one if none is.
+    fn first(&self) -> u64 {
+        self.batches.front().map_or(self.next, |batch| batch.seq)
+    }
+
+    /// Where the batch of that number, or the next one, stands.
+    fn index(&self, seq: u64) -> usize {
+        let guess = seq.saturating_sub(self.first()) as usize;
+        match self.batches.get(guess) {
+            Some(batch) if batch.seq == seq => guess,
+            _ => self.batches.partition_point(|batch| batch.seq < seq),
+        }
+    }
+
+    fn oldest_line(&self) -> u64 {
+        self.batches.front().map_or(self.lines, |batch| batch.first_line)
+    }
 }
 
 /// What the history says of a batch's number.
@@ -39,14 +69,21 @@ pub(crate) enum Held {
 }
 
 impl History {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, ring: RwLock::default() }
+    /// An empty ring that goes on from `start`.
+    pub(crate) fn new(bytes_max: usize, start: Start) -> Self {
+        let Start { seq, line, past } = start;
+        Self { bytes_max, ring: RwLock::new(Ring { next: seq, lines: line, ..Ring::default() }), past }
     }
 
-    /// The number that the next batch gets, and how many lines were published before it. Only the publisher asks.
+    /// What is not held any more, where there is such a thing.
+    pub(crate) fn past(&self) -> Option<&Past> {
+        self.past.as_ref()
+    }
+
+    /// The least number that the next batch may get, and how many lines were published before it.
     pub(crate) fn end(&self) -> (u64, u64) {
         let ring = self.ring.read();
-        (ring.first + ring.batches.len() as u64, ring.lines)
+        (ring.next, ring.lines)
     }
 
     /// Appends the next batch; [`History::evict`] then until nothing is over the bound.
@@ -54,6 +91,7 @@ impl History {
         let mut ring = self.ring.write();
         ring.bytes += batch.charged_bytes();
         ring.lines = batch.first_line + batch.lines();
+        ring.next = batch.seq + 1;
         ring.batches.push_back(batch);
     }
 
@@ -67,23 +105,27 @@ impl History {
         }
         let oldest = ring.batches.pop_front()?;
         ring.bytes -= oldest.charged_bytes();
-        ring.first += 1;
         Some(oldest)
     }
 
+    /// The batch of that number, or the next one.
     pub(crate) fn batch(&self, seq: u64) -> Held {
         let ring = self.ring.read();
-        match seq.checked_sub(ring.first) {
-            None => Held::Evicted,
-            Some(index) => {
-                ring.batches.get(index as usize).map_or(Held::NotYet, |batch| Held::Batch(Arc::clone(batch)))
-            }
+        if seq < ring.first() {
+            return Held::Evicted;
         }
+        ring.batches.get(ring.index(seq)).map_or(Held::NotYet, |batch| Held::Batch(Arc::clone(batch)))
+    }
+
+    /// The last batch held before that number.
+    pub(crate) fn batch_before(&self, seq: u64) -> Option<Arc<Batch>> {
+        let ring = self.ring.read();
+        ring.index(seq).checked_sub(1).and_then(|index| ring.batches.get(index)).map(Arc::clone)
     }
 
     /// The number of the oldest batch held.
     pub(crate) fn first_seq(&self) -> u64 {
-        self.ring.read().first
+        self.ring.read().first()
     }
 
     /// Bytes and lines held, and the time of receipt of the oldest.
@@ -98,7 +140,8 @@ impl History {
     pub(crate) fn at_line(&self, line: u64) -> FleetCursor {
         let ring = self.ring.read();
         let after = ring.batches.partition_point(|batch| batch.first_line + batch.lines() <= line);
-        FleetCursor { seq: ring.first + after as u64, line: line.min(ring.lines) }
+        let seq = ring.batches.get(after).map_or(ring.next, |batch| batch.seq);
+        FleetCursor { seq, line: line.min(ring.lines) }
     }
 
     /// Where a reader of all machines stands who has read up to `line`: what was evicted since counts as missed.
@@ -110,8 +153,9 @@ impl History {
     pub(crate) fn at_time(&self, time: Timestamp) -> FleetCursor {
         let ring = self.ring.read();
         let index = ring.batches.partition_point(|batch| batch.received_at < time);
-        let line = ring.batches.get(index).map_or(ring.lines, |batch| batch.first_line);
-        FleetCursor { seq: ring.first + index as u64, line }
+        let place = ring.batches.get(index).map(|batch| (batch.seq, batch.first_line));
+        let (seq, line) = place.unwrap_or((ring.next, ring.lines));
+        FleetCursor { seq, line }
     }
 
     /// Where a reader of all machines stands who wants only what is still to come.
@@ -122,18 +166,28 @@ impl History {
 
     /// The first line held.
     pub(crate) fn oldest_line(&self) -> u64 {
-        let ring = self.ring.read();
-        ring.batches.front().map_or(ring.lines, |batch| batch.first_line)
+        self.ring.read().oldest_line()
     }
 
     fn group<T>(&self, at: GroupRef, read: impl FnOnce(&Group, &Batch) -> T) -> Option<T> {
         let ring = self.ring.read();
-        let batch = ring.batches.get(at.batch.checked_sub(ring.first)? as usize)?;
+        let batch = ring.batches.get(ring.index(at.batch)).filter(|batch| batch.seq == at.batch)?;
         Some(read(&batch.groups[at.group as usize], batch))
     }
 }
 
+/// What a cursor comes to.
+#[derive(Debug)]
+pub(crate) enum Next<T> {
+    Lines(T),
+    /// So many lines were evicted, and none of them is left.
+    Lost(u64),
+    /// What comes next is not held any more, and to be read from the disk.
+    Past,
+}
+
 /// Lines to read from one batch, of all machines.
+#[derive(Debug)]
 pub(crate) struct FleetStep {
     pub(crate) batch: Arc<Batch>,
     /// The first row wanted, as a [`crate::batch::Row::ordinal`].
@@ -152,21 +206,28 @@ pub(crate) struct FleetCursor {
 
 impl FleetCursor {
     /// The next batch, or `None` when caught up.
-    pub(crate) fn step(&mut self, history: &History) -> Option<FleetStep> {
+    pub(crate) fn step(&mut self, history: &History) -> Option<Next<FleetStep>> {
+        if history.past.is_some() && self.line < history.oldest_line() {
+            return Some(Next::Past);
+        }
         let batch = match history.batch(self.seq) {
             Held::Batch(batch) => batch,
             Held::NotYet => return None,
             Held::Evicted => {
                 self.seq = history.first_seq();
-                let Held::Batch(batch) = history.batch(self.seq) else { return self.step(history) };
-                batch
+                return self.step(history);
             }
         };
+        Some(Next::Lines(self.pass(batch)))
+    }
+
+    /// Goes on behind `batch`, which is the next one.
+    fn pass(&mut self, batch: Arc<Batch>) -> FleetStep {
         let missed = batch.first_line.saturating_sub(self.line);
         let from = self.line.saturating_sub(batch.first_line) as u32;
         self.line = batch.first_line + batch.lines();
-        self.seq += 1;
-        Some(FleetStep { batch, from, missed })
+        self.seq = batch.seq + 1;
+        FleetStep { batch, from, missed }
     }
 
     /// Where a reader stands who wants `line` next, which is in batch `seq`.
@@ -190,6 +251,8 @@ impl FleetCursor {
 pub(crate) struct Trail {
     pub(crate) last: Option<GroupRef>,
     pub(crate) next_seq: u64,
+    /// All of the machine's lines up to `next_seq` are in batches before this number.
+    pub(crate) end: u64,
 }
 
 impl Trail {
@@ -213,7 +276,16 @@ impl Trail {
     }
 }
 
+impl Batch {
+    /// Where a cursor stands that wants the row at `index` of the group at `at` next.
+    pub(crate) fn cursor_at(&self, at: GroupRef, index: u32) -> MachineCursor {
+        let group = &self.groups[at.group as usize];
+        MachineCursor::within(at.batch, group.first_seq, group.first_seq + u64::from(index - group.rows.start))
+    }
+}
+
 /// Lines to read from one batch, of one machine.
+#[derive(Debug)]
 pub(crate) struct MachineStep {
     pub(crate) batch: Arc<Batch>,
     pub(crate) at: GroupRef,
@@ -229,12 +301,38 @@ pub(crate) struct MachineCursor {
     next: u64,
     /// Groups to read, the next one last.
     plan: VecDeque<GroupRef>,
+    /// The batch that has the line wanted next is not before this number, and the machine's first line from here on has
+    /// `machine_seq` `first`: where to go on on the disk.
+    from: u64,
+    first: u64,
 }
 
 impl MachineCursor {
-    /// A cursor that wants `machine_seq` `next` first.
-    pub(crate) fn new(next: u64) -> Self {
-        Self { next, plan: VecDeque::new() }
+    /// A cursor that wants `machine_seq` `next` first, the machine's first line in batches from number `from` on.
+    pub(crate) fn new(next: u64, from: u64) -> Self {
+        Self { next, plan: VecDeque::new(), from, first: next }
+    }
+
+    /// A cursor that stands at `next`, in the group of `batch` that begins with `first`.
+    pub(crate) fn within(batch: u64, first: u64, next: u64) -> Self {
+        Self { next, plan: VecDeque::new(), from: batch, first }
+    }
+
+    /// A cursor that wants what comes behind `trail`.
+    pub(crate) fn live(trail: Trail) -> Self {
+        Self::new(trail.next_seq, trail.end)
+    }
+
+    /// The batch that has the line wanted next is not before this number.
+    pub(crate) fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// Lines that went by without being read.
+    pub(crate) fn pass_by(&mut self, lines: u64, from: u64) {
+        self.plan.clear();
+        (self.next, self.from) = (self.next + lines, from);
+        self.first = self.next;
     }
 
     /// The `machine_seq` wanted next.
@@ -242,37 +340,60 @@ impl MachineCursor {
         self.next
     }
 
-    /// Goes back to `next`, which is in the group at `at`: the rest of a group that was taken only in part.
-    pub(crate) fn put_back(&mut self, at: GroupRef, next: u64) {
-        self.plan.push_back(at);
-        self.next = next;
+    /// Goes back to `next`, which is in a group of `batch`: the rest of a group that was taken only in part.
+    pub(crate) fn put_back(&mut self, batch: &Batch, at: GroupRef, next: u64) {
+        if !batch.from_spool {
+            self.plan.push_back(at);
+        }
+        (self.next, self.from, self.first) = (next, at.batch, batch.groups[at.group as usize].first_seq);
     }
 
-    /// The machine's next lines, or how many were lost at its very end, or `None` when caught up with `trail`.
-    pub(crate) fn step(&mut self, history: &History, trail: Trail) -> Option<Result<MachineStep, u64>> {
-        while self.next < trail.next_seq {
-            let Some(at) = self.plan.pop_back() else {
+    /// The machine's next lines, or `None` when caught up with `trail`.
+    pub(crate) fn step(&mut self, history: &History, trail: Trail) -> Option<Next<MachineStep>> {
+        if self.next >= trail.next_seq {
+            return None;
+        }
+        let held = self.next_held(history, trail);
+        let first = held.as_ref().map_or(trail.next_seq, |(at, batch)| batch.groups[at.group as usize].first_seq);
+        if history.past.is_some() && first > self.next {
+            return Some(Next::Past);
+        }
+        let Some((at, batch)) = held else {
+            // Nothing of the machine is held any more.
+            let missed = trail.next_seq - self.next;
+            self.pass_by(missed, trail.end);
+            return Some(Next::Lost(missed));
+        };
+        self.plan.pop_back();
+        Some(Next::Lines(self.pass(at, batch)))
+    }
+
+    /// The oldest group held that has lines still to be read; it stays in the plan.
+    fn next_held(&mut self, history: &History, trail: Trail) -> Option<(GroupRef, Arc<Batch>)> {
+        loop {
+            let Some(at) = self.plan.back().copied() else {
                 self.plan(history, trail);
                 if self.plan.is_empty() {
-                    // Nothing of the machine is held any more.
-                    let missed = trail.next_seq - self.next;
-                    self.next = trail.next_seq;
-                    return Some(Err(missed));
+                    return None;
                 }
                 continue;
             };
-            let Held::Batch(batch) = history.batch(at.batch) else {
-                self.plan.clear();
-                continue;
-            };
-            let group = &batch.groups[at.group as usize];
-            let missed = group.first_seq.saturating_sub(self.next);
-            let start = group.rows.start + self.next.saturating_sub(group.first_seq) as u32;
-            let rows = start..group.rows.end;
-            self.next = group.end_seq();
-            return Some(Ok(MachineStep { at, rows, missed, batch }));
+            match history.batch(at.batch) {
+                Held::Batch(batch) => return Some((at, batch)),
+                Held::Evicted | Held::NotYet => self.plan.clear(),
+            }
         }
-        None
+    }
+
+    /// Goes on behind the group at `at`, which is the next one.
+    fn pass(&mut self, at: GroupRef, batch: Arc<Batch>) -> MachineStep {
+        let group = &batch.groups[at.group as usize];
+        let missed = group.first_seq.saturating_sub(self.next);
+        let start = group.rows.start + self.next.saturating_sub(group.first_seq) as u32;
+        let rows = start..group.rows.end;
+        (self.next, self.from) = (group.end_seq(), at.batch + 1);
+        self.first = self.next;
+        MachineStep { at, rows, missed, batch }
     }
 
     /// Collects the oldest groups held that are still to be read.

@@ -29,4 +29,6 @@ mod text;
 pub(crate) use histogram::Histogram;
 
 #[cfg(feature = "server")]
-pub(crate) use scrape::{BodyRefusal, Listener, MachineSeries, Metrics, Snapshot};
+pub(crate) use catalogue::SPOOL_REASONS;
+#[cfg(feature = "server")]
+pub(crate) use scrape::{BodyRefusal, Listener, MachineSeries, Metrics, Snapshot, SpoolSnapshot};

@@ -28,13 +28,14 @@ use self::{
 pub(crate) use self::{
     item::Item,
     reader::{Handing, Wait},
+    waiters::Wakes,
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Streams},
     budget::{Budget, Permit},
     collector::Ledger,
     config::Full,
-    history::{Held, History, MachineCursor, Trail},
+    history::{Held, History, MachineCursor, MachineStep, Next, Trail},
 };
 
 /// A `block` queue without a reader for so long refuses nobody any more.
@@ -80,14 +81,35 @@ struct Skip {
 /// Where a queue that is behind continues.
 #[derive(Debug)]
 struct Behind {
-    /// The group to read next, always still in the history, and its rows left.
-    at: GroupRef,
-    rows: Range<u32>,
-    /// When that was received.
+    stand: Stand,
+    /// When what comes next was received, or on the disk what came before it.
     received: Instant,
     cursor: MachineCursor,
     /// Wanted lines from there on.
     lines: u64,
+}
+
+/// What a queue that is behind reads next.
+#[derive(Clone, Debug)]
+enum Stand {
+    /// A group that is still in the history, and its rows left; the cursor stands behind it.
+    Held(GroupRef, Range<u32>),
+    /// What the cursor comes to on the disk.
+    Spooled,
+}
+
+impl Behind {
+    fn place(&self) -> GroupRef {
+        match self.stand {
+            Stand::Held(at, _) => at,
+            Stand::Spooled => GroupRef { batch: self.cursor.from(), group: u32::MAX },
+        }
+    }
+
+    /// Whether it stands on the disk, at the line with that `machine_seq`.
+    fn is_where(&self, seq: u64) -> bool {
+        matches!(self.stand, Stand::Spooled) && self.cursor.next_seq() == seq
+    }
 }
 
 /// Why a queue ended.
@@ -114,10 +136,20 @@ struct State {
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: u32,
+    /// None of them is asleep while there is something.
     waiters: Waiters,
     /// Since when nobody reads; `None` while somebody does.
     readerless_since: Option<Instant>,
-    latencies: Option<Box<Latencies>>,
+    /// Boxed, because nobody reads most machines.
+    handed_over: Option<Box<HandedOver>>,
+}
+
+/// What readers have taken.
+#[derive(Debug, Default)]
+struct HandedOver {
+    latencies: Latencies,
+    /// The oldest batch of which they hold something, if they hold anything.
+    from: u64,
 }
 
 /// What most queues of most machines never have.
@@ -169,14 +201,6 @@ impl State {
         self.ended().map_or(trail, |(_, end)| end)
     }
 
-    /// Whether a reader would find something.
-    fn has_something(&self) -> bool {
-        !self.front.is_empty()
-            || !self.channel.is_empty()
-            || self.behind.is_some()
-            || self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty() || rare.ended.is_some())
-    }
-
     /// The oldest item that waits.
     fn pop(&mut self) -> Option<Item> {
         self.front.pop_front().or_else(|| self.channel.pop())
@@ -189,9 +213,14 @@ impl State {
 
     /// A reader takes `item`, and holds it from now on.
     fn hand_over(&mut self, item: &Item, ledger: &Ledger) {
-        let latency = item.batch.received.elapsed();
-        ledger.delivery_latency.record(latency);
-        self.latencies.get_or_insert_default().record(latency);
+        let (from, is_first) = (item.origin.batch, self.held_lines == 0);
+        let handed_over = self.handed_over.get_or_insert_default();
+        handed_over.from = if is_first { from } else { handed_over.from.min(from) };
+        if item.weight > 0 {
+            let latency = item.batch.received.elapsed();
+            ledger.delivery_latency.record_times(latency, item.weight);
+            handed_over.latencies.record(latency, item.weight);
+        }
         self.held_lines += item.lines;
         self.held_bytes += item.bytes;
         self.taken_to = self.taken_to.max(item.end_seq());
@@ -207,9 +236,32 @@ pub(crate) enum Taken {
     Skipped(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
     Behind,
+    /// What comes next is on the disk: to be fetched, and then claimed.
+    OnDisk(Box<OnDisk>),
     /// Nothing now; see [`Wait`].
     Empty,
     Ended(Ended),
+}
+
+/// Where a queue stands whose next lines are on the disk.
+#[derive(Clone, Debug)]
+pub(crate) struct OnDisk {
+    pub(crate) cursor: MachineCursor,
+    /// The machine's place at this moment, as far as it concerns the queue, and the wanted lines up to it.
+    pub(crate) trail: Trail,
+    pub(crate) lines: u64,
+    pub(crate) streams: Streams,
+}
+
+/// What was fetched from the disk for a queue.
+pub(crate) struct Fetched {
+    /// For where it stood.
+    pub(crate) wanted: u64,
+    /// The cursor behind what was fetched.
+    pub(crate) cursor: MachineCursor,
+    pub(crate) next: Next<MachineStep>,
+    /// Wanted lines that are not there any more.
+    pub(crate) lost: u64,
 }
 
 /// What became of a group that was offered.
@@ -287,14 +339,18 @@ impl Queue {
 
     /// Starts a new queue behind, so that its reader gets what the history holds first. Returns where it stands.
     pub(crate) fn start_at(&self, history: &History, trail: Trail, from: u64) -> Place {
-        let mut state = self.state.lock();
         let mut wanted = 0;
         trail.walk_back(history, |_, group, _| {
             wanted += self.terms.streams.count(&group.counts);
             group.first_seq > from
         });
+        self.start_behind(history, trail, MachineCursor::new(from, 0), wanted)
+    }
+
+    /// Starts a new queue behind, where `cursor` stands, with `wanted` lines to read. Returns where it stands.
+    pub(crate) fn start_behind(&self, history: &History, trail: Trail, cursor: MachineCursor, wanted: u64) -> Place {
         self.common.ledger.queue_in(wanted);
-        self.continue_at(&mut state, MachineCursor::new(from), wanted, history, trail)
+        self.continue_at(&mut self.state.lock(), cursor, wanted, Instant::now(), history, trail)
     }
 
     /// Keeps room for `group` if this is a live `block` queue; `Err` when it has none.
@@ -339,6 +395,7 @@ impl Queue {
         mut room: Option<QueueRoom>,
         history: &History,
         trail: Trail,
+        wakes: &mut Wakes,
     ) -> (Offered, Place) {
         let group = &batch.groups[at.group as usize];
         let wanted = self.terms.streams.count(&group.counts);
@@ -354,6 +411,8 @@ impl Queue {
         }
         let item = Item::of_group(Arc::clone(batch), at, wanted, self.terms.streams);
         let place = self.take_in(&mut state, item, promised, history, trail);
+        // Whatever became of it, there is something now. Readers that wait beside other lines were woken by those.
+        state.waiters.wake_all(wakes);
         (offered, place)
     }
 
@@ -385,7 +444,6 @@ impl Queue {
             self.count_in(state, &copy);
             state.channel.push(copy);
         }
-        state.waiters.wake_all();
         None
     }
 
@@ -399,16 +457,15 @@ impl Queue {
     fn without_a_copy(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
         if self.terms.full != Full::DropOldest {
             let returned = self.return_copies(state, history);
-            let from = returned.first().unwrap_or(item).first_seq();
+            let first = returned.first().unwrap_or(item);
             let lines = returned.iter().map(|item| item.lines).sum::<u64>() + item.lines;
-            return self.continue_at(state, MachineCursor::new(from), lines, history, trail);
+            return self.continue_at(state, first.cursor(), lines, first.batch.received, history, trail);
         }
         // Its own oldest copies make room, until there are none left.
         while self.drop_oldest(state, u64::MAX) {
             if let Some(copy) = item.compacted(&self.common.budget, self.terms.streams) {
                 self.count_in(state, &copy);
                 state.channel.push(copy);
-                state.waiters.wake_all();
                 return None;
             }
         }
@@ -488,7 +545,7 @@ impl Queue {
 
     /// Leaves `item`, which was just published, and everything after it to the history.
     fn go_behind(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
-        self.continue_at(state, MachineCursor::new(item.first_seq()), item.lines, history, trail)
+        self.continue_at(state, item.cursor(), item.lines, item.batch.received, history, trail)
     }
 
     /// Takes back the copies that the history still holds, so that a queue whose reader sleeps costs the reserve nothing.
@@ -499,6 +556,8 @@ impl Queue {
         let (first_held, taken_to) = (history.first_seq(), state.taken_to);
         let kept = state.front.partition_point(|item| item.origin.batch < first_held || item.first_seq() < taken_to);
         let returned: Vec<Item> = state.front.drain(kept..).collect();
+        // The reserve is used up: what held them all goes too.
+        state.front.shrink_to_fit();
         state.lines -= returned.iter().map(|item| item.lines).sum::<u64>();
         state.bytes -= returned.iter().map(|item| item.bytes).sum::<usize>();
         returned
@@ -509,20 +568,21 @@ impl Queue {
         state: &mut State,
         mut cursor: MachineCursor,
         lines: u64,
+        received: Instant,
         history: &History,
         trail: Trail,
     ) -> Place {
         debug_assert!(state.behind.is_none());
         state.is_moving();
-        match cursor.step(history, trail) {
-            Some(Ok(step)) => {
-                let (at, rows, received) = (step.at, step.rows, step.batch.received);
-                state.behind = Some(Box::new(Behind { at, rows, received, cursor, lines }));
-                state.waiters.wake_all();
-                Some(at)
-            }
-            Some(Err(_)) | None => None,
-        }
+        let (stand, received) = match cursor.step(history, trail)? {
+            Next::Lines(step) => (Stand::Held(step.at, step.rows), step.batch.received),
+            Next::Past => (Stand::Spooled, received),
+            Next::Lost(_) => return None,
+        };
+        let behind = Behind { stand, received, cursor, lines };
+        let place = behind.place();
+        state.behind = Some(Box::new(behind));
+        Some(place)
     }
 
     /// The history has evicted `batch`, which holds what this queue would have read next.
@@ -530,9 +590,15 @@ impl Queue {
     /// Returns where the queue stands now: further on, or nowhere if it has caught up.
     pub(crate) fn evicted(&self, batch: &Batch, history: &History, trail: Trail) -> Place {
         let mut state = self.state.lock();
-        let behind = state.behind.as_ref()?;
-        if behind.at.batch != batch.seq {
-            return Some(behind.at);
+        let behind = state.behind.as_mut()?;
+        let (at, rows) = match &behind.stand {
+            Stand::Held(at, rows) if at.batch == batch.seq => (*at, rows.clone()),
+            Stand::Held(..) | Stand::Spooled => return Some(behind.place()),
+        };
+        if history.past().is_some() {
+            behind.cursor = batch.cursor_at(at, rows.start);
+            behind.stand = Stand::Spooled;
+            return Some(behind.place());
         }
         let trail = state.until_the_end(trail);
         self.drop_group(&mut state, batch, Reason::HistoryEvicted, history, trail)
@@ -540,15 +606,14 @@ impl Queue {
 
     /// Drops what is left of the group that a queue stands at, and goes on to the next.
     fn drop_group(&self, state: &mut State, batch: &Batch, reason: Reason, history: &History, trail: Trail) -> Place {
-        let behind = state.behind.as_mut().expect("only a queue that is behind stands at a group");
-        let rows = behind.rows.clone();
-        let group = &batch.groups[behind.at.group as usize];
+        let behind = state.behind.as_mut()?;
+        let Stand::Held(at, rows) = behind.stand.clone() else { return Some(behind.place()) };
+        let group = &batch.groups[at.group as usize];
         let from = group.first_seq + u64::from(rows.start - group.rows.start);
         let (lines, _) = cost(batch, rows.clone(), self.terms.streams);
         behind.lines -= lines;
         let to = group.end_seq();
         self.skip(state, from, to, lines, reason);
-        state.waiters.wake_all();
         self.advance(state, history, trail)
     }
 
@@ -556,14 +621,21 @@ impl Queue {
     fn advance(&self, state: &mut State, history: &History, trail: Trail) -> Place {
         let behind = state.behind.as_mut()?;
         match behind.cursor.step(history, trail) {
-            Some(Ok(step)) => {
+            Some(Next::Lines(step)) => {
                 debug_assert_eq!(step.missed, 0, "evictions are counted when they happen");
-                (behind.at, behind.rows, behind.received) = (step.at, step.rows, step.batch.received);
-                Some(behind.at)
+                (behind.stand, behind.received) = (Stand::Held(step.at, step.rows), step.batch.received);
+                Some(step.at)
             }
-            Some(Err(_)) | None => {
-                debug_assert_eq!(behind.lines, 0, "who has caught up has nothing left to read");
+            Some(Next::Past) => {
+                behind.stand = Stand::Spooled;
+                Some(behind.place())
+            }
+            Some(Next::Lost(_)) | None => {
+                let (left, at) = (behind.lines, behind.cursor.next_seq());
+                // A damaged index may have told too many.
+                debug_assert!(left == 0 || history.past().is_some(), "who has caught up has nothing left to read");
                 state.behind = None;
+                self.skip(state, at, at, left, Reason::HistoryEvicted);
                 None
             }
         }
@@ -577,24 +649,31 @@ impl Queue {
         let state = &mut *state;
         let trail = state.until_the_end(trail);
         if !state.front.is_empty() || !state.channel.is_empty() {
-            return (state.behind.as_ref().map(|behind| behind.at), None);
+            return (state.behind.as_ref().map(|behind| behind.place()), None);
         }
         while let Some(behind) = &mut state.behind {
-            let Held::Batch(batch) = history.batch(behind.at.batch) else {
+            let Stand::Held(at, left) = behind.stand.clone() else {
+                let place = Some(behind.place());
+                let (cursor, lines, streams) = (behind.cursor.clone(), behind.lines, self.terms.streams);
+                let skip = state.next_skip(|| cursor.next_seq());
+                let on_disk = || Taken::OnDisk(Box::new(OnDisk { cursor, trail, lines, streams }));
+                return (place, Some(skip.map_or_else(on_disk, |skip| Taken::Skipped(skip.lines))));
+            };
+            let Held::Batch(batch) = history.batch(at.batch) else {
                 unreachable!("a queue that is behind stands at a group that the history holds");
             };
-            let group = &batch.groups[behind.at.group as usize];
-            let from = group.first_seq + u64::from(behind.rows.start - group.rows.start);
+            let group = &batch.groups[at.group as usize];
+            let from = group.first_seq + u64::from(left.start - group.rows.start);
             let skipped = state.rare.as_mut().and_then(|rare| rare.skips.pop_front_if(|skip| skip.from <= from));
             if let Some(skip) = skipped {
-                return (Some(behind.at), Some(Taken::Skipped(skip.lines)));
+                return (Some(at), Some(Taken::Skipped(skip.lines)));
             }
-            let rows = self.at_most_a_queueful(&batch, behind.rows.clone());
-            let item = Item::whole(Arc::clone(&batch), behind.at, rows.clone(), self.terms.streams);
+            let rows = self.at_most_a_queueful(&batch, left.clone());
+            let item = Item::whole(Arc::clone(&batch), at, rows.clone(), self.terms.streams);
             behind.lines -= item.lines;
-            let place = if rows.end < behind.rows.end {
-                behind.rows.start = rows.end;
-                Some(behind.at)
+            let place = if rows.end < left.end {
+                behind.stand = Stand::Held(at, rows.end..left.end);
+                Some(at)
             } else {
                 self.advance(state, history, trail)
             };
@@ -607,6 +686,119 @@ impl Queue {
             }
         }
         (None, None)
+    }
+
+    /// As [`Queue::claim`], with what was fetched where that said [`Taken::OnDisk`].
+    pub(crate) fn claim_fetched(&self, fetched: Fetched, history: &History, trail: Trail) -> (Place, Option<Taken>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let trail = state.until_the_end(trail);
+        let has_older = !state.front.is_empty() || !state.channel.is_empty();
+        let Some(behind) = &mut state.behind else { return (None, None) };
+        if has_older || !behind.is_where(fetched.wanted) {
+            return (Some(behind.place()), None);
+        }
+        let Fetched { wanted, cursor, next, lost } = fetched;
+        let lost = lost.min(behind.lines);
+        let step = match next {
+            Next::Lines(step) if lost == 0 => step,
+            // Told first, and then read again: nothing is held across a slow socket.
+            Next::Lines(step) => {
+                let first = step.batch.groups[step.at.group as usize].first_seq;
+                behind.cursor = MachineCursor::new(first, step.at.batch);
+                behind.lines -= lost;
+                self.skip(state, wanted, first, lost, Reason::HistoryEvicted);
+                return (state.behind.as_ref().map(|behind| behind.place()), None);
+            }
+            Next::Lost(_) | Next::Past => {
+                behind.lines -= lost;
+                let to = cursor.next_seq();
+                behind.cursor = cursor;
+                self.skip(state, wanted, to, lost, Reason::HistoryEvicted);
+                return (self.advance(state, history, trail), None);
+            }
+        };
+        let rows = self.at_most_a_queueful(&step.batch, step.rows.clone());
+        let item = Item::whole(Arc::clone(&step.batch), step.at, rows.clone(), self.terms.streams);
+        // A damaged index may have told too few.
+        self.common.ledger.queue_in(item.lines.saturating_sub(behind.lines));
+        behind.lines = behind.lines.saturating_sub(item.lines);
+        behind.received = step.batch.received;
+        let place = if rows.end < step.rows.end {
+            behind.cursor = step.batch.cursor_at(step.at, rows.end);
+            Some(behind.place())
+        } else {
+            behind.cursor = cursor;
+            self.advance(state, history, trail)
+        };
+        if item.lines == 0 {
+            return (place, None);
+        }
+        state.lines += item.lines;
+        state.bytes += item.bytes;
+        state.hand_over(&item, &self.common.ledger);
+        (place, Some(Taken::Item(item)))
+    }
+
+    /// Where the queue stands on the disk, if it does.
+    pub(crate) fn on_disk(&self, trail: Trail) -> Option<OnDisk> {
+        let state = self.state.lock();
+        let behind = state.behind.as_ref().filter(|behind| matches!(behind.stand, Stand::Spooled))?;
+        let trail = state.until_the_end(trail);
+        Some(OnDisk { cursor: behind.cursor.clone(), trail, lines: behind.lines, streams: self.terms.streams })
+    }
+
+    /// Drops, of what is on the disk, the next `lines`, of which it wants `wanted`: what is before batch `to`. Returns where
+    /// the queue stands then. Nothing if it does not stand at `at` any more.
+    pub(crate) fn drop_spooled(
+        &self,
+        at: u64,
+        (lines, wanted): (u64, u64),
+        to: u64,
+        reason: Reason,
+        history: &History,
+        trail: Trail,
+    ) -> Place {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let trail = state.until_the_end(trail);
+        let behind = state.behind.as_mut()?;
+        if !behind.is_where(at) {
+            return Some(behind.place());
+        }
+        let wanted = wanted.min(behind.lines);
+        behind.lines -= wanted;
+        behind.cursor.pass_by(lines, to);
+        self.skip(state, at, at + lines, wanted, reason);
+        self.advance(state, history, trail)
+    }
+
+    /// Whether nobody has read it for so long.
+    #[cfg(feature = "spool")]
+    pub(crate) fn is_readerless_since(&self, now: Instant, after: Duration) -> bool {
+        self.state.lock().readerless_since.is_some_and(|since| now.duration_since(since) >= after)
+    }
+
+    /// The batch before which every wanted line was delivered, where all that is known of the machine is `trail`.
+    #[cfg(feature = "spool")]
+    pub(crate) fn position(&self, trail: Trail) -> u64 {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let waiting = state.pop().map(|item| {
+            let batch = item.origin.batch;
+            state.front.push_front(item);
+            batch
+        });
+        let held = state.handed_over.as_ref().filter(|_| state.held_lines > 0).map(|handed| handed.from);
+        let behind = state.behind.as_ref().map(|behind| behind.place().batch);
+        [held, waiting, behind].into_iter().flatten().min().unwrap_or(state.until_the_end(trail).end)
+    }
+
+    /// Where a finished machine's queue ends, as the number of a batch. A shutdown ends none that outlives the process.
+    #[cfg(feature = "spool")]
+    pub(crate) fn end_at(&self) -> Option<u64> {
+        let ended = self.state.lock().ended();
+        ended.filter(|(ended, _)| *ended == Ended::Finished).map(|(_, trail)| trail.end)
     }
 
     /// As many of `rows` as a queue may hold, and at least one wanted line if there is one.
@@ -628,7 +820,7 @@ impl Queue {
         let mut state = self.state.lock();
         let state = &mut *state;
         let trail = state.until_the_end(trail);
-        let place = |state: &State| state.behind.as_ref().map(|behind| behind.at);
+        let place = |state: &State| state.behind.as_ref().map(|behind| behind.place());
         let before = place(state);
         let after = self.common.bounds.abandoned_after;
         if state.readerless_since.is_none_or(|since| now.duration_since(since) < after) {
@@ -645,7 +837,8 @@ impl Queue {
             self.skip(state, item.first_seq(), item.end_seq(), item.lines, Reason::Abandoned);
         }
         let mut moved = false;
-        while let Some(at) = place(state) {
+        // What is on the disk is looked at by who may wait for it.
+        while let Some(Stand::Held(at, _)) = state.behind.as_ref().map(|behind| &behind.stand) {
             let Held::Batch(batch) = history.batch(at.batch) else { break };
             if !too_old(&batch) {
                 break;
@@ -657,10 +850,10 @@ impl Queue {
     }
 
     /// Sets the end behind what is queued, which goes up to `trail`.
-    pub(crate) fn end(&self, ended: Ended, trail: Trail) {
+    pub(crate) fn end(&self, ended: Ended, trail: Trail, wakes: &mut Wakes) {
         let mut state = self.state.lock();
         state.rare.get_or_insert_default().ended.get_or_insert((ended, trail));
-        state.waiters.wake_all();
+        state.waiters.wake_all(wakes);
     }
 
     /// Drops everything that no reader holds; the end then stands alone. Returns how many lines readers hold still.
@@ -676,7 +869,6 @@ impl Queue {
             let from = behind.cursor.next_seq();
             self.skip(state, from, from, behind.lines, reason);
         }
-        state.waiters.wake_all();
         state.held_lines
     }
 
@@ -691,7 +883,7 @@ impl Queue {
         // What waits in the queue is older than what is still to be caught up.
         let behind = state.behind.as_ref().filter(|behind| behind.lines > 0);
         let oldest = waiting.or_else(|| behind.map(|behind| behind.received));
-        let latency = |quantile| state.latencies.as_ref().and_then(|latencies| latencies.quantile(quantile));
+        let latency = |quantile| state.handed_over.as_ref().and_then(|handed| handed.latencies.quantile(quantile));
         QueueFacts {
             lines: state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines),
             bytes: state.bytes as u64,
@@ -707,7 +899,7 @@ impl Queue {
 
     /// Where a queue that is behind stands.
     pub(crate) fn place(&self) -> Place {
-        self.state.lock().behind.as_ref().map(|behind| behind.at)
+        self.state.lock().behind.as_ref().map(|behind| behind.place())
     }
 
     /// Whether nothing is queued, held or to be caught up. A reader may still have to be told of dropped lines.

@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::{interval, timeout},
+    time::{Instant, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,6 +33,13 @@ use crate::{
         read::{self, ControlState},
     },
 };
+#[cfg(feature = "spool")]
+use crate::{
+    config::SpoolFull,
+    spool::{Bounds, Full, OpenError},
+};
+#[cfg(feature = "spool")]
+use std::path::PathBuf;
 
 use self::wiring::Wiring;
 
@@ -40,6 +47,8 @@ use self::wiring::Wiring;
 const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 /// How often the collector looks whether time has brought anything.
 const MAINTENANCE: Duration = Duration::from_millis(250);
+/// How often the queues' positions are noted in the spool: so much of a queue its reader may see again after a crash.
+const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// The HTTP server in front of a collector: senders post to it, and with [`LogDrainServer::control`] readers read from it.
 ///
@@ -143,8 +152,25 @@ async fn note_health(state: Arc<ControlState>, shutdown: CancellationToken) {
 
 async fn maintain(collector: LogCollector, shutdown: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
+    let mut stored = Instant::now();
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        collector.maintain();
+        if !collector.keeps_bodies() {
+            collector.maintain();
+            continue;
+        }
+        let stores = stored.elapsed() >= POSITIONS_EVERY;
+        if stores {
+            stored = Instant::now();
+        }
+        let collector = collector.clone();
+        let maintained = tokio::task::spawn_blocking(move || {
+            collector.maintain();
+            if stores {
+                collector.store_positions(false);
+            }
+        });
+        // Who panicked has said so, and the next turn comes.
+        let _ = maintained.await;
     }
 }
 
@@ -280,6 +306,19 @@ pub enum ServeError {
     /// The system does not let the process hear of signals.
     #[error("cannot hear of signals")]
     Signals(#[source] io::Error),
+    /// The spool cannot be opened.
+    #[cfg(feature = "spool")]
+    #[error("{dir}: the spool cannot be used", dir = dir.display())]
+    Spool {
+        /// Where it is.
+        dir: PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// This program is built without a spool, and asked for one.
+    #[cfg(not(feature = "spool"))]
+    #[error("spool.dir is set, and this program is built without a spool")]
+    NoSpool,
     /// Acknowledged lines that no reader took; they were dropped with reason `shutdown`.
     #[error("{lines} acknowledged lines were left in queues, in no spool, and are dropped")]
     LinesLeft {
@@ -297,7 +336,7 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let Loaded { config, warnings, .. } = loaded;
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     http::raise_open_files();
-    let collector = LogCollector::new(CollectorConfig::from(&config));
+    let collector = collector(&config).await?;
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
     let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
     let running = Running::start(&collector, &config, ingest, Some(control))?;
@@ -312,12 +351,56 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
         // Whoever asks twice does not want to wait.
         () = signals.stop() => tracing::warn!("told to stop again: readers get no more time"),
     }
+    if collector.keeps_bodies() {
+        return close(collector).await;
+    }
     match collector.drop_what_is_left() {
         0 => {
             tracing::info!("nothing was left behind");
             Ok(())
         }
         lines => Err(ServeError::LinesLeft { lines }),
+    }
+}
+
+/// The collector that `config` asks for.
+async fn collector(config: &Config) -> Result<LogCollector, ServeError> {
+    let terms = CollectorConfig::from(config);
+    let Some(dir) = config.spool.dir.clone() else { return Ok(LogCollector::new(terms)) };
+    #[cfg(not(feature = "spool"))]
+    {
+        let _ = (terms, dir);
+        Err(ServeError::NoSpool)
+    }
+    #[cfg(feature = "spool")]
+    {
+        let bounds = Bounds {
+            keep: config.spool.keep,
+            full: match config.spool.full {
+                SpoolFull::Refuse => Full::Refuse,
+                SpoolFull::DropOldest => Full::DropOldest,
+            },
+            ..Bounds::new(config.spool.bytes_max as u64)
+        };
+        let at = dir.clone();
+        let opened = on_a_thread_for_it(move || LogCollector::with_spool(terms, &at, bounds)).await;
+        opened.map_err(|source| ServeError::Spool { dir, source })
+    }
+}
+
+/// Nothing that was acknowledged is lost with the process: what no reader has taken is in the spool.
+async fn close(collector: LogCollector) -> Result<(), ServeError> {
+    let left = collector.stats().queue_lines;
+    on_a_thread_for_it(move || collector.close_spool()).await;
+    tracing::info!(queue_lines = left, "the spool is closed; queues go on from there at the next start");
+    Ok(())
+}
+
+/// Waits for what waits for the disk.
+async fn on_a_thread_for_it<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(wait).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
@@ -328,7 +411,10 @@ fn announce(running: &Running, config: &Config, warnings: &[String]) {
         eprintln!("control listening on http://{control}");
     }
     let budget = bytesize::ByteSize::b(config.memory.budget as u64).display().iec();
-    eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken");
+    match &config.spool.dir {
+        Some(dir) => eprintln!("a 200 means: on disk, in {}, synced; memory stays within {budget}", dir.display()),
+        None => eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken"),
+    }
     for warning in warnings {
         eprintln!("warning: {warning}");
     }

@@ -70,10 +70,10 @@ use self::{fs::Disk, log::Log, threads::Threads};
 pub use self::{
     read::{MachineRecords, Records},
     retain::Gone,
-    threads::{Pending, Slot},
+    threads::{Encoded, Pending, Slot},
     types::{
-        AppendError, Appended, Bounds, Counted, Full, NewRecord, Observer, OpenError, Place, Position, ReadError,
-        Record, Removing, ReserveError, Seek,
+        AppendError, Appended, Bounds, Counted, Full, KINDS, Lines, NewRecord, Observer, OpenError, Place, Position,
+        ReadError, Record, Removing, ReserveError, Seek,
     },
 };
 use crate::metrics::Histogram;
@@ -86,7 +86,7 @@ struct Counts {
     dropped_full: AtomicU64,
     dropped_corrupt: AtomicU64,
     corrupt_records: AtomicU64,
-    fsync: Histogram,
+    fsync: Arc<Histogram>,
 }
 
 impl Default for Counts {
@@ -99,7 +99,7 @@ impl Default for Counts {
             dropped_full: zero(),
             dropped_corrupt: zero(),
             corrupt_records: zero(),
-            fsync: Histogram::new(Histogram::LATENCY),
+            fsync: Arc::new(Histogram::new(Histogram::LATENCY)),
         }
     }
 }
@@ -190,6 +190,15 @@ impl Spool {
     /// See [`ReadError`].
     pub fn machine_last_before(&self, machine: &str, seq: u64) -> Result<Option<Place>, ReadError> {
         self.log.machine_last_before(machine, seq)
+    }
+
+    /// A machine's lines, by kind, in the records whose sequence is in `seqs`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub fn machine_lines(&self, machine: &str, seqs: std::ops::Range<u64>) -> Result<[u64; KINDS], ReadError> {
+        self.log.machine_lines(machine, &seqs)
     }
 
     /// Reads one record, in [`Place::bytes`] of memory.
@@ -285,9 +294,8 @@ impl Spool {
     }
 
     /// How long syncs took.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what shows it is not wired yet"))]
     #[must_use]
-    pub(crate) fn fsync_seconds(&self) -> &Histogram {
+    pub(crate) fn fsync_seconds(&self) -> &Arc<Histogram> {
         &self.log.counts.fsync
     }
 

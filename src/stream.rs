@@ -18,7 +18,7 @@ pub use self::view::{FleetBatch, FleetStream};
 use crate::{
     batch::{EntryView, LogEntry, Streams},
     collector::{LogCollector, Machine},
-    queue::{Ended, Handing, Item, Queue, Taken, Wait},
+    queue::{Ended, Fetched, Handing, Item, OnDisk, Queue, Taken, Wait},
 };
 
 /// A machine's queue, as a live handle: while one exists the queue counts as read. Clones share the same queue.
@@ -69,6 +69,12 @@ impl LogQueue {
     /// The next lines of a queue that is behind; `None` if it has changed meanwhile.
     fn claim(&self) -> Option<Taken> {
         self.collector.claim(&self.machine, &self.queue)
+    }
+
+    /// Fetches what comes next from the disk.
+    fn fetch(&self, at: OnDisk) -> Fetching {
+        let (collector, machine) = (self.collector.clone(), Arc::clone(&self.machine));
+        Box::pin(async move { collector.fetch(machine, at).await })
     }
 }
 
@@ -177,10 +183,14 @@ pub struct LogStream {
     /// When the total time-out is over; set by the first read.
     total: Option<Instant>,
     waiting: Option<Waiting>,
+    fetching: Option<Fetching>,
     lines_yielded: u64,
     lines_skipped: u64,
     state: Reading,
 }
+
+/// What comes next, on its way from the disk.
+type Fetching = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
 /// A wait under way, and the time-out that bounds it, however often it is woken for nothing.
 struct Waiting {
@@ -215,6 +225,7 @@ impl LogStream {
             total_timeout: None,
             total: None,
             waiting: None,
+            fetching: None,
             lines_yielded: 0,
             lines_skipped: 0,
             state: Reading::On,
@@ -263,6 +274,12 @@ impl LogStream {
     #[must_use]
     pub fn lines_skipped(&self) -> u64 {
         self.lines_skipped
+    }
+
+    /// Lines that its queue has not delivered.
+    #[cfg(test)]
+    pub(crate) fn queue_lines(&self) -> u64 {
+        self.queue.lines()
     }
 
     /// Which end or time-out is behind [`LogStream::done`].
@@ -423,6 +440,7 @@ impl LogStream {
                 self.state = Reading::Ended(ended);
                 return false;
             }
+            Taken::OnDisk(at) => self.fetching = Some(self.queue.fetch(*at)),
             Taken::Behind | Taken::Empty => {}
         }
         true
@@ -438,16 +456,28 @@ impl LogStream {
     fn poll_wait(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
         let waiting = self.waiting.get_or_insert_with(|| Waiting { wait: Wait::default(), at: nearer, timeout: None });
-        while let Poll::Ready(taken) = self.queue.queue.poll_take(&mut waiting.wait, cx, handing) {
-            match taken {
-                Taken::Behind => {
-                    let Some(taken) = self.queue.claim() else { continue };
+        loop {
+            let claimed = match &mut self.fetching {
+                Some(fetching) => {
+                    let Poll::Ready(fetched) = fetching.as_mut().poll(cx) else { break };
+                    self.fetching = None;
+                    self.queue.collector.claim_fetched(&self.queue.machine, &self.queue.queue, fetched)
+                }
+                None => match self.queue.queue.poll_take(&mut waiting.wait, cx, handing) {
+                    Poll::Pending => break,
+                    Poll::Ready(Taken::Behind) => self.queue.claim(),
+                    Poll::Ready(taken) => return Poll::Ready(Some(taken)),
+                },
+            };
+            match claimed {
+                None => {}
+                Some(Taken::OnDisk(at)) => self.fetching = Some(self.queue.fetch(*at)),
+                Some(taken) => {
                     if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
                         self.queue.queue.deliver(item.lines, item.bytes);
                     }
                     return Poll::Ready(Some(taken));
                 }
-                taken => return Poll::Ready(Some(taken)),
             }
         }
         let Some((at, which)) = waiting.at else { return Poll::Pending };
@@ -493,10 +523,18 @@ impl LogStream {
         if self.skipped > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
             return true;
         }
+        if self.is_on_disk() {
+            return true;
+        }
         match self.queue.take() {
             Taken::Empty | Taken::Behind => false,
             taken => self.keep(taken),
         }
+    }
+
+    /// Whether what comes next has to be waited for, from the disk.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.fetching.is_some()
     }
 }
 

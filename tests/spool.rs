@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fleetdrain::spool::{Bounds, NewRecord, Seek, Spool};
+use fleetdrain::spool::{Bounds, Lines, NewRecord, Seek, Spool};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ fn fill(dir: &Path) {
             body: body.into(),
             received_at: Timestamp::now(),
             lines: 2,
-            machines: &[(machine, 1), ("both", 1)],
+            machines: &[(machine, Lines([1, 0, 0, 0])), ("both", Lines([1, 0, 0, 0]))],
             key: b"",
         };
         spool.append(&record).unwrap().wait().unwrap();
@@ -156,7 +156,7 @@ fn a_start_with_ten_gibibytes_of_backlog() {
             body: body.clone(),
             received_at: Timestamp::now(),
             lines: 1000,
-            machines: &[(&machine, 1000)],
+            machines: &[(&machine, Lines([1000, 0, 0, 0]))],
             key: b"",
         };
         pending.push(spool.append(&record).unwrap());

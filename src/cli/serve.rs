@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::{Exit, Failure, logging};
 use crate::config::{Flag, Loader, LogFormat};
+#[cfg(feature = "spool")]
+use crate::service::ServeError;
 
 pub(super) const EXAMPLES: &str = "\
 Every setting has a key in the file and a variable FLEETDRAIN_SECTION__KEY; flags win over
@@ -11,6 +13,7 @@ the environment, that over the file. Tokens: FLEETDRAIN_INGEST__TOKEN, FLEETDRAI
 
 Examples:
   fleetdrain serve
+  fleetdrain serve --spool /var/lib/fleetdrain
   fleetdrain serve --config fleetdrain.toml --include-stderr
   FLEETDRAIN_CONTROL__TOKEN=secret fleetdrain serve --control 0.0.0.0:8081";
 
@@ -32,6 +35,9 @@ pub(super) struct Settings {
     /// Where readers ask, by default `127.0.0.1:8081`
     #[arg(long, value_name = "HOST:PORT")]
     control: Option<String>,
+    /// Keep batches in this directory, so that what is acknowledged outlives a crash
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
     /// Queues take stderr too, not only stdout
     #[arg(long)]
     include_stderr: bool,
@@ -49,11 +55,13 @@ pub(super) struct Settings {
 impl Settings {
     /// What loads the configuration that these flags are part of, now and on every reload.
     pub(super) fn loader(&self) -> Loader {
+        let spool = self.spool.as_ref().map(|dir| dir.to_string_lossy().into_owned());
         let include_stderr = self.include_stderr.then(|| "stdout,stderr".to_owned());
         let insecure_control = self.insecure_control.then(|| "true".to_owned());
         let flags = [
             ("--listen", "ingest.listen", self.listen.clone()),
             ("--control", "control.listen", self.control.clone()),
+            ("--spool", "spool.dir", spool),
             ("--include-stderr", "queue.streams", include_stderr),
             ("--insecure-control", "control.insecure", insecure_control),
             ("--log-format", "log.format", self.log_format.clone()),
@@ -71,5 +79,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fleetdrain").build();
     let runtime = runtime.map_err(Failure::io("cannot start the runtime"))?;
     let served = runtime.block_on(crate::service::serve(loaded, loader));
-    served.map(|()| Exit::Success).map_err(Failure::Serve)
+    served.map(|()| Exit::Success).map_err(|error| match error {
+        #[cfg(feature = "spool")]
+        ServeError::Spool { dir, source } => Failure::Spool { dir: dir.display().to_string(), source },
+        error => Failure::Serve(error),
+    })
 }

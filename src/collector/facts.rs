@@ -17,6 +17,7 @@ use super::{
     machine::{Machine, RANK_WINDOW, RATE_WINDOW, Window},
 };
 use crate::{
+    batch::FIRST_SEQ,
     metrics::Histogram,
     queue::{QueueFacts, Reason},
     record::RejectReason,
@@ -35,7 +36,7 @@ pub(crate) struct Ledger {
     queue_dropped: [AtomicU64; Reason::NAMES.len()],
     pub(crate) viewer_skipped: AtomicU64,
     pub(crate) viewers: AtomicU64,
-    /// Received → taken by a queue's reader, once a group.
+    /// Received → taken by a queue's reader, by groups.
     pub(crate) delivery_latency: Arc<Histogram>,
     /// A record's own timestamp → received.
     pub(crate) log_lag: Arc<Histogram>,
@@ -277,7 +278,7 @@ impl LogCollector {
             state: if state.ended().is_some() { "finished" } else { "live" },
             app_name: state.app().to_owned(),
             region: state.region().to_owned(),
-            lines: next_seq - 1,
+            lines: next_seq - FIRST_SEQ,
             bytes: state.bytes,
             dropped: state.dropped_before + queue.dropped,
             lines_per_second: per_second(state.rate),
@@ -293,7 +294,7 @@ impl LogCollector {
             lag_seconds: queue.oldest.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64()),
             latency_p50_seconds: queue.latency_p50_seconds,
             latency_p99_seconds: queue.latency_p99_seconds,
-            last_seen: (next_seq > 1).then(|| self.shared.time_of(state.touched).to_string()),
+            last_seen: (next_seq > FIRST_SEQ).then(|| self.shared.time_of(state.touched).to_string()),
         })
     }
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    batch::GroupRef,
+    batch::{FIRST_SEQ, GroupRef},
     config,
     history::Trail,
     queue::{Ended, Queue},
@@ -68,17 +68,19 @@ pub(super) struct TrailCell {
 }
 
 impl TrailCell {
-    /// No batch has this number.
-    const NONE: u64 = u64::MAX;
+    /// No group has this number: the machine has none yet, and is known since before the batch.
+    const NONE: u32 = u32::MAX;
 
-    fn new() -> Self {
-        Self { next_seq: AtomicU64::new(1), batch: AtomicU64::new(Self::NONE), group: AtomicU32::new(0) }
+    fn new(known_from: u64) -> Self {
+        let (next_seq, batch) = (AtomicU64::new(FIRST_SEQ), AtomicU64::new(known_from));
+        Self { next_seq, batch, group: AtomicU32::new(Self::NONE) }
     }
 
     pub(super) fn load(&self) -> Trail {
         let (batch, group) = (self.batch.load(Relaxed), self.group.load(Relaxed));
-        let last = (batch != Self::NONE).then_some(GroupRef { batch, group });
-        Trail { last, next_seq: self.next_seq.load(Relaxed) }
+        let last = (group != Self::NONE).then_some(GroupRef { batch, group });
+        let end = if last.is_some() { batch + 1 } else { batch };
+        Trail { last, next_seq: self.next_seq.load(Relaxed), end }
     }
 
     pub(super) fn store(&self, last: GroupRef, next_seq: u64) {
@@ -194,7 +196,8 @@ impl MachineState {
 }
 
 impl Machine {
-    pub(super) fn new(id: CompactString, now: Instant) -> Self {
+    /// `known_from`: the number that the next batch gets, or less.
+    pub(super) fn new(id: CompactString, now: Instant, known_from: u64) -> Self {
         let state = MachineState {
             bytes: 0,
             dropped_before: 0,
@@ -209,7 +212,7 @@ impl Machine {
         };
         Self {
             id,
-            trail: TrailCell::new(),
+            trail: TrailCell::new(known_from),
             forgotten: AtomicBool::new(false),
             state: Mutex::new(state),
             watchers: AtomicU32::new(0),

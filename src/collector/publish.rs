@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Span},
-    history::Held,
-    queue::{Offered, Place as QueuePlace, Queue, QueueRoom, Taken},
+    history::Next,
+    queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken, Wakes},
 };
 
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
@@ -71,6 +71,13 @@ impl Moment {
     }
 }
 
+/// A batch that is offered to its machines, and whom that wakes.
+struct Offering<'a> {
+    batch: &'a Arc<Batch>,
+    moment: Moment,
+    wakes: &'a mut Wakes,
+}
+
 impl LogCollector {
     /// The machines of a batch's groups, in their order, as far as they are known: a body that is refused makes none known.
     pub(crate) fn machines_of(&self, batch: &Batch) -> Vec<Option<Arc<Machine>>> {
@@ -107,9 +114,13 @@ impl LogCollector {
         let groups = machines.into_iter().zip(&batch.groups);
         let new = |group| self.machine(batch.machine_id(group));
         let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
+        let mut wakes = Wakes::with_capacity(machines.len());
         let mut publisher = shared.publisher.lock();
-        let (seq, first_line) = shared.history.end();
-        (batch.seq, batch.first_line, batch.epoch) = (seq, first_line, shared.epoch);
+        if !self.keeps_bodies() {
+            // Else the spool has numbered it.
+            (batch.seq, batch.first_line) = shared.history.end();
+        }
+        batch.epoch = shared.epoch;
         publisher.set_received(&mut batch);
         for (group, machine) in batch.groups.iter_mut().zip(&mut machines) {
             if machine.forgotten.load(Relaxed) {
@@ -120,6 +131,7 @@ impl LogCollector {
         }
         let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);
+        let mut offering = Offering { batch: &batch, moment, wakes: &mut wakes };
         shared.history.append(Arc::clone(&batch));
         let mut evicted = Vec::new();
         while let Some(batch) = shared.history.evict() {
@@ -131,7 +143,7 @@ impl LogCollector {
         for (index, machine) in machines.iter().enumerate() {
             let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
             let lines = batch.groups[index].lines();
-            match self.offer(&mut publisher, machine, &batch, index as u32, room, &moment) {
+            match self.offer(&mut publisher, &mut offering, machine, index as u32, room) {
                 Some(offered) => {
                     fates.0 += offered.accepted;
                     fates.1 += offered.filtered;
@@ -142,6 +154,7 @@ impl LogCollector {
         shared.ledger.queue_in(fates.0);
         drop(publisher);
         shared.fleet.notify_waiters();
+        drop(wakes);
         // Batches that nobody holds any more are freed here, out of everybody's way.
         drop(evicted);
         fates
@@ -150,12 +163,12 @@ impl LogCollector {
     fn offer(
         &self,
         publisher: &mut Publisher,
+        offering: &mut Offering<'_>,
         machine: &Arc<Machine>,
-        batch: &Arc<Batch>,
         index: u32,
         room: Option<QueueRoom>,
-        moment: &Moment,
     ) -> Option<Offered> {
+        let Offering { batch, moment, wakes } = offering;
         let at = GroupRef { batch: batch.seq, group: index };
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
@@ -164,7 +177,8 @@ impl LogCollector {
         let offered = state.live_queue().map(|queue| {
             // Room in a queue that was replaced meanwhile is of no use to the new one.
             let room = room.filter(|room| Arc::ptr_eq(room.queue(), queue));
-            let (offered, went_behind) = queue.offer(batch, at, room, &self.shared.history, machine.trail.load());
+            let (offered, went_behind) =
+                queue.offer(batch, at, room, &self.shared.history, machine.trail.load(), wakes);
             publisher.moved(machine, queue, None, went_behind);
             offered
         });
@@ -220,12 +234,42 @@ impl LogCollector {
         taken
     }
 
-    /// The batch of that number, if the history holds it.
-    pub(crate) fn batch(&self, seq: u64) -> Option<Arc<Batch>> {
-        match self.shared.history.batch(seq) {
-            Held::Batch(batch) => Some(batch),
-            Held::Evicted | Held::NotYet => None,
-        }
+    /// Fetches from the disk what comes next for a queue that stands there. Cancel safe.
+    pub(crate) async fn fetch(self, machine: Arc<Machine>, at: OnDisk) -> Fetched {
+        let Some(past) = self.shared.history.past() else {
+            unreachable!("without a spool no queue stands on the disk")
+        };
+        let collector = self.clone();
+        past.read(move || collector.fetch_now(&machine, at)).await
+    }
+
+    fn fetch_now(&self, machine: &Machine, at: OnDisk) -> Fetched {
+        let OnDisk { mut cursor, trail, lines, streams } = at;
+        let wanted = cursor.next_seq();
+        let next = cursor.read_past(&self.shared.history, &machine.id, trail);
+        // Where a cursor goes on that has lost something, everything up to it is lost.
+        let goes_on = match &next {
+            Next::Lines(step) if step.missed > 0 => Some(step.at.batch),
+            Next::Lines(_) => None,
+            Next::Lost(_) | Next::Past => Some(cursor.from()),
+        };
+        let left = |from| {
+            self.shared
+                .history
+                .past()
+                .map_or(0, |past| streams.count_all(&past.machine_lines(&machine.id, from..trail.end)))
+        };
+        let lost = goes_on.map_or(0, |from| lines.saturating_sub(left(from)));
+        Fetched { wanted, cursor, next, lost }
+    }
+
+    /// As [`LogCollector::claim`], with what was fetched.
+    pub(crate) fn claim_fetched(&self, machine: &Arc<Machine>, queue: &Arc<Queue>, fetched: Fetched) -> Option<Taken> {
+        let mut publisher = self.shared.publisher.lock();
+        let from = queue.place();
+        let (to, taken) = queue.claim_fetched(fetched, &self.shared.history, machine.trail());
+        publisher.moved(machine, queue, from, to);
+        taken
     }
 }
 

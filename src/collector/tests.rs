@@ -1,12 +1,14 @@
 //! The collector against a plain list of every line, and under threads.
 
 mod model;
+#[cfg(all(feature = "spool", feature = "server"))]
+mod spooled;
 mod table;
 mod threads;
 
 use super::*;
 use crate::{
-    admission::{Cause, Draft, Receipt},
+    admission::{Admission, Cause, Draft, Receipt},
     batch::{Batch, EntryId, Kind, Row, Span},
     record::RejectReason,
 };
@@ -49,13 +51,22 @@ pub(crate) fn draft(collector: &LogCollector, lines: &[(&str, Kind, &str)], at: 
     batch.permit = Some(collector.budget().try_reserve(batch.bytes.len() + batch.table_bytes())?);
     let received = lines.len() as u64;
     let rejected = [0; RejectReason::ALL.len()];
-    Some(Draft { batch, received, rejected, repaired: 0, errors: Vec::new(), samples: Vec::new() })
+    Some(Draft {
+        batch,
+        key: None,
+        taken: None,
+        received,
+        rejected,
+        repaired: 0,
+        errors: Vec::new(),
+        samples: Vec::new(),
+    })
 }
 
 /// Pushes lines `(machine, kind, message)`.
 pub(crate) fn push(collector: &LogCollector, lines: &[(&str, Kind, &str)]) -> Result<Receipt, Cause> {
     let draft = draft(collector, lines, Timestamp::now()).ok_or(Cause::Memory)?;
-    collector.admit(draft).map_err(|refused| refused.cause)
+    collector.admit(draft).map_err(|refused| refused.cause).and_then(Admission::wait)
 }
 
 /// Pushes one body of numbered lines of standard output of one machine.

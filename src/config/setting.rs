@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Config, Full, GIB, LogFormat, MIB, Problem,
+    Config, Full, GIB, LogFormat, MIB, Problem, SpoolFull,
     value::{duration, format_duration, format_size, size},
 };
 use crate::batch::Streams;
@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 32] = [
+pub static SETTINGS: [Setting; 36] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -273,6 +273,26 @@ pub static SETTINGS: [Setting; 32] = [
         "machines with metric series of their own: those with most lines in the last 5 minutes",
     ),
     setting(
+        "spool.dir",
+        Kind::Path(|c| &mut c.spool.dir),
+        "a directory of the drain's own for batches on disk: an acknowledgement then outlives any crash; none by default",
+    ),
+    setting(
+        "spool.keep",
+        Kind::Time { at: |c| &mut c.spool.keep, min: MILLISECOND, max: YEAR },
+        "how long batches are kept on disk, unless there is no room",
+    ),
+    setting(
+        "spool.bytes_max",
+        Kind::Size { at: |c| &mut c.spool.bytes_max, min: MIB, max: 1024 * TIB },
+        "bytes on disk, all in all",
+    ),
+    setting(
+        "spool.full",
+        Kind::Word { expected: "refuse or drop_oldest", read: read_spool_full, show: |c| c.spool.full.as_str().into() },
+        "what is done when it is full of what sinks have not sent; without sinks the oldest goes",
+    ),
+    setting(
         "shutdown.deadline",
         Kind::Time { at: |c| &mut c.shutdown.deadline, min: Duration::ZERO, max: HOUR },
         "how long ending streams and flushing may take; keep it under the platform's kill time-out (Fly: 5s)",
@@ -295,6 +315,11 @@ const LOG_LEVELS: &str = "error, warn, info, debug, trace or off, or such as inf
 fn read_full(config: &mut Config, text: &str) -> bool {
     let full = Full::ALL.into_iter().find(|full| full.as_str() == text);
     full.inspect(|&full| config.queue.full = full).is_some()
+}
+
+fn read_spool_full(config: &mut Config, text: &str) -> bool {
+    let full = SpoolFull::ALL.into_iter().find(|full| full.as_str() == text);
+    full.inspect(|&full| config.spool.full = full).is_some()
 }
 
 fn read_streams(config: &mut Config, text: &str) -> bool {

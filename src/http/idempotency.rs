@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -29,9 +30,9 @@ struct Table {
 
 /// What is known of a key.
 #[derive(Debug)]
-pub(super) enum Known<'a> {
+pub(super) enum Known {
     /// Nothing; it is under way from now on, until the claim is settled or dropped.
-    New(Claim<'a>),
+    New(Claim),
     UnderWay,
     Taken(Arc<Receipt>),
 }
@@ -41,11 +42,22 @@ impl Keys {
         Self { bounds, table: Mutex::default() }
     }
 
+    /// A body that was taken `age` ago, before this process began.
+    pub(super) fn remember(&self, key: &[u8], age: Duration, receipt: Receipt) {
+        let Some(at) = Instant::now().checked_sub(age) else { return };
+        let key: Arc<[u8]> = key.into();
+        let mut table = self.table();
+        if table.keys.insert(Arc::clone(&key), Some(Arc::new(receipt))).is_none() {
+            table.taken.push_back((key, at));
+        }
+        table.forget_old(&self.bounds);
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn claim(&self, key: &[u8]) -> Known<'_> {
+    pub(super) fn claim(self: &Arc<Self>, key: &[u8]) -> Known {
         let mut table = self.table();
         table.forget_old(&self.bounds);
         match table.keys.get(key) {
@@ -54,7 +66,7 @@ impl Keys {
             None => {
                 let key: Arc<[u8]> = key.into();
                 table.keys.insert(Arc::clone(&key), None);
-                Known::New(Claim { keys: self, key: Some(key) })
+                Known::New(Claim { keys: Arc::clone(self), key: Some(key) })
             }
         }
     }
@@ -74,12 +86,16 @@ impl Table {
 
 /// A key whose body is under way; dropping it forgets the key, so that the body may be repeated.
 #[derive(Debug)]
-pub(super) struct Claim<'a> {
-    keys: &'a Keys,
+pub(super) struct Claim {
+    keys: Arc<Keys>,
     key: Option<Arc<[u8]>>,
 }
 
-impl Claim<'_> {
+impl Claim {
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.as_deref().unwrap_or_default()
+    }
+
     /// The body was taken: its account is remembered.
     pub(super) fn settle(mut self, receipt: &Receipt) {
         let Some(key) = self.key.take() else { return };
@@ -90,7 +106,7 @@ impl Claim<'_> {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             self.keys.table().keys.remove(&key);
@@ -100,15 +116,13 @@ impl Drop for Claim<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn keys(keys_max: usize) -> Keys {
-        Keys::new(config::Idempotency { keys_max, keep: Duration::from_secs(60) })
+    fn keys(keys_max: usize) -> Arc<Keys> {
+        Arc::new(Keys::new(config::Idempotency { keys_max, keep: Duration::from_secs(60) }))
     }
 
-    fn take(keys: &Keys, key: &[u8]) {
+    fn take(keys: &Arc<Keys>, key: &[u8]) {
         let Known::New(claim) = keys.claim(key) else { panic!("{key:?} is known") };
         claim.settle(&Receipt::default());
     }
@@ -132,6 +146,20 @@ mod tests {
         assert!(matches!(keys.claim(b"a"), Known::New(_)));
         assert!(matches!(keys.claim(b"c"), Known::Taken(_)));
         assert_eq!(keys.table().taken.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_before_the_start_is_forgotten_when_it_is_as_old() {
+        tokio::time::advance(Duration::from_secs(600)).await;
+        let keys = keys(10);
+        for (key, age) in [(b"a", 70), (b"b", 50), (b"c", 10)] {
+            keys.remember(key, Duration::from_secs(age), Receipt::default());
+        }
+        assert!(matches!(keys.claim(b"a"), Known::New(_)));
+        assert!(matches!(keys.claim(b"b"), Known::Taken(_)));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(matches!(keys.claim(b"b"), Known::New(_)));
+        assert!(matches!(keys.claim(b"c"), Known::Taken(_)));
     }
 
     #[tokio::test(start_paused = true)]

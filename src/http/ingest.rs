@@ -39,7 +39,7 @@ use super::{
     rejected::RejectedRecords,
 };
 use crate::{
-    admission::{Cause, Draft, Receipt, Refused},
+    admission::{Admission, Cause, Draft, Receipt, Refused},
     body::{BodyError, BodyLimits, BodyReader, Encoding, Progress},
     budget::{Budget, Permit},
     collector::LogCollector,
@@ -47,8 +47,8 @@ use crate::{
     record::Limits,
 };
 
-/// What an answer's acknowledgement is worth without a spool: as much as the process's memory.
-const ACK: HeaderValue = HeaderValue::from_static("memory");
+/// The header that tells what an acknowledgement is worth.
+const ACK: &str = "fleetdrain-ack";
 
 /// Bodies over this are parsed on the blocking pool: at 400 ns a line this is about a millisecond, and other
 /// connections of the same thread wait for it.
@@ -80,7 +80,7 @@ pub(crate) struct Ingest {
     tokens: Arc<Tokens>,
     counters: Arc<HttpCounters>,
     rejected: Arc<RejectedRecords>,
-    keys: Keys,
+    keys: Arc<Keys>,
     holding: Holding,
     parsers: Parsers,
     /// Large bodies parsed at once: one a core, so that what they hold uncharged meanwhile is bounded.
@@ -98,6 +98,10 @@ impl Ingest {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let keys = Arc::new(Keys::new(config.idempotency.clone()));
+        for (key, age, receipt) in collector.recent_keys(config.idempotency.keep, config.idempotency.keys_max) {
+            keys.remember(&key, age, receipt);
+        }
         Arc::new(Self {
             collector,
             limits: BodyLimits {
@@ -109,7 +113,7 @@ impl Ingest {
             tokens,
             counters,
             rejected,
-            keys: Keys::new(config.idempotency.clone()),
+            keys,
             holding: Holding::new(config.backpressure.clone(), shutdown),
             parsers: Parsers::new(2 * cores),
             parsing: Arc::new(Semaphore::new(cores)),
@@ -143,6 +147,7 @@ impl Ingest {
             "/readyz" if budget.try_reserve(room).is_none() => {
                 no_memory(budget, room).retry_after(RETRY_AFTER).response()
             }
+            "/readyz" if !self.collector.spool_takes(room) => not_admitted(Cause::Spool, RETRY_AFTER).response(),
             _ => Response::new(full("ok\n")),
         }
     }
@@ -153,7 +158,7 @@ impl Ingest {
         let deadline = Instant::now() + self.body_deadline;
         let mut inbound = Inbound { body, link, deadline, asks: asks(&head.headers), ended: false };
         let mut response = match self.take(&head.headers, &mut inbound).await {
-            Ok(answer) => taken(&answer),
+            Ok(answer) => taken(&answer, self.collector.keeps_bodies()),
             Err(refusal) => self.refuse(&refusal),
         };
         // What is left of the body is not read as a body any more, so nothing behind it can be read either.
@@ -182,16 +187,18 @@ impl Ingest {
 
     /// Takes a body, or nothing of it; the account as JSON.
     ///
-    /// Cancel safe: dropped before the collector took the body, nothing is taken.
+    /// Cancel safe: dropped before the collector took the body, nothing is taken; dropped later, all of it is, or nothing.
     async fn take(&self, headers: &HeaderMap, inbound: &mut Inbound<'_>) -> Result<String, Problem> {
         self.authorize(headers)?;
         let key = idempotency_key(headers)?;
         let encoding = encoding(headers)?;
         let Some(key) = key else {
-            return self.take_new(encoding, inbound).await.map(|receipt| account(&receipt, false));
+            return self.take_new(None, encoding, inbound).await.map(|receipt| account(&receipt, false));
         };
         match self.keys.claim(key) {
-            Known::New(claim) => self.take_claimed(claim, encoding, inbound).await,
+            Known::New(claim) => {
+                self.take_new(Some(claim), encoding, inbound).await.map(|receipt| account(&receipt, false))
+            }
             Known::UnderWay => {
                 let detail = "a body with this Idempotency-Key is under way and not yet answered";
                 Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER))
@@ -203,18 +210,13 @@ impl Ingest {
         }
     }
 
-    async fn take_claimed(
+    /// `claim` is settled when the body is taken, though its sender may have gone by then.
+    async fn take_new(
         &self,
-        claim: Claim<'_>,
+        claim: Option<Claim>,
         encoding: Encoding,
         inbound: &mut Inbound<'_>,
-    ) -> Result<String, Problem> {
-        let receipt = self.take_new(encoding, inbound).await?;
-        claim.settle(&receipt);
-        Ok(account(&receipt, false))
-    }
-
-    async fn take_new(&self, encoding: Encoding, inbound: &mut Inbound<'_>) -> Result<Receipt, Problem> {
+    ) -> Result<Receipt, Problem> {
         if self.holding.is_shutting_down() {
             return Err(shutting_down());
         }
@@ -225,12 +227,18 @@ impl Ingest {
             arrived = self.receive(encoding, inbound, &mut hold) => arrived?,
             () = self.holding.shutdown_grace() => return Err(shutting_down()),
         };
-        let draft = self.build(arrived, &mut hold).await?;
+        let mut draft = self.build(arrived, &mut hold).await?;
         if draft.received == 0 {
-            return Ok(Receipt::default());
+            let receipt = Receipt::default();
+            claim.into_iter().for_each(|claim| claim.settle(&receipt));
+            return Ok(receipt);
         }
         if draft.is_unreadable() {
             return Err(unreadable(&draft));
+        }
+        if let Some(claim) = claim {
+            draft.key = Some(claim.key().into());
+            draft.taken = Some(Box::new(move |receipt| claim.settle(receipt)));
         }
         self.admit(draft, &mut hold).await
     }
@@ -326,7 +334,9 @@ impl Ingest {
         self.grow(&mut arrived.permit, ahead.max(arrived.held), hold).await?;
         let held = arrived.held;
         let (mut draft, mut permit) = match length {
-            0..=PARSE_INLINE_BYTES_MAX => self.parsers.build(arrived, self.record_limits()),
+            0..=PARSE_INLINE_BYTES_MAX => {
+                self.parsers.build(arrived, self.record_limits(), self.collector.keeps_bodies())
+            }
             _ => self.build_elsewhere(arrived).await?,
         };
         // Records that were moved out of a body of rejected ones have let go of it.
@@ -339,10 +349,10 @@ impl Ingest {
     /// The permit and the slot go along: who hangs up meanwhile does not free what is still held.
     async fn build_elsewhere(&self, arrived: Arrived) -> Result<(Draft, Permit), Problem> {
         let slot = Arc::clone(&self.parsing).acquire_owned().await.map_err(|_| shutting_down())?;
-        let (parsers, limits) = (self.parsers.clone(), self.record_limits());
+        let (parsers, limits, whole) = (self.parsers.clone(), self.record_limits(), self.collector.keeps_bodies());
         let build = move || {
             let _slot = slot;
-            parsers.build(arrived, limits)
+            parsers.build(arrived, limits, whole)
         };
         match tokio::task::spawn_blocking(build).await {
             Ok(built) => Ok(built),
@@ -361,7 +371,7 @@ impl Ingest {
         let at = draft.batch.received_at;
         let (mut draft, mut refusal) = (Some(draft), None);
         let attempt = || match self.collector.admit(draft.take()?) {
-            Ok(receipt) => Some(Ok(receipt)),
+            Ok(admission) => Some(Ok(admission)),
             // Waiting makes neither better.
             Err(Refused { cause: cause @ (Cause::ShuttingDown | Cause::TooLarge), retry_after, .. }) => {
                 Some(Err(not_admitted(cause, retry_after)))
@@ -373,10 +383,14 @@ impl Ingest {
             }
         };
         let outcome = hold.until(self.collector.budget(), attempt).await;
-        let receipt = outcome.map_err(|expired| match expired {
+        let admission = outcome.map_err(|expired| match expired {
             Expired::Refuse => refusal.unwrap_or_else(shutting_down),
             Expired::ShuttingDown => shutting_down(),
         })??;
+        let receipt = match admission {
+            Admission::Taken(receipt) => receipt,
+            Admission::Writing(writing) => writing.await.map_err(|cause| not_admitted(cause, RETRY_AFTER))?,
+        };
         self.rejected.keep(samples, at);
         Ok(receipt)
     }
@@ -497,6 +511,11 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
         Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
+        Cause::Spool => Problem::refusal(Reason::Spool, "the spool has no room for it, or its disk refused it"),
+        Cause::Unknown => {
+            let detail = "a sync of the spool failed: the body may have been taken, or not";
+            Problem { is_unknown: true, ..Problem::refusal(Reason::Spool, detail) }
+        }
         Cause::ShuttingDown => shutting_down(),
     };
     refusal.retry_after(retry_after)
@@ -531,6 +550,9 @@ fn undecodable(error: &BodyError) -> Problem {
 fn respond(problem: &Problem) -> Response<Body> {
     let mut response = problem.response();
     let headers = response.headers_mut();
+    if problem.is_unknown {
+        headers.insert(ACK, HeaderValue::from_static("unknown"));
+    }
     match problem.status {
         StatusCode::UNAUTHORIZED => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)),
@@ -547,10 +569,10 @@ fn method_not_allowed(method: &Method, is_probe: bool) -> Response<Body> {
     response
 }
 
-fn taken(account: &str) -> Response<Body> {
+fn taken(account: &str, on_disk: bool) -> Response<Body> {
     let mut response = Response::new(full(account.to_owned()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert("fleetdrain-ack", ACK);
+    headers.insert(ACK, HeaderValue::from_static(if on_disk { "disk" } else { "memory" }));
     response
 }

@@ -24,12 +24,12 @@ impl Parsers {
         Self { idle: Arc::default(), idle_max }
     }
 
-    /// Parses a body into a draft. Takes up to seconds of CPU for the largest bodies.
-    pub(super) fn build(&self, arrived: Arrived, limits: Limits) -> (Draft, Permit) {
+    /// Parses a body into a draft; see [`Draft::new`] for `whole`. Takes up to seconds of CPU for the largest bodies.
+    pub(super) fn build(&self, arrived: Arrived, limits: Limits, whole: bool) -> (Draft, Permit) {
         let mut parser = self.pop();
         let parsed = parser.parse(&arrived.bytes, limits);
         self.give_back(parser);
-        (Draft::new(arrived.bytes, parsed, Timestamp::now()), arrived.permit)
+        (Draft::new(arrived.bytes, parsed, Timestamp::now(), whole), arrived.permit)
     }
 
     fn pop(&self) -> Parser {

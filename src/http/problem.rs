@@ -35,12 +35,14 @@ pub(crate) struct Problem {
     /// Names the value and the bound.
     pub(crate) detail: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The body may have been taken all the same.
+    pub(crate) is_unknown: bool,
 }
 
 impl Problem {
     /// An error that is no refusal of a body.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, reason: None, detail: detail.into(), retry_after: None }
+        Self { status, reason: None, detail: detail.into(), retry_after: None, is_unknown: false }
     }
 
     /// The refusal of a body.

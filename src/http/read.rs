@@ -220,8 +220,8 @@ impl Asked<'_> {
             Call::Healthz => Ok(verdict(&self.state.verdict())),
             Call::Stats => Ok(self.stats()),
             Call::Machines => self.machines(&query).await,
-            Call::Machine => self.machine(&query),
-            Call::Queue => self.queue(&query),
+            Call::Machine => self.machine(&query).await,
+            Call::Queue => self.queue(&query).await,
             Call::Logs => self.logs(&query).await,
             Call::Tail => self.tail(&query).await,
             Call::Rejected => Ok(self.rejected()),
@@ -250,12 +250,14 @@ impl Asked<'_> {
         aside(move || document(StatusCode::OK, &page.pick(|visit| collector.visit_machines(visit)))).await
     }
 
-    fn machine(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+    async fn machine(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
         let collector = &self.state.collector;
         let status = match self.operation.method {
             "PUT" => {
                 let options = machines::subscribe_options(query)?;
-                let subscribed = collector.subscribe_with(self.id, options);
+                let subscribed = self
+                    .subscribed(options.backlog, move |collector, id| collector.subscribe_with(id, options))
+                    .await?;
                 let (_, is_new) = subscribed.map_err(machines::not_subscribed)?;
                 if is_new { StatusCode::CREATED } else { StatusCode::OK }
             }
@@ -276,18 +278,33 @@ impl Asked<'_> {
         document(StatusCode::OK, &json!({ "rejected": records }))
     }
 
-    fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+    async fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
         let (options, limits) = (machines::subscribe_options(query)?, limits(query)?);
         let encoder = self.encoder(query)?;
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
-        let consume = self.state.collector.queue_to_consume(self.id, options).map_err(machines::not_subscribed)?;
+        let consume = self.subscribed(options.backlog, move |collector, id| collector.queue_to_consume(id, options));
+        let consume = consume.await?.map_err(machines::not_subscribed)?;
         let source = match consume {
             Consume::Queue(queue) => Source::Queue(LogStream::new(queue)),
             Consume::Over(ended) => Source::Over(ended.into()),
         };
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    /// Subscribes; with a backlog on the disk on a thread of its own.
+    async fn subscribed<T: Send + 'static>(
+        &self,
+        backlog: bool,
+        subscribe: impl FnOnce(&LogCollector, &str) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let collector = &self.state.collector;
+        if !backlog || !collector.keeps_bodies() {
+            return Ok(subscribe(collector, self.id));
+        }
+        let (collector, id) = (collector.clone(), self.id.to_owned());
+        aside(move || subscribe(&collector, &id)).await
     }
 
     async fn logs(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
@@ -298,7 +315,13 @@ impl Asked<'_> {
             return Ok(lines(encoder, full("")));
         }
         let collector = &self.state.collector;
-        let view = MachineView::new(collector, self.id, &start, |_| true);
+        let view = match collector.shared.history.past() {
+            None => MachineView::new(collector, self.id, &start, |_| true),
+            Some(past) => {
+                let (collector, id, start) = (collector.clone(), self.id.to_owned(), start.clone());
+                past.search(move || MachineView::new(&collector, &id, &start, |_| true)).await
+            }
+        };
         if start.after.is_some() && view.is_over() {
             return Ok(nothing());
         }
@@ -313,12 +336,15 @@ impl Asked<'_> {
             return Ok(lines(encoder, full("")));
         }
         let collector = self.state.collector.clone();
-        let (stream, filter) = aside(move || {
-            // To find the newest lines that match can take a walk over all that is held.
+        // To find the newest lines that match can take a walk over all that is held.
+        let search = move || {
             let stream = FleetStream::new(&collector, &start, |entry| filter.wants(entry));
             (stream, filter)
-        })
-        .await?;
+        };
+        let (stream, filter) = match self.state.collector.shared.history.past() {
+            Some(past) => past.search(search).await,
+            None => aside(search).await?,
+        };
         let until = until(&self.state.collector, limits);
         let source = Source::Fleet(FleetSource { stream, filter, until });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))

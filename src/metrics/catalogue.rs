@@ -61,6 +61,9 @@ pub(crate) struct Family {
 pub(crate) const REJECT_REASONS: [&str; 5] =
     ["line_too_long", "too_deep", "malformed_json", "not_an_object", "no_machine_id"];
 
+/// Why lines go from the spool that not every sink has: the closed set of the contract.
+pub(crate) const SPOOL_REASONS: [&str; 3] = ["expired", "full", "corrupt"];
+
 /// Fly overwrites `app`, `region`, `host` and `instance` when it scrapes: those names would never arrive.
 const MACHINE: &[&str] = &["machine", "source_app", "source_region"];
 
@@ -121,9 +124,30 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_queue_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.queue_bytes as f64),
         "Bytes in queues."),
     family!("fleetdrain_delivery_latency_seconds", Histogram, Seconds, &[], Written,
-        "From received to taken by a queue's reader, one observation for each group of lines."),
+        "From received to taken by a queue's reader, by groups of lines; of a body with many machines one in eight stands for all."),
     family!("fleetdrain_oldest_entry_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.oldest_entry_age_seconds),
         "How long the oldest queued or unsent entry has waited."),
+
+    family!("fleetdrain_spool_lines_in_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_in),
+        "Lines written to the spool, those found in it at the start included."),
+    family!("fleetdrain_spool_lines_released_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_released),
+        "Lines that went from the spool when every sink had them."),
+    family!("fleetdrain_spool_lines_dropped_total", Counter, Count, &["reason"], Source::CounterBy(&SPOOL_REASONS, |s| &s.spool.lines_dropped),
+        "Lines that went from the spool before that, or were damaged."),
+    family!("fleetdrain_spool_corrupt_records_total", Counter, Count, &[], Source::Counter(|s| s.spool.corrupt_records),
+        "Damaged places found in the spool, each of them a batch or more."),
+    family!("fleetdrain_spool_lines", Gauge, Count, &[], Source::Gauge(|s| s.spool.lines as f64),
+        "Lines in the spool."),
+    family!("fleetdrain_spool_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.bytes as f64),
+        "Bytes of the spool on the disk."),
+    family!("fleetdrain_spool_unsent_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.unsent_bytes as f64),
+        "Bytes of it that not every sink has."),
+    family!("fleetdrain_spool_segments", Gauge, Count, &[], Source::Gauge(|s| s.spool.segments as f64),
+        "Files that the spool is made of."),
+    family!("fleetdrain_spool_oldest_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.spool.oldest_age_seconds),
+        "How long ago the oldest batch in the spool was received."),
+    family!("fleetdrain_spool_fsync_seconds", Histogram, Seconds, &[], Written,
+        "How long each sync of the spool took."),
 
     family!("fleetdrain_memory_used_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.memory_used_bytes as f64),
         "Bytes of the budget in use."),

@@ -51,10 +51,15 @@ impl Histogram {
 
     /// Counts one duration.
     pub(crate) fn record(&self, duration: Duration) {
+        self.record_times(duration, 1);
+    }
+
+    /// Counts a duration that stands for so many.
+    pub(crate) fn record_times(&self, duration: Duration, times: u8) {
         let seconds = duration.as_secs_f64();
         let bucket = self.bucket(seconds);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        let add = |sum| Some((f64::from_bits(sum) + seconds).to_bits());
+        self.counts[bucket].fetch_add(u64::from(times), Ordering::Relaxed);
+        let add = |sum| Some((f64::from_bits(sum) + seconds * f64::from(times)).to_bits());
         // The closure never refuses, so neither does the update.
         let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }

@@ -13,7 +13,7 @@ use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::{
-    catalogue::{FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, Source},
+    catalogue::{FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, SPOOL_REASONS, Source},
     histogram::Histogram,
     process,
     text::{write_head, write_sample},
@@ -107,10 +107,27 @@ pub(crate) struct Snapshot {
     pub(crate) subscriptions: u64,
     pub(crate) viewers: u64,
     pub(crate) viewer_skipped_lines: u64,
+    pub(crate) spool: SpoolSnapshot,
     /// The loudest machines, each once.
     pub(crate) machines: Vec<MachineSeries>,
     /// How many machines are not in `machines`.
     pub(crate) machines_omitted: u64,
+}
+
+/// What the spool has counted; all 0 without one.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct SpoolSnapshot {
+    pub(crate) lines_in: u64,
+    pub(crate) lines_released: u64,
+    /// By [`SPOOL_REASONS`].
+    #[serde(skip)]
+    pub(crate) lines_dropped: [u64; SPOOL_REASONS.len()],
+    pub(crate) corrupt_records: u64,
+    pub(crate) lines: u64,
+    pub(crate) bytes: u64,
+    pub(crate) unsent_bytes: u64,
+    pub(crate) segments: u64,
+    pub(crate) oldest_age_seconds: f64,
 }
 
 /// One machine's own series. The texts are what a sender wrote.
@@ -137,11 +154,12 @@ pub(crate) struct Metrics {
     requests: [Requests; Listener::NAMES.len()],
     delivery_latency: Arc<Histogram>,
     log_lag: Arc<Histogram>,
+    fsync: Arc<Histogram>,
 }
 
 impl Metrics {
-    /// All families, at 0. The two histograms are the collector's.
-    pub(crate) fn new(delivery_latency: Arc<Histogram>, log_lag: Arc<Histogram>) -> Self {
+    /// All families, at 0. The first two histograms are the collector's, the third is the spool's.
+    pub(crate) fn new(delivery_latency: Arc<Histogram>, log_lag: Arc<Histogram>, fsync: Arc<Histogram>) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let mut metrics = Self {
             exporter: recorder.handle(),
@@ -151,6 +169,7 @@ impl Metrics {
             requests: [Requests::new(), Requests::new()],
             delivery_latency,
             log_lag,
+            fsync,
         };
         for family in FAMILIES {
             metrics.register(&recorder, family);
@@ -236,6 +255,7 @@ impl Metrics {
             }
             ("fleetdrain_delivery_latency_seconds", _) => write_histogram(name, &[], &self.delivery_latency, out),
             ("fleetdrain_log_lag_seconds", _) => write_histogram(name, &[], &self.log_lag, out),
+            ("fleetdrain_spool_fsync_seconds", _) => write_histogram(name, &[], &self.fsync, out),
             (_, Kind::Summary) => snapshot.machines.iter().for_each(|machine| machine.write_quantiles(name, out)),
             _ => snapshot.machines.iter().for_each(|machine| machine.write(name, out)),
         }

@@ -15,7 +15,7 @@ fn samples<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
 
 fn busy() -> (Metrics, Snapshot) {
     let delivery_latency = Arc::new(Histogram::new(Histogram::LATENCY));
-    let metrics = Metrics::new(Arc::clone(&delivery_latency), Arc::new(Histogram::new(Histogram::LAG)));
+    let metrics = Metrics::new(Arc::clone(&delivery_latency), Arc::new(Histogram::new(Histogram::LAG)), latency());
     metrics.answered(Listener::Ingest, 200, Duration::from_millis(3));
     metrics.answered(Listener::Control, 418, Duration::from_secs(3600));
     metrics.answered(Listener::Control, 9999, Duration::ZERO);
@@ -43,7 +43,7 @@ fn busy() -> (Metrics, Snapshot) {
 }
 
 fn fresh() -> Metrics {
-    Metrics::new(Arc::new(Histogram::new(Histogram::LATENCY)), Arc::new(Histogram::new(Histogram::LAG)))
+    Metrics::new(latency(), Arc::new(Histogram::new(Histogram::LAG)), latency())
 }
 
 #[test]
@@ -170,4 +170,8 @@ fn promtool_has_nothing_to_say() {
         let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
     }
+}
+
+fn latency() -> Arc<Histogram> {
+    Arc::new(Histogram::new(Histogram::LATENCY))
 }

@@ -5,10 +5,26 @@ use std::{ops::Range, sync::Arc};
 use crate::{
     batch::{Batch, Group, GroupRef, Row, Streams},
     budget::{Budget, Permit},
+    history::MachineCursor,
 };
 
 /// What an item costs beside its lines: the batch, its one group, the channel's slot.
 pub(super) const ITEM_BYTES: usize = size_of::<Batch>() + size_of::<Group>() + size_of::<Item>() + 64;
+
+/// The latency of every group is measured in batches of so many groups, and that of one in so many in larger ones: a clock, two
+/// counters that all readers share and a line of memory for each machine cost more than the queue's lock.
+const MEASURED_ALL: usize = 16;
+const MEASURED_EACH: u8 = 8;
+
+/// For how many groups the latency of this one counts, most often for none.
+fn weight(batch: &Batch, at: GroupRef) -> u8 {
+    if batch.groups.len() <= MEASURED_ALL {
+        return 1;
+    }
+    // Scattered: senders may take turns, and each have its machines in the same order in all of its bodies.
+    let scattered = at.batch.wrapping_add(u64::from(at.group)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    if scattered % u64::from(MEASURED_EACH) == 0 { MEASURED_EACH } else { 0 }
+}
 
 /// Some wanted lines of one group, on their way to a reader.
 #[derive(Clone, Debug)]
@@ -27,6 +43,8 @@ pub(crate) struct Item {
     /// The `machine_seq` behind the last row.
     end_seq: u64,
     pub(super) copied: bool,
+    /// For how many groups its latency counts.
+    pub(super) weight: u8,
 }
 
 impl Item {
@@ -34,7 +52,8 @@ impl Item {
         let (lines, bytes) = cost(&batch, rows.clone(), streams);
         let last = rows.clone().next_back().map(|index| batch.row(index));
         let end_seq = batch.groups[at.group as usize].first_seq + last.map_or(0, |row| u64::from(row.rank) + 1);
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false }
+        let weight = weight(&batch, at);
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, weight }
     }
 
     /// All of a group's lines that `streams` wants, of which there are `lines`.
@@ -45,8 +64,8 @@ impl Item {
             return Self::whole(batch, at, rows, streams);
         }
         let bytes = ITEM_BYTES + group.bytes as usize + lines as usize * size_of::<Row>();
-        let (rows, end_seq) = (group.rows.clone(), group.end_seq());
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false }
+        let (rows, end_seq, weight) = (group.rows.clone(), group.end_seq(), weight(&batch, at));
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, weight }
     }
 
     pub(crate) fn group(&self) -> &Group {
@@ -57,6 +76,11 @@ impl Item {
     pub(super) fn first_seq(&self) -> u64 {
         let rank = if self.rows.is_empty() { 0 } else { self.batch.row(self.rows.start).rank };
         self.group().first_seq + u64::from(rank)
+    }
+
+    /// Where a cursor stands that wants these lines next.
+    pub(super) fn cursor(&self) -> MachineCursor {
+        MachineCursor::within(self.origin.batch, self.group().first_seq, self.first_seq())
     }
 
     /// The `machine_seq` behind the last row, left or taken.

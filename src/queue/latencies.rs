@@ -4,17 +4,18 @@ use std::time::Duration;
 
 /// Latencies by powers of two of a microsecond. A count that is full halves all of them: older ones weigh less.
 ///
-/// One line of cache, since every group that is taken counts here.
+/// One line of cache.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Latencies([u16; 32]);
 
 impl Latencies {
-    pub(super) fn record(&mut self, latency: Duration) {
+    /// Counts a latency `times` times.
+    pub(super) fn record(&mut self, latency: Duration, times: u8) {
         let micros = latency.as_secs().saturating_mul(1_000_000) + u64::from(latency.subsec_micros());
         let bucket = (micros.max(1).ilog2() as usize).min(self.0.len() - 1);
-        self.0[bucket] += 1;
-        if self.0[bucket] == u16::MAX {
+        self.0[bucket] += u16::from(times);
+        if self.0[bucket] > u16::MAX - u16::from(u8::MAX) {
             self.0.iter_mut().for_each(|count| *count /= 2);
         }
     }

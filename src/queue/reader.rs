@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Item, Queue, Reason, State, Taken, waiters::Ticket};
+use super::{
+    Item, Queue, Reason, State, Taken,
+    waiters::{Ticket, Wakes},
+};
 use crate::config::Full;
 
 impl Queue {
@@ -83,6 +86,7 @@ impl Queue {
 
     /// What a reader held and did not deliver; the next reader gets it first.
     pub(crate) fn give_back(&self, mut item: Item) {
+        let mut wakes = Wakes::default();
         let mut state = self.state.lock();
         if self.terms.full == Full::DropOldest {
             self.trim(&mut state, &mut item);
@@ -95,7 +99,7 @@ impl Queue {
         }
         let item = self.own_copy(item);
         self.put_front(&mut state, item);
-        state.waiters.wake_all();
+        state.waiters.wake_all(&mut wakes);
     }
 
     /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
@@ -141,35 +145,53 @@ impl Queue {
     ///
     /// With [`Handing::Deliver`] an item counts as delivered when it is returned, all in one step.
     pub(crate) fn poll_take(&self, wait: &mut Wait, cx: &mut Context<'_>, handing: Handing) -> Poll<Taken> {
-        let mut state = self.state.lock();
-        let taken = self.take_locked(&mut state);
-        if !matches!(taken, Taken::Empty) {
-            wait.0.take().into_iter().for_each(|ticket| state.waiters.leave(ticket));
-            if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
-                self.deliver_locked(&mut state, item.lines, item.bytes);
-                drop(state);
-                self.announce_room();
+        // Wakers are cloned and dropped with the lock not held; see [`Wakes`].
+        let mut own = wait.0.is_none().then(|| cx.waker().clone());
+        loop {
+            let mut state = self.state.lock();
+            let taken = self.take_locked(&mut state);
+            if !matches!(taken, Taken::Empty) {
+                let kept = wait.0.take().and_then(|ticket| state.waiters.leave(ticket));
+                if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
+                    self.deliver_locked(&mut state, item.lines, item.bytes);
+                    drop(state);
+                    self.announce_room();
+                } else {
+                    drop(state);
+                }
+                drop(kept);
+                return Poll::Ready(taken);
             }
-            return Poll::Ready(taken);
+            if wait.0.is_some_and(|ticket| state.waiters.will_wake(ticket, cx.waker())) {
+                return Poll::Pending;
+            }
+            let Some(waker) = own.take() else {
+                drop(state);
+                own = Some(cx.waker().clone());
+                continue;
+            };
+            let replaced = match wait.0 {
+                Some(ticket) => state.waiters.stay(ticket, waker),
+                None => {
+                    wait.0 = Some(state.waiters.enter(waker));
+                    None
+                }
+            };
+            drop(state);
+            drop(replaced);
+            return Poll::Pending;
         }
-        match wait.0 {
-            Some(ticket) => state.waiters.stay(ticket, cx.waker()),
-            None => wait.0 = Some(state.waiters.enter(cx.waker())),
-        }
-        Poll::Pending
     }
 
-    /// A reader waits no longer.
+    /// A reader waits no longer. It passes no wake on: whatever came has woken all that waited.
     pub(crate) fn leave(&self, wait: &mut Wait) {
         let Some(ticket) = wait.0.take() else { return };
         let mut state = self.state.lock();
-        state.waiters.leave(ticket);
+        let kept = state.waiters.leave(ticket);
         // What was handed on to a reader that then left must not pin its batch while it waits for the next.
         let handed = std::mem::take(&mut state.front);
         state.front = handed.into_iter().map(|item| self.own_copy(item)).collect();
-        // The wake may have been this reader's alone. One that finds nothing would be passed on for ever.
-        if state.has_something() {
-            state.waiters.wake_all();
-        }
+        drop(state);
+        drop(kept);
     }
 }

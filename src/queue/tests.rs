@@ -1,5 +1,7 @@
 //! What a queue promises to senders, and a look inside for the tests of the other rooms.
 
+mod wakers;
+
 use super::*;
 
 /// What a queue holds, for tests.
@@ -15,6 +17,16 @@ pub(crate) struct Probe {
     pub(crate) waiting: u32,
     pub(crate) readers: u32,
     pub(crate) has_something: bool,
+}
+
+impl State {
+    /// Whether a reader would find something.
+    fn has_something(&self) -> bool {
+        !self.front.is_empty()
+            || !self.channel.is_empty()
+            || self.behind.is_some()
+            || self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty() || rare.ended.is_some())
+    }
 }
 
 impl Queue {
@@ -37,6 +49,11 @@ impl Queue {
     /// Items that wait and are not compact copies. None of them is in the channel.
     pub(crate) fn uncopied(&self) -> usize {
         self.state.lock().front.iter().filter(|item| !item.copied).count()
+    }
+
+    /// Items for which the list of what comes before the channel has room.
+    pub(crate) fn front_capacity(&self) -> usize {
+        self.state.lock().front.capacity()
     }
 
     /// Whether there is a channel.
@@ -71,7 +88,7 @@ mod policies {
         stream::{LogQueue, LogStream, StreamEvent},
     };
 
-    fn with(full: Full, change: impl FnOnce(&mut CollectorConfig)) -> (LogCollector, LogQueue) {
+    pub(super) fn with(full: Full, change: impl FnOnce(&mut CollectorConfig)) -> (LogCollector, LogQueue) {
         let collector = small(change);
         let options = SubscribeOptions { full: Some(full), ..SubscribeOptions::default() };
         let (queue, _) = collector.subscribe_with("m", options).unwrap();
@@ -245,6 +262,7 @@ mod policies {
         }
         let probe = queue.inner().probe();
         assert!(probe.behind && probe.lines == 0, "{probe:?}");
+        assert_eq!(queue.inner().front_capacity(), 0);
         let stats = collector.stats();
         assert_eq!(stats.memory_used_bytes, stats.history_bytes, "no copy is left");
         assert_eq!(read_queue(&queue), numbers(0..30));
@@ -363,7 +381,7 @@ mod policies {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_leaves_passes_its_wake_on_though_the_lines_were_moved_meanwhile() {
+    async fn a_reader_that_leaves_takes_nobodys_wake_with_it_though_the_lines_were_moved_meanwhile() {
         let (collector, queue) = with(Full::CatchUp, |_| {});
         let read = |queue: LogQueue| tokio::spawn(async move { LogStream::new(queue).next().await });
         let (first, second) = (read(queue.clone()), read(queue));
@@ -387,6 +405,25 @@ mod policies {
         assert!(stream.has_more());
         assert_eq!(read_all(&mut stream), [2]);
         assert!(!queue.inner().probe().behind);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_large_bodies_a_share_is_measured_and_stands_for_all_and_each_machine_has_its_turn() {
+        const MACHINES: usize = 40;
+        let collector = small(|_| {});
+        let names: Vec<String> = (0..MACHINES).map(|machine| format!("m{machine}")).collect();
+        let mut streams: Vec<_> = names.iter().map(|id| LogStream::new(collector.subscribe(id).unwrap())).collect();
+        let body: Vec<_> = names.iter().map(|id| (id.as_str(), Kind::Stdout, "0")).collect();
+        for turn in 1..=100_u64 {
+            // Senders take turns, so that every machine's batches have even numbers.
+            let _ = (push(&collector, &body).unwrap(), push(&collector, &[("another", Kind::Stdout, "0")]).unwrap());
+            streams.iter_mut().for_each(|stream| assert_eq!(read_all(stream), [0]));
+            let (groups, counted) = (turn * MACHINES as u64, collector.shared.ledger.delivery_latency.counted().count);
+            assert!(counted.abs_diff(groups) <= groups / 5 + 80, "{counted} of {groups}");
+        }
+        for facts in collector.all_machine_facts().iter().filter(|facts| facts.machine_id != "another") {
+            assert!(facts.latency_p50_seconds.is_some(), "{} was never measured", facts.machine_id);
+        }
     }
 
     /// Counts how often it was woken.

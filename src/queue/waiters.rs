@@ -4,6 +4,26 @@ use std::task::Waker;
 
 use smallvec::SmallVec;
 
+/// Tasks that are woken when this is dropped.
+///
+/// Declare it before the guard of any lock: a waker runs what its executor likes, both when it wakes and when it is dropped. That
+/// may well be the drop of a reader, which takes its queue's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(SmallVec<[Waker; 2]>);
+
+impl Wakes {
+    /// Room for the tasks of so many queues, and a few more.
+    pub(crate) fn with_capacity(queues: usize) -> Self {
+        Self(SmallVec::with_capacity(queues))
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 /// Readers that wait, most often one. A reader stays on the list, woken or not, until it has looked again.
 ///
 /// Not flume's own list: who is on that costs an allocation for each wait and can only be woken by an item, and a queue has more to
@@ -34,27 +54,36 @@ impl Waiters {
         self.list.is_empty()
     }
 
-    pub(super) fn enter(&mut self, waker: &Waker) -> Ticket {
+    pub(super) fn enter(&mut self, waker: Waker) -> Ticket {
         let ticket = Ticket(self.list.last().map_or(0, |last| last.ticket.0 + 1));
-        self.list.push(Waiter { ticket, waker: Some(waker.clone()) });
+        self.list.push(Waiter { ticket, waker: Some(waker) });
         ticket
     }
 
-    /// Waits on, in the task of `waker`.
-    pub(super) fn stay(&mut self, ticket: Ticket, waker: &Waker) {
-        let Some(waiter) = self.list.iter_mut().find(|waiter| waiter.ticket == ticket) else { return };
-        match &mut waiter.waker {
-            Some(kept) => kept.clone_from(waker),
-            gone => *gone = Some(waker.clone()),
+    /// Whether it is the task of `waker` that will be woken for `ticket`.
+    pub(super) fn will_wake(&self, ticket: Ticket, waker: &Waker) -> bool {
+        let waiter = self.list.iter().find(|waiter| waiter.ticket == ticket);
+        waiter.and_then(|waiter| waiter.waker.as_ref()).is_some_and(|kept| kept.will_wake(waker))
+    }
+
+    /// Waits on, in the task of `waker`. Returns the waker that was kept until now, to be dropped behind the lock.
+    #[must_use]
+    pub(super) fn stay(&mut self, ticket: Ticket, waker: Waker) -> Option<Waker> {
+        match self.list.iter_mut().find(|waiter| waiter.ticket == ticket) {
+            Some(waiter) => waiter.waker.replace(waker),
+            None => Some(waker),
         }
     }
 
-    pub(super) fn leave(&mut self, ticket: Ticket) {
-        self.list.retain(|waiter| waiter.ticket != ticket);
+    /// Waits no longer. Returns the waker that was kept, to be dropped behind the lock.
+    #[must_use]
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
+        let at = self.list.iter().position(|waiter| waiter.ticket == ticket)?;
+        self.list.remove(at).waker
     }
 
     /// Wakes all of them. Which of several is there at once cannot be known: one may have been polled and then left alone.
-    pub(super) fn wake_all(&mut self) {
-        self.list.iter_mut().filter_map(|waiter| waiter.waker.take()).for_each(Waker::wake);
+    pub(super) fn wake_all(&mut self, wakes: &mut Wakes) {
+        wakes.0.extend(self.list.iter_mut().filter_map(|waiter| waiter.waker.take()));
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         rejected::RejectedRecords,
         status::Counted,
     },
-    metrics::{MachineSeries, Metrics, Snapshot},
+    metrics::{MachineSeries, Metrics, SPOOL_REASONS, Snapshot},
 };
 
 /// What both listeners share.
@@ -39,7 +39,8 @@ pub(super) struct Wiring {
 impl Wiring {
     pub(super) fn new(collector: &LogCollector, config: &Config) -> Self {
         let ledger = &collector.shared.ledger;
-        let metrics = Metrics::new(Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
+        let (latency, lag) = (Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
+        let metrics = Metrics::new(latency, lag, collector.fsync_seconds());
         let metrics = Arc::new(metrics);
         let counters = Arc::new(HttpCounters::default());
         let requests = Arc::clone(&metrics);
@@ -58,10 +59,10 @@ impl Wiring {
     /// What the routes of the control listener at `addr` work on.
     pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
-        let counted = Arc::clone(&self.counters);
+        let (counted, spooled) = (Arc::clone(&self.counters), self.collector.clone());
         let hooks = Hooks {
             metrics: Box::new(move || rendering.render()),
-            counters: Box::new(move || of_bodies(&counting)),
+            counters: Box::new(move || of_bodies(&counting).into_iter().chain(of_spool(&spooled)).collect()),
             rejected: Arc::clone(&self.rejected),
             counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
             troubles: Box::new(Vec::new),
@@ -86,6 +87,7 @@ impl Wiring {
             bodies_duplicate: self.counters.bodies_duplicate(),
             machines: machines.into_iter().map(series).collect(),
             machines_omitted,
+            spool: self.collector.spool_counted(),
             ..of_collector(&stats)
         }
     }
@@ -103,6 +105,22 @@ fn of_bodies(counters: &HttpCounters) -> Map<String, Value> {
         ("bodies_refused".to_owned(), refused.iter().sum::<u64>().into()),
         ("bodies_refused_by_reason".to_owned(), by_reason.into()),
     ])
+}
+
+/// The spool's counters, under the names of their metrics.
+fn of_spool(collector: &LogCollector) -> Map<String, Value> {
+    let counted = collector.spool_counted();
+    let Ok(Value::Object(counters)) = serde_json::to_value(&counted) else { return Map::new() };
+    let by_reason: Map<String, Value> = SPOOL_REASONS
+        .iter()
+        .zip(counted.lines_dropped)
+        .map(|(reason, lines)| ((*reason).to_owned(), lines.into()))
+        .collect();
+    let dropped = [
+        ("spool_lines_dropped".to_owned(), counted.lines_dropped.iter().sum::<u64>().into()),
+        ("spool_lines_dropped_by_reason".to_owned(), by_reason.into()),
+    ];
+    counters.into_iter().map(|(name, value)| (format!("spool_{name}"), value)).chain(dropped).collect()
 }
 
 /// Bodies that were not at fault themselves.

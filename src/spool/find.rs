@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    Place, ReadError, Record, Seek,
+    KINDS, Place, ReadError, Record, Seek,
     format::{RECORD, RecordHeader, checksum, machine_hash},
     fs::File,
     index::{Entry, Index, decode_keys},
@@ -89,6 +90,23 @@ impl Log {
             let posting = index.posting(hash, rank)?;
             index.entry(posting.record.into()).map(Some)
         })
+    }
+
+    /// A machine's lines, by kind, in the records whose sequence is in `seqs`.
+    pub(crate) fn machine_lines(&self, machine: &str, seqs: &Range<u64>) -> Result<[u64; KINDS], ReadError> {
+        let hash = machine_hash(machine);
+        let mut sums = [0; KINDS];
+        let mut next = self.segment_with(seqs.start);
+        while let Some(segment) = next.filter(|segment| segment.base.seq < seqs.end) {
+            match self.with_index(&segment, |index| index.machine_lines(hash, seqs)) {
+                Ok(lines) => sums.iter_mut().zip(lines).for_each(|(sum, lines)| *sum += lines),
+                // Removed while we were looking.
+                Err(ReadError::Gone) => {}
+                Err(error) => return Err(error),
+            }
+            next = self.segment_after(segment.base);
+        }
+        Ok(sums)
     }
 
     /// The first segment whose last record was not received before `time`: a binary search that reads a few footers.

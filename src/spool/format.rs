@@ -5,6 +5,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use super::types::{KINDS, Lines};
+
 /// The version of the format that this code writes; it reads this and the one before, of which there is none yet.
 pub(crate) const VERSION: u32 = 1;
 
@@ -221,27 +223,35 @@ impl RecordHeader {
 /// The part of a payload before the body: the key, then each machine's lines and name.
 ///
 /// `None` if a length does not fit its field.
-pub(crate) fn encode_meta(key: &[u8], machines: &[(&str, u32)]) -> Option<Vec<u8>> {
-    let bytes: usize = machines.iter().map(|(id, _)| id.len() + 6).sum();
+pub(crate) fn encode_meta(key: &[u8], machines: &[(&str, Lines)]) -> Option<Vec<u8>> {
+    let bytes: usize = machines.iter().map(|(id, _)| id.len() + 7).sum();
     let mut meta = Vec::with_capacity(key.len() + bytes);
     meta.extend_from_slice(key);
     for (id, lines) in machines {
-        meta.extend_from_slice(&lines.to_le_bytes());
         meta.extend_from_slice(&u16::try_from(id.len()).ok()?.to_le_bytes());
         meta.extend_from_slice(id.as_bytes());
+        // Most have lines of one kind: a bit for each kind that has some, then how many.
+        let some = |kind: &usize| lines.0[*kind] > 0;
+        meta.push((0..KINDS).filter(some).map(|kind| 1 << kind).sum());
+        (0..KINDS).filter(some).for_each(|kind| meta.extend_from_slice(&lines.0[kind].to_le_bytes()));
     }
     u32::try_from(meta.len()).ok()?;
     Some(meta)
 }
 
 /// The machines of a record with their lines, as [`encode_meta`] wrote them behind the key.
-pub(crate) fn decode_machines(mut machines: &[u8]) -> impl Iterator<Item = (&str, u32)> {
+pub(crate) fn decode_machines(mut machines: &[u8]) -> impl Iterator<Item = (&str, Lines)> {
     std::iter::from_fn(move || {
-        let (lines, rest) = machines.split_first_chunk::<4>()?;
-        let (len, rest) = rest.split_first_chunk::<2>()?;
+        let (len, rest) = machines.split_first_chunk::<2>()?;
         let (id, rest) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+        let (kinds, mut rest) = rest.split_first()?;
+        let mut lines = Lines::default();
+        for kind in (0..KINDS).filter(|kind| kinds & 1 << kind != 0) {
+            let (count, behind) = rest.split_first_chunk::<4>()?;
+            (lines.0[kind], rest) = (u32::from_le_bytes(*count), behind);
+        }
         machines = rest;
-        Some((std::str::from_utf8(id).ok()?, u32::from_le_bytes(*lines)))
+        Some((std::str::from_utf8(id).ok()?, lines))
     })
 }
 
@@ -371,9 +381,14 @@ mod tests {
 
     #[test]
     fn machines_are_read_back_behind_the_key() {
-        let machines = [("4d891d77b05118", 3), ("", 1), ("é", u32::MAX)];
+        let machines = [
+            ("4d891d77b05118", Lines([3, 0, 0, 0])),
+            ("", Lines([0, 1, 0, 2])),
+            ("é", Lines([u32::MAX; KINDS])),
+            ("none", Lines::default()),
+        ];
         let meta = encode_meta(b"key", &machines).unwrap();
         assert_eq!(decode_machines(&meta[3..]).collect::<Vec<_>>(), machines);
-        assert_eq!(encode_meta(b"", &[(&"x".repeat(70_000), 1)]), None);
+        assert_eq!(encode_meta(b"", &[(&"x".repeat(70_000), Lines::default())]), None);
     }
 }

@@ -3,7 +3,7 @@
 //! In memory while the segment is written or after it was scanned ([`MemIndex`]); at the segment's end once it is sealed
 //! ([`SealedIndex`]), read page by page. Both answer the four questions of [`Index`]; everything else is a binary search.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use hashbrown::HashMap;
 
@@ -11,6 +11,7 @@ use super::{
     format::{Footer, RecordHeader, checksum, u32_at, u64_at},
     fs::File,
     pages::{Pages, write_table},
+    types::{KINDS, Lines},
 };
 
 /// Bytes of a record's entry on the disk.
@@ -18,7 +19,7 @@ const ENTRY: usize = 40;
 /// Bytes of a machine's row: hash, first posting, postings.
 const MACHINE: usize = 16;
 /// Bytes of a posting.
-const POSTING: usize = 8;
+const POSTING: usize = 4 + 4 * KINDS;
 /// Bytes before a key: sequence, time of receipt, length.
 const KEY_HEAD: usize = 20;
 
@@ -61,7 +62,19 @@ impl Entry {
 pub(crate) struct Posting {
     /// Which of the segment's records.
     pub(crate) record: u32,
-    pub(crate) lines: u32,
+    pub(crate) lines: Lines,
+}
+
+impl Posting {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for number in std::iter::once(self.record).chain(self.lines.0) {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        Self { record: u32_at(bytes, 0), lines: Lines(std::array::from_fn(|kind| u32_at(bytes, 4 + 4 * kind))) }
+    }
 }
 
 /// What is asked of a segment's index.
@@ -102,6 +115,21 @@ pub(crate) trait Index {
         }
         Ok(from)
     }
+
+    /// Adds up a machine's lines in the records whose sequence is in `seqs`.
+    fn machine_lines(&mut self, machine: u64, seqs: &Range<u64>) -> io::Result<[u64; KINDS]> {
+        let mut sums = [0; KINDS];
+        if self.postings(machine)? == 0 {
+            return Ok(sums);
+        }
+        let (from, to) =
+            (self.partition(&|entry| entry.seq < seqs.start)?, self.partition(&|entry| entry.seq < seqs.end)?);
+        let ranks = self.postings_before(machine, from)?..self.postings_before(machine, to)?;
+        for rank in ranks {
+            self.posting(machine, rank)?.lines.add_to(&mut sums);
+        }
+        Ok(sums)
+    }
 }
 
 /// An index in memory.
@@ -116,7 +144,7 @@ pub(crate) struct MemIndex {
 
 impl MemIndex {
     /// Adds the next record. `machines`: their hashes, with the lines of each.
-    pub(crate) fn push(&mut self, header: &RecordHeader, offset: u64, key: &[u8], machines: &[(u64, u32)]) {
+    pub(crate) fn push(&mut self, header: &RecordHeader, offset: u64, key: &[u8], machines: &[(u64, Lines)]) {
         let record = self.entries.len() as u32;
         self.entries.push(Entry {
             seq: header.base.seq,
@@ -185,8 +213,7 @@ impl MemIndex {
         footer.machines = write_table(&mut out, footer.end, &items, MACHINE);
         items.clear();
         for posting in sorted.iter().flat_map(|(_, postings)| postings.iter()) {
-            items.extend_from_slice(&posting.record.to_le_bytes());
-            items.extend_from_slice(&posting.lines.to_le_bytes());
+            posting.encode(&mut items);
         }
         footer.postings = write_table(&mut out, footer.end, &items, POSTING);
         footer.keys.offset = footer.end + out.len() as u64;
@@ -297,7 +324,6 @@ impl Index for SealedIndex {
 
     fn posting(&mut self, machine: u64, rank: u64) -> io::Result<Posting> {
         let (first, _) = self.machine(machine)?;
-        let posting = self.postings.item(&*self.file, first + rank)?;
-        Ok(Posting { record: u32_at(posting, 0), lines: u32_at(posting, 4) })
+        Ok(Posting::decode(self.postings.item(&*self.file, first + rank)?))
     }
 }

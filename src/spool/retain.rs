@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Full, Removing,
+    Full, KINDS, Removing,
     format::{Base, FOOTER, machine_hash},
     fs::Fs,
     log::{Log, Segment, nanoseconds},
@@ -181,15 +181,11 @@ pub(super) fn cursor(value: &[u8]) -> u64 {
 }
 
 impl Removing<'_> {
-    /// How many lines of a machine go, of those at `seq` or behind.
+    /// How many lines of a machine go, by kind, of those at `seq` or behind.
     #[must_use]
-    pub fn machine_lines(&self, machine: &str, seq: u64) -> u64 {
-        let hash = machine_hash(machine);
-        let lines = self.log.with_index(self.segment, |index| {
-            let at = index.partition(&|entry| entry.seq < seq)?;
-            let (from, to) = (index.postings_before(hash, at)?, index.postings(hash)?);
-            (from..to).map(|rank| Ok(u64::from(index.posting(hash, rank)?.lines))).sum()
-        });
-        lines.unwrap_or(0)
+    pub fn machine_lines(&self, machine: &str, seq: u64) -> [u64; KINDS] {
+        let (hash, seqs) = (machine_hash(machine), seq..u64::MAX);
+        // What an index that cannot be read held is not known.
+        self.log.with_index(self.segment, |index| index.machine_lines(hash, &seqs)).unwrap_or_default()
     }
 }

@@ -6,6 +6,7 @@ use memchr::memmem;
 use rustix::io::Errno;
 
 use super::{
+    Lines,
     format::{Base, HEADER, RECORD, RecordHeader, SegmentHeader, UnknownVersion, decode_machines, machine_hash},
     fs::File,
     index::MemIndex,
@@ -129,7 +130,7 @@ impl Found {
         self.meta.get(..self.header.key_bytes as usize).unwrap_or_default()
     }
 
-    fn machines(&self) -> impl Iterator<Item = (&str, u32)> {
+    fn machines(&self) -> impl Iterator<Item = (&str, Lines)> {
         decode_machines(self.meta.get(self.header.key_bytes as usize..).unwrap_or_default())
     }
 }

@@ -225,26 +225,52 @@ impl Slot {
         record: &NewRecord<'_>,
         then: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
     ) {
-        let queue = Arc::clone(&self.queue);
+        self.encode(record).append_then(then);
+    }
+
+    /// Works out all that does not depend on the record's numbers; it is not needed any more then.
+    #[must_use]
+    pub fn encode(self, record: &NewRecord<'_>) -> Encoded {
+        Encoded { slot: self, handed: hand(record) }
+    }
+}
+
+/// A record to be appended.
+#[must_use]
+pub struct Encoded {
+    slot: Slot,
+    /// `None` if it is too large.
+    handed: Option<Handed>,
+}
+
+impl Encoded {
+    /// See [`Slot::append_then`].
+    pub fn append_then(self, then: impl FnOnce(Result<Appended, AppendError>) + Send + 'static) {
+        let Self { slot, handed } = self;
+        let queue = Arc::clone(&slot.queue);
         let done = Completion::new(move |result| {
             // First, so that whoever is told finds the room.
-            drop(self);
+            drop(slot);
             then(result);
         });
-        match hand(record, done) {
-            Ok(handed) => queue.submit(handed),
-            Err(done) => done.refuse(io::Error::new(io::ErrorKind::InvalidInput, "over 4 GiB, or a name over 64 KiB")),
+        match handed {
+            Some(handed) => queue.submit(Handed { done, ..handed }),
+            None => done.refuse(io::Error::new(io::ErrorKind::InvalidInput, "over 4 GiB, or a name over 64 KiB")),
         }
     }
 }
 
-/// Everything of a record that does not depend on its numbers, worked out on the sender's time.
-pub(super) fn hand(record: &NewRecord<'_>, done: Completion) -> Result<Handed, Completion> {
-    let Some(meta) = encode_meta(record.key, record.machines) else { return Err(done) };
-    if u32::try_from(meta.len() + record.body.len()).is_err() {
-        return Err(done);
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoded").field("slot", &self.slot).finish_non_exhaustive()
     }
-    Ok(Handed {
+}
+
+/// Everything of a record that does not depend on its numbers, worked out on the sender's time; `None` if it is too large.
+pub(super) fn hand(record: &NewRecord<'_>) -> Option<Handed> {
+    let meta = encode_meta(record.key, record.machines)?;
+    u32::try_from(meta.len() + record.body.len()).ok()?;
+    Some(Handed {
         payload_crc: checksum(&[&meta, &record.body]),
         key_bytes: record.key.len() as u32,
         meta,
@@ -252,7 +278,7 @@ pub(super) fn hand(record: &NewRecord<'_>, done: Completion) -> Result<Handed, C
         lines: record.lines,
         machines: record.machines.iter().map(|(id, lines)| (machine_hash(id), *lines)).collect(),
         received_at: nanoseconds(record.received_at),
-        done,
+        done: Completion::default(),
     })
 }
 

@@ -145,6 +145,25 @@ impl From<io::Error> for ReadError {
     }
 }
 
+/// How many kinds of lines are told apart.
+pub const KINDS: usize = 4;
+
+/// Lines of a machine in a record, by kind. The spool adds them up; what the kinds are is its owner's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines(pub [u32; KINDS]);
+
+impl Lines {
+    /// Of all kinds.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.0.iter().copied().map(u64::from).sum()
+    }
+
+    pub(super) fn add_to(self, sums: &mut [u64; KINDS]) {
+        sums.iter_mut().zip(self.0).for_each(|(sum, lines)| *sum += u64::from(lines));
+    }
+}
+
 /// One batch, to be appended.
 #[derive(Clone, Debug, Default)]
 pub struct NewRecord<'a> {
@@ -155,7 +174,7 @@ pub struct NewRecord<'a> {
     /// How many lines the batch has.
     pub lines: u32,
     /// Each machine of the batch with its lines; a name is at most 64 KiB.
-    pub machines: &'a [(&'a str, u32)],
+    pub machines: &'a [(&'a str, Lines)],
     /// The `Idempotency-Key` with whatever is to be known when it comes again; empty: none.
     pub key: &'a [u8],
 }
@@ -191,7 +210,7 @@ pub struct Record {
 
 impl Record {
     /// The machines of the batch, each with its lines.
-    pub fn machines(&self) -> impl Iterator<Item = (&str, u32)> {
+    pub fn machines(&self) -> impl Iterator<Item = (&str, Lines)> {
         format::decode_machines(&self.machines)
     }
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    AppendError, Appended,
+    AppendError, Appended, Lines,
     format::{Base, Footer, HEADER, RECORD, RecordHeader, SegmentHeader, unguessable},
     fs::File,
     index::MemIndex,
@@ -41,6 +41,7 @@ pub(crate) type Fate = Result<Appended, AppendError>;
 type Then = Box<dyn FnOnce(Fate) + Send>;
 
 /// What happens when a record's fate is known. Dropped before, it tells that nothing is known.
+#[derive(Default)]
 pub(crate) struct Completion(Option<Then>);
 
 impl Completion {
@@ -77,7 +78,7 @@ pub(crate) struct Handed {
     pub(crate) payload_crc: u32,
     pub(crate) lines: u32,
     /// Hashes and lines.
-    pub(crate) machines: Vec<(u64, u32)>,
+    pub(crate) machines: Vec<(u64, Lines)>,
     pub(crate) received_at: i64,
     pub(crate) done: Completion,
 }

@@ -329,7 +329,7 @@ async fn a_view_waits_for_a_machine_not_yet_seen_and_ends_with_it() {
     while view.ended().is_none() {
         match view.step() {
             Some(Seen::Lines(lines)) => seen.extend(lines.entries().map(|_| start.elapsed().as_secs())),
-            Some(Seen::Skipped(_)) => panic!("nothing was evicted"),
+            Some(Seen::Skipped(_) | Seen::Past) => panic!("nothing was evicted"),
             None if view.ended().is_some() => {}
             None => view.changed().await,
         }

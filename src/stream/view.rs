@@ -3,6 +3,9 @@
 //! Both are a cursor over the history and a wake: nothing is queued for them, none of them costs ingest more than the wake,
 //! and what is evicted before they come to it is told, counted before any filter.
 
+#[cfg(feature = "spool")]
+mod past;
+
 use std::{
     fmt,
     ops::Range,
@@ -12,9 +15,9 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    batch::{Batch, EntryId, EntryView, Group, GroupRef},
+    batch::{Batch, EntryId, EntryView, FIRST_SEQ, Group, GroupRef},
     collector::{LogCollector, Machine},
-    history::{FleetCursor, MachineCursor},
+    history::{FleetCursor, FleetStep, MachineCursor, MachineStep, Next, Trail},
     queue::Ended,
 };
 
@@ -64,6 +67,8 @@ pub(crate) enum Seen<T> {
     Lines(T),
     /// Lines evicted before the view came to them; `None` where it cannot be known.
     Skipped(Option<u64>),
+    /// What comes next is on the disk: to be fetched before the next step.
+    Past,
 }
 
 /// Lines of one machine, as they lie in their batch.
@@ -86,6 +91,9 @@ pub(crate) struct MachineView {
     viewer: Viewer,
     machine: Arc<Machine>,
     cursor: MachineCursor,
+    /// Whether the next step needs the disk, and what was fetched for it.
+    on_disk: bool,
+    fetched: Option<Next<MachineStep>>,
     /// Lines lost where it cannot be known how many, still to be told.
     unknown_skipped: bool,
     ended: Option<Ended>,
@@ -93,6 +101,8 @@ pub(crate) struct MachineView {
 
 impl MachineView {
     /// Looks at a machine, seen or not yet seen. `wanted` is the filter that `last` counts by.
+    ///
+    /// With a spool, one that looks back waits for the disk.
     pub(crate) fn new(
         collector: &LogCollector,
         machine_id: &str,
@@ -101,8 +111,8 @@ impl MachineView {
     ) -> Self {
         let machine = collector.watch_machine(machine_id);
         let viewer = Viewer::new(collector);
-        let (next, unknown_skipped) = machine_start(collector, &machine, start, wanted);
-        Self { viewer, machine, cursor: MachineCursor::new(next), unknown_skipped, ended: None }
+        let (cursor, unknown_skipped) = machine_start(collector, &machine, start, wanted);
+        Self { viewer, machine, cursor, on_disk: false, fetched: None, unknown_skipped, ended: None }
     }
 
     /// The next lines, or `None` when caught up or at the end; see [`MachineView::ended`].
@@ -112,17 +122,21 @@ impl MachineView {
         }
         // The end is read with the place, so that no line can come between the two.
         let (trail, ended) = self.machine.trail_and_end();
-        let wanted = self.cursor.next_seq();
-        match self.cursor.step(&self.viewer.0.shared.history, trail) {
-            Some(Ok(step)) if step.missed == 0 => {
+        match self.fetched.take().or_else(|| self.cursor.step(&self.viewer.0.shared.history, trail)) {
+            Some(Next::Lines(step)) if step.missed == 0 => {
                 Some(Seen::Lines(MachineLines { batch: step.batch, group: step.at.group, rows: step.rows }))
             }
-            Some(Ok(step)) => {
+            Some(Next::Lines(step)) => {
                 // Told first; the lines behind it are looked up again, so that no batch is held across a slow socket.
-                self.cursor = MachineCursor::new(wanted + step.missed);
+                let first = step.batch.groups[step.at.group as usize].first_seq;
+                self.cursor = MachineCursor::new(first, step.at.batch);
                 Some(self.skipped(step.missed))
             }
-            Some(Err(missed)) => Some(self.skipped(missed)),
+            Some(Next::Lost(missed)) => Some(self.skipped(missed)),
+            Some(Next::Past) => {
+                self.on_disk = true;
+                Some(Seen::Past)
+            }
             None => {
                 self.ended = ended.or_else(|| self.viewer.0.is_shutting_down().then_some(Ended::Shutdown));
                 None
@@ -130,17 +144,38 @@ impl MachineView {
         }
     }
 
+    /// Whether the last step was [`Seen::Past`], and it was not fetched since.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.on_disk
+    }
+
+    /// Fetches what the next step gives, where the last was [`Seen::Past`]. Cancel safe.
+    pub(crate) async fn fetch(&mut self) {
+        let (collector, machine, mut cursor) = (self.viewer.0.clone(), Arc::clone(&self.machine), self.cursor.clone());
+        let Some(past) = self.viewer.0.shared.history.past() else { return };
+        let read = move || {
+            let next = cursor.read_past(&collector.shared.history, &machine.id, machine.trail());
+            (cursor, next)
+        };
+        let (cursor, next) = past.read(read).await;
+        (self.cursor, self.on_disk) = (cursor, false);
+        self.fetched = Some(next);
+    }
+
     /// Goes back to the row at `index` of `lines`, which were the last taken: nothing is held while a reader is slow.
     pub(crate) fn put_back(&mut self, lines: &MachineLines, index: u32) {
         let group = &lines.batch.groups[lines.group as usize];
         let at = GroupRef { batch: lines.batch.seq, group: lines.group };
-        self.cursor.put_back(at, group.first_seq + u64::from(index - group.rows.start));
+        self.cursor.put_back(&lines.batch, at, group.first_seq + u64::from(index - group.rows.start));
     }
 
     /// Whether the machine is finished and there is nothing to show, nor to tell, beyond what was asked for.
     pub(crate) fn is_over(&self) -> bool {
         let (trail, ended) = self.machine.trail_and_end();
-        ended == Some(Ended::Finished) && !self.unknown_skipped && self.cursor.next_seq() >= trail.next_seq
+        ended == Some(Ended::Finished)
+            && !self.unknown_skipped
+            && self.fetched.is_none()
+            && self.cursor.next_seq() >= trail.next_seq
     }
 
     fn skipped<T>(&self, missed: u64) -> Seen<T> {
@@ -160,7 +195,11 @@ impl MachineView {
         notified.as_mut().enable();
         let (trail, ended) = self.machine.trail_and_end();
         // A machine that was first looked at after the shutdown began is not among those that it ended.
-        if ended.is_none() && self.cursor.next_seq() >= trail.next_seq && !self.viewer.0.is_shutting_down() {
+        if self.fetched.is_none()
+            && ended.is_none()
+            && self.cursor.next_seq() >= trail.next_seq
+            && !self.viewer.0.is_shutting_down()
+        {
             notified.await;
         }
     }
@@ -172,18 +211,35 @@ impl Drop for MachineView {
     }
 }
 
-/// The `machine_seq` to begin with, and whether it is unknown what was missed before it.
+/// Where to begin, and whether it is unknown what was missed before it.
 fn machine_start(
     collector: &LogCollector,
     machine: &Machine,
     start: &ViewStart,
     wanted: impl Fn(&EntryView<'_>) -> bool,
-) -> (u64, bool) {
+) -> (MachineCursor, bool) {
     let history = &collector.shared.history;
     let trail = machine.trail();
     if !start.looks_back() {
-        return (trail.next_seq, false);
+        return (MachineCursor::live(trail), false);
     }
+    #[cfg(feature = "spool")]
+    if let Some(past) = history.past() {
+        return past::machine_start(past, &machine.id, trail, start, wanted);
+    }
+    let (next, unknown) = held_start(collector, machine, trail, start, wanted);
+    (MachineCursor::new(next, 0), unknown)
+}
+
+/// As [`machine_start`], where the history is all there is.
+fn held_start(
+    collector: &LogCollector,
+    machine: &Machine,
+    trail: Trail,
+    start: &ViewStart,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> (u64, bool) {
+    let history = &collector.shared.history;
     let oldest = trail.oldest_seq(history);
     let mut next = oldest;
     let mut unknown = false;
@@ -215,7 +271,7 @@ fn machine_start(
                 let entry = batch.view(index);
                 if wanted(&entry) {
                     left -= 1;
-                    first = entry.machine_seq().unwrap_or(first);
+                    first = group.first_seq + u64::from(index - group.rows.start);
                 }
             }
             left > 0
@@ -247,7 +303,7 @@ fn after_in_machine(collector: &LogCollector, machine: &Machine, id: EntryId) ->
     }
     // What is held does not reach back to the id, so only the id itself can tell; one of another machine (from a tail) does
     // not count this one's lines.
-    (id.machine == EntryId::mark(&machine.id)).then(|| id.machine_seq.saturating_add(1).min(next))
+    (id.machine == EntryId::mark(&machine.id)).then(|| id.machine_seq.saturating_add(FIRST_SEQ).min(next))
 }
 
 /// A batch as a reader of all machines gets it: zero-copy, and within the byte budget for as long as it is held.
@@ -302,6 +358,11 @@ impl FleetBatch {
 pub struct FleetStream {
     viewer: Viewer,
     cursor: FleetCursor,
+    /// Whether the next step needs the disk, and what was fetched for it.
+    on_disk: bool,
+    fetched: Option<FleetStep>,
+    /// Lines lost of which nothing is left, to be told with the next batch.
+    lost: u64,
     unknown_skipped: bool,
 }
 
@@ -309,7 +370,7 @@ impl FleetStream {
     pub(crate) fn new(collector: &LogCollector, start: &ViewStart, wanted: impl Fn(&EntryView<'_>) -> bool) -> Self {
         let viewer = Viewer::new(collector);
         let (cursor, unknown_skipped) = fleet_start(collector, start, wanted);
-        Self { viewer, cursor, unknown_skipped }
+        Self { viewer, cursor, on_disk: false, fetched: None, lost: 0, unknown_skipped }
     }
 
     /// The next batch, or `None` when the collector has shut down and everything was read. Cancel safe.
@@ -320,6 +381,7 @@ impl FleetStream {
             match self.step() {
                 Some(Seen::Lines(batch)) => return Some(batch),
                 Some(Seen::Skipped(_)) => {}
+                Some(Seen::Past) => self.fetch().await,
                 None if self.is_over() => return None,
                 None => self.changed().await,
             }
@@ -332,9 +394,42 @@ impl FleetStream {
         if std::mem::take(&mut self.unknown_skipped) {
             return Some(Seen::Skipped(None));
         }
-        let step = self.cursor.step(&self.viewer.0.shared.history)?;
-        self.viewer.skipped(step.missed);
-        Some(Seen::Lines(FleetBatch { batch: step.batch, from: step.from, skipped: step.missed }))
+        let step = match self.fetched.take() {
+            Some(step) => step,
+            None => match self.cursor.step(&self.viewer.0.shared.history)? {
+                Next::Lines(step) => step,
+                Next::Past => {
+                    self.on_disk = true;
+                    return Some(Seen::Past);
+                }
+                Next::Lost(_) => unreachable!("the newest batch is always held"),
+            },
+        };
+        let skipped = step.missed + std::mem::take(&mut self.lost);
+        self.viewer.skipped(skipped);
+        Some(Seen::Lines(FleetBatch { batch: step.batch, from: step.from, skipped }))
+    }
+
+    /// Whether the last step was [`Seen::Past`], and it was not fetched since.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.on_disk
+    }
+
+    /// Fetches what the next step gives, where the last was [`Seen::Past`]. Cancel safe.
+    pub(crate) async fn fetch(&mut self) {
+        let (collector, mut cursor) = (self.viewer.0.clone(), self.cursor);
+        let Some(past) = self.viewer.0.shared.history.past() else { return };
+        let read = move || {
+            let next = cursor.read_past(&collector.shared.history);
+            (cursor, next)
+        };
+        let (cursor, next) = past.read(read).await;
+        (self.cursor, self.on_disk) = (cursor, false);
+        match next {
+            Next::Lines(step) => self.fetched = Some(step),
+            Next::Lost(lines) => self.lost += lines,
+            Next::Past => {}
+        }
     }
 
     /// Goes back to the row with `ordinal` of `lines`: nothing is held while a reader is slow.
@@ -349,7 +444,7 @@ impl FleetStream {
 
     /// Whether everything sent up to now was read.
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.cursor.line() >= self.viewer.0.shared.history.end().1
+        self.fetched.is_none() && self.cursor.line() >= self.viewer.0.shared.history.end().1
     }
 
     /// Waits until [`FleetStream::step`] may have something new. Cancel safe.
@@ -380,6 +475,10 @@ fn fleet_start(
     }
     let mut cursor = history.at_line(history.oldest_line());
     let mut unknown = false;
+    #[cfg(feature = "spool")]
+    if let Some(past) = history.past() {
+        return past::fleet_start(past, history, start, wanted);
+    }
     match start.after {
         Some(id) if id.epoch == collector.epoch() => cursor = history.after_line(id.line),
         Some(_) => unknown = true,
@@ -396,11 +495,12 @@ fn fleet_start(
 
 /// The number of the `last`-newest line that is wanted, or of the oldest held if there are fewer.
 fn newest_matching(collector: &LogCollector, last: u64, wanted: impl Fn(&EntryView<'_>) -> bool) -> u64 {
-    let (mut seq, mut first) = collector.shared.history.end();
+    let history = &collector.shared.history;
+    let (mut seq, mut first) = history.end();
     let mut left = last;
-    while left > 0 && seq > 0 {
-        seq -= 1;
-        let Some(batch) = collector.batch(seq) else { break };
+    while left > 0 {
+        let Some(batch) = history.batch_before(seq) else { break };
+        seq = batch.seq;
         let lines = FleetBatch { batch, from: 0, skipped: 0 };
         for entry in lines.entries().rev().filter(|entry| wanted(entry)) {
             if left == 0 {

@@ -121,6 +121,10 @@ pub(crate) fn assert_balances(stats: &Value) {
     assert_eq!(count("lines_received"), fates.map(count).iter().sum::<u64>(), "{stats}");
     let went = ["queue_lines_delivered", "queue_lines_dropped", "queue_lines"];
     assert_eq!(count("queue_lines_in"), went.map(count).iter().sum::<u64>(), "{stats}");
+    if stats.get("spool_lines_in").is_some() {
+        let went = ["spool_lines_released", "spool_lines_dropped", "spool_lines"];
+        assert_eq!(count("spool_lines_in"), went.map(count).iter().sum::<u64>(), "{stats}");
+    }
 }
 
 /// Asserts the balances when a test is over: whatever it did, every line is accounted for.

@@ -226,7 +226,7 @@ impl Frame {
 mod tests {
     use super::*;
     use crate::{
-        batch::{Batch, Kind, Row, Span},
+        batch::{Batch, FIRST_SEQ, Kind, Row, Span},
         record::{Limits, Parser},
     };
 
@@ -266,7 +266,7 @@ mod tests {
         let parsed = Parser::default().parse(body.as_bytes(), limits);
         let bytes = body.as_bytes().to_vec().into();
         let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, jiff::Timestamp::UNIX_EPOCH);
-        batch.groups[0].first_seq = 1;
+        batch.groups[0].first_seq = FIRST_SEQ;
         let mut frame = Frame::new(Encoder { format, raw }, u64::MAX);
         for index in 0..batch.rows.len() as u32 {
             frame.entry(&batch.view(index));
@@ -286,7 +286,8 @@ mod tests {
         for (millis, number) in [0, 1, 1000, 1500, 1_700_000_000_123].into_iter().cycle().zip(numbers) {
             let at = jiff::Timestamp::from_millisecond(millis).unwrap();
             let mut batch = Batch::new(body.clone().into(), parsed.arena.clone(), parsed.rows.clone(), at);
-            (batch.epoch, batch.first_line, batch.groups[0].first_seq) = (number, number, number);
+            (batch.epoch, batch.first_line, batch.groups[0].first_seq) =
+                (number, number, FIRST_SEQ.wrapping_add(number));
             let entry = batch.view(0);
             let (mut alone, mut framed) = (Vec::new(), Vec::new());
             entry.write_json(&mut alone, false);

@@ -101,7 +101,7 @@ impl Reader {
             match filled {
                 Filled::Ended(_) => {}
                 Filled::More => tokio::task::yield_now().await,
-                Filled::CaughtUp => match self.wait().await {
+                Filled::CaughtUp | Filled::Past => match self.wait().await {
                     Woken::Changed => {}
                     Woken::Quiet => {
                         self.quiet_since = Instant::now();
@@ -137,7 +137,7 @@ impl Reader {
             Filled::Ended(reason) => Some(reason),
             Filled::CaughtUp if !self.follow => Some(EndReason::CaughtUp),
             _ if self.lines_left == 0 => Some(EndReason::MaxLines),
-            Filled::More | Filled::CaughtUp => None,
+            Filled::More | Filled::Past | Filled::CaughtUp => None,
         };
         if let Some(reason) = end {
             self.end(&mut frame, reason);

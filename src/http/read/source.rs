@@ -24,6 +24,8 @@ const LOOKED_AT_MAX: u32 = 8192;
 pub(super) enum Filled {
     /// The frame is full, or it is others' turn: there may be more at once.
     More,
+    /// What comes next is on the disk.
+    Past,
     /// There is nothing more now.
     CaughtUp,
     /// There will be nothing more.
@@ -66,7 +68,9 @@ impl Source {
             Self::Queue(stream) => {
                 stream.more().await;
             }
+            Self::Machine(source) if source.view.is_on_disk() => source.view.fetch().await,
             Self::Machine(source) => source.view.changed().await,
+            Self::Fleet(source) if source.stream.is_on_disk() => source.stream.fetch().await,
             Self::Fleet(source) => source.stream.changed().await,
             Self::Over(_) => {}
         }
@@ -87,7 +91,11 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
             stream.keep_a_copy();
             return Filled::More;
         }
-        if !stream.has_more() {
+        let has_more = stream.has_more();
+        if stream.is_on_disk() {
+            return Filled::Past;
+        }
+        if !has_more {
             return match stream.outcome() {
                 Some(Ok(ended)) => Filled::Ended(ended.into()),
                 // Its time-outs are not set: the reader's own count what is shown, here and in views.
@@ -114,6 +122,7 @@ impl MachineSource {
                     frame.skipped(lines);
                     continue;
                 }
+                Some(Seen::Past) => return Filled::Past,
                 None => return self.caught_up(),
             };
             for (index, entry) in lines.rows.clone().zip(lines.entries()) {
@@ -157,6 +166,7 @@ impl FleetSource {
         while frame.has_room() && looked_at < LOOKED_AT_MAX {
             match self.stream.step() {
                 Some(Seen::Skipped(lines)) => frame.skipped(lines),
+                Some(Seen::Past) => return Filled::Past,
                 Some(Seen::Lines(lines)) => {
                     if lines.skipped_before() > 0 {
                         frame.skipped(Some(lines.skipped_before()));

@@ -140,8 +140,8 @@ struct Told(Mutex<Vec<(std::ops::Range<u64>, Gone, u64)>>);
 
 impl Observer for Told {
     fn removing(&self, removing: &Removing<'_>) {
-        let lines = removing.machine_lines("a", 5);
-        assert_eq!(removing.machine_lines("nobody", 0), 0);
+        let lines = removing.machine_lines("a", 5).iter().sum();
+        assert_eq!(removing.machine_lines("nobody", 0), [0; KINDS]);
         assert_eq!(removing.lines(), (removing.seqs().start - 1) * 3..(removing.seqs().end - 1) * 3);
         self.0.lock().push((removing.seqs(), removing.reason(), lines));
     }

@@ -266,6 +266,11 @@ impl Model {
             assert_eq!(seqs(&mut read.iter()), expected, "{machine}");
             let before = records.iter().rev().filter(is_of).find(|record| record.seq < seq).map(|record| record.seq);
             assert_eq!(found(log.machine_last_before(machine, seq)), before);
+            let seqs = seq.saturating_sub(self.rng.below(20))..seq;
+            let mut sums = [0; KINDS];
+            let lines = records.iter().filter(|record| seqs.contains(&record.seq)).flat_map(Record::machines);
+            lines.filter(|(id, _)| *id == machine).for_each(|(_, lines)| lines.add_to(&mut sums));
+            assert_eq!(log.machine_lines(machine, &seqs).unwrap(), sums, "{machine} {seqs:?}");
         }
         let keys: Vec<_> = log.recent_keys(time, 1000).unwrap().into_iter().map(|(seq, _, key)| (seq, key)).collect();
         let recent = records.iter().filter(|record| record.received_at >= time);

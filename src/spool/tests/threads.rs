@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::spool::{Observer, Position, Removing, ReserveError, offline};
+use crate::spool::{Lines, Observer, Position, Removing, ReserveError, offline};
 
 /// A directory of its own, removed in the end.
 struct Dir(PathBuf);
@@ -34,7 +34,7 @@ fn record(body: &str) -> NewRecord<'_> {
     NewRecord {
         body: Bytes::copy_from_slice(body.as_bytes()),
         lines: 1,
-        machines: &[("a", 1)],
+        machines: &[("a", Lines([1, 0, 0, 0]))],
         received_at: Timestamp::now(),
         key: b"",
     }
@@ -87,7 +87,7 @@ fn what_many_append_at_once_is_there_in_the_order_in_which_it_was_told() {
 async fn a_record_can_be_awaited_and_found_in_every_way() {
     let dir = Dir::new();
     let spool = dir.open();
-    let machines = [("a", 2), ("b", 3)];
+    let machines = [("a", Lines([2, 0, 0, 0])), ("b", Lines([1, 1, 0, 1]))];
     let now = Timestamp::now();
     let new =
         NewRecord { body: Bytes::from_static(b"body"), received_at: now, lines: 5, machines: &machines, key: b"key" };
@@ -218,7 +218,8 @@ fn what_cannot_be_written_is_refused() {
     let dir = Dir::new();
     let spool = dir.open();
     let name = "x".repeat(1 << 16);
-    let refused = spool.append(&NewRecord { machines: &[(&name, 1)], ..record("body") }).unwrap().wait();
+    let refused =
+        spool.append(&NewRecord { machines: &[(&name, Lines([1, 0, 0, 0]))], ..record("body") }).unwrap().wait();
     assert!(matches!(refused, Err(AppendError::Refused { source }) if source.kind() == io::ErrorKind::InvalidInput));
     spool.append(&record("body")).unwrap().wait().unwrap();
     spool.shut();

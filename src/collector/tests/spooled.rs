@@ -1,0 +1,365 @@
+//! A collector with a spool: what readers and queues find behind what is held, and after a restart.
+
+use std::{path::Path, sync::atomic::AtomicU32};
+
+use super::*;
+use crate::{
+    batch::EntryId,
+    collector::{CollectorConfig, SubscribeOptions},
+    spool::{Bounds, Place, Seek},
+    stream::{
+        LogStream,
+        view::{FleetStream, MachineView, Seen, ViewStart},
+    },
+};
+
+/// A directory that goes when it is dropped.
+struct Dir(std::path::PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("fleetdrain-collector-{}-{number}", std::process::id())))
+    }
+
+    fn open(&self) -> LogCollector {
+        self.open_with(Bounds::new(1 << 30))
+    }
+
+    fn open_with(&self, bounds: Bounds) -> LogCollector {
+        let mut config = CollectorConfig::default();
+        config.budget_bytes = 64 << 20;
+        // A few bodies are held, the rest is on the disk.
+        config.history_bytes = 4_000;
+        config.queue.lines = 10;
+        LogCollector::with_spool(config, self.path(), bounds).unwrap()
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A body of two machines' lines: `m` with one of stderr among three, and `other`.
+fn body(number: u32) -> String {
+    let record = |machine: &str, stream: &str, message: String| {
+        format!("{{\"instance\":\"{machine}\",\"stream\":\"{stream}\",\"message\":\"{message}\"}}\n")
+    };
+    record("m", "stdout", format!("{number}a"))
+        + &record("other", "stdout", format!("{number}x"))
+        + "rejected\n"
+        + &record("m", "stderr", format!("{number}b"))
+        + &record("m", "stdout", format!("{number}c"))
+}
+
+fn push_bodies(collector: &LogCollector, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let receipt = collector.push(body(number)).unwrap();
+        assert_eq!((receipt.received, receipt.accepted, receipt.rejected), (5, 4, 1), "the spool takes all");
+    }
+}
+
+/// The messages of `m` in bodies of these numbers.
+fn lines_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
+    numbers.flat_map(|number| ["a", "b", "c"].map(|line| format!("{number}{line}"))).collect()
+}
+
+fn stdout_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
+    lines_of_m(numbers).into_iter().filter(|line| !line.ends_with('b')).collect()
+}
+
+/// What a view shows until it is caught up: messages, their numbers, their ids; and lines skipped.
+async fn play(view: &mut MachineView) -> (Vec<String>, Vec<Option<u64>>, Vec<EntryId>, u64) {
+    let (mut messages, mut seqs, mut ids, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    loop {
+        match view.step() {
+            Some(Seen::Lines(lines)) => {
+                for entry in lines.entries() {
+                    messages.push(entry.message().to_owned());
+                    seqs.push(entry.machine_seq());
+                    ids.push(entry.id().unwrap());
+                }
+            }
+            Some(Seen::Skipped(lines)) => skipped += lines.unwrap(),
+            Some(Seen::Past) => view.fetch().await,
+            None => return (messages, seqs, ids, skipped),
+        }
+    }
+}
+
+async fn play_fleet(fleet: &mut FleetStream) -> (Vec<String>, u64) {
+    let (mut messages, mut skipped) = (Vec::new(), 0);
+    loop {
+        match fleet.step() {
+            Some(Seen::Lines(batch)) => {
+                skipped += batch.skipped_before();
+                messages.extend(batch.entries().map(|entry| entry.message().to_owned()));
+            }
+            Some(Seen::Skipped(_)) => panic!("it is always known how many"),
+            Some(Seen::Past) => fleet.fetch().await,
+            None => return (messages, skipped),
+        }
+    }
+}
+
+fn view(collector: &LogCollector, start: ViewStart) -> MachineView {
+    MachineView::new(collector, "m", &start, |_| true)
+}
+
+fn backlog() -> ViewStart {
+    ViewStart { backlog: true, ..ViewStart::default() }
+}
+
+/// The rest of a queue, up to now.
+async fn drain(stream: &mut LogStream) -> Vec<String> {
+    let mut messages = Vec::new();
+    while stream.queue_lines() > 0 {
+        messages.extend(stream.next_batch().await.unwrap().entries().map(|entry| entry.message().to_owned()));
+    }
+    messages
+}
+
+fn check_balance(collector: &LogCollector) {
+    let stats = collector.stats();
+    let accounted = stats.queue_lines_delivered + stats.queue_lines_dropped + stats.queue_lines;
+    assert_eq!(stats.queue_lines_in, accounted, "{stats:#?}");
+    let counted = collector.spool_counted();
+    assert_eq!(counted.lines_in, counted.lines_released + counted.lines_dropped.iter().sum::<u64>() + counted.lines);
+}
+
+#[tokio::test]
+async fn logs_reach_back_behind_what_is_held_and_over_a_restart() {
+    let dir = Dir::new();
+    let first = dir.open();
+    push_bodies(&first, 0..40);
+    assert!(first.stats().history_lines < 40, "most of it is not held");
+    let (messages, seqs, ids, skipped) = play(&mut view(&first, backlog())).await;
+    assert_eq!((messages, skipped), (lines_of_m(0..40), 0));
+    assert_eq!(seqs, (1..=120).map(Some).collect::<Vec<_>>());
+    first.close_spool();
+    drop(first);
+
+    let second = dir.open();
+    push_bodies(&second, 40..60);
+    let (messages, seqs, ids_again, skipped) = play(&mut view(&second, backlog())).await;
+    assert_eq!((messages, skipped), (lines_of_m(0..60), 0));
+    assert_eq!(seqs[..120], [None; 120], "what was before this process knew the machine has no number");
+    assert_eq!(seqs[120..], (1..=60).map(Some).collect::<Vec<_>>());
+    assert!(ids.iter().zip(&ids_again).all(|(one, other)| (one.epoch, one.line) == (other.epoch, other.line)));
+    let mut fleet = FleetStream::new(&second, &backlog(), |_| true);
+    let (messages, skipped) = play_fleet(&mut fleet).await;
+    assert_eq!((messages.len(), skipped), (240, 0));
+    assert_eq!(messages[..4], ["0a", "0x", "0b", "0c"]);
+}
+
+#[tokio::test]
+async fn a_view_begins_at_an_id_a_time_or_so_many_lines_wherever_they_are() {
+    let dir = Dir::new();
+    let first = dir.open();
+    push_bodies(&first, 0..20);
+    let between = Timestamp::now();
+    push_bodies(&first, 20..30);
+    let all = lines_of_m(0..40);
+    let (.., ids, _) = play(&mut view(&first, backlog())).await;
+    first.close_spool();
+    drop(first);
+    let second = dir.open();
+    push_bodies(&second, 30..40);
+
+    for (at, id) in ids.iter().enumerate() {
+        let start = ViewStart { after: Some(*id), ..ViewStart::default() };
+        assert_eq!(play(&mut view(&second, start.clone())).await.0, all[at + 1..], "after line {at}");
+        let mut fleet = FleetStream::new(&second, &start, |_| true);
+        assert_eq!(play_fleet(&mut fleet).await.0.len() as u64, 160 - 1 - id.line);
+    }
+    for last in [0, 1, 2, 3, 29, 30, 31, 89, 90, 91, 119, 120, 1000] {
+        let start = ViewStart { last: Some(last), ..ViewStart::default() };
+        let expected = &all[120 - (last as usize).min(120)..];
+        assert_eq!(play(&mut view(&second, start.clone())).await.0, expected, "the last {last}");
+        let of_m = |entry: &crate::batch::EntryView<'_>| entry.machine_id() == "m";
+        let (messages, _) = play_fleet(&mut FleetStream::new(&second, &start, of_m)).await;
+        assert_eq!(messages.iter().filter(|message| !message.ends_with('x')).count(), expected.len());
+    }
+    let start = ViewStart { since: Some(between), ..ViewStart::default() };
+    assert_eq!(play(&mut view(&second, start.clone())).await.0, lines_of_m(20..40));
+    let (messages, _) = play_fleet(&mut FleetStream::new(&second, &start, |_| true)).await;
+    assert_eq!(messages.len(), 80);
+}
+
+#[tokio::test]
+async fn a_queue_whose_reader_is_slow_continues_on_the_disk_and_loses_nothing() {
+    let dir = Dir::new();
+    let collector = dir.open();
+    let mut stream = LogStream::new(collector.subscribe("m").unwrap());
+    push_bodies(&collector, 0..50);
+    assert!(collector.machine_facts("m").unwrap().queue_behind);
+    check_balance(&collector);
+    let mut read = Vec::new();
+    for _ in 0..7 {
+        read.push(stream.next().await.unwrap().message().to_owned());
+    }
+    push_bodies(&collector, 50..60);
+    check_balance(&collector);
+    read.extend(drain(&mut stream).await);
+    assert_eq!(read, stdout_of_m(0..60));
+    assert!(!collector.machine_facts("m").unwrap().queue_behind, "it has caught up");
+    push_bodies(&collector, 60..61);
+    assert_eq!(drain(&mut stream).await, stdout_of_m(60..61));
+    check_balance(&collector);
+    assert_eq!(collector.stats().queue_lines_delivered, 122);
+}
+
+#[tokio::test]
+async fn queues_go_on_after_a_restart_from_what_was_not_delivered() {
+    for (closed, read_before) in [(true, 0), (true, 5), (true, 40), (false, 5), (false, 40)] {
+        let dir = Dir::new();
+        let first = dir.open();
+        push_bodies(&first, 0..5);
+        let options = SubscribeOptions { streams: Some("all".parse().unwrap()), ..SubscribeOptions::default() };
+        let (queue, _) = first.subscribe_with("m", options).unwrap();
+        let mut stream = LogStream::new(queue);
+        push_bodies(&first, 5..25);
+        for _ in 0..read_before {
+            stream.next().await.unwrap();
+        }
+        if closed {
+            drop(stream);
+            first.close_spool();
+        } else {
+            // As a crash leaves it: noted a while ago.
+            first.store_positions(true);
+            stream.next().await.unwrap();
+            push_bodies(&first, 25..26);
+            drop(stream);
+            first.spool().unwrap().shut();
+        }
+        drop(first);
+
+        let second = dir.open();
+        let end = if closed { 25 } else { 26 };
+        check_balance(&second);
+        push_bodies(&second, end..30);
+        let (queue, created) = second.subscribe_with("m", options).unwrap();
+        assert!(!created, "it was there");
+        let read = drain(&mut LogStream::new(queue)).await;
+        let all = lines_of_m(5..30);
+        assert!(all.ends_with(&read), "in order, to the end: {read:?}");
+        let again = read.len() - (all.len() - read_before);
+        assert!(again < 3, "no more again than what is in one body: {again} of {}", read.len());
+        check_balance(&second);
+    }
+}
+
+#[tokio::test]
+async fn a_finished_machines_queue_is_read_to_its_end_after_a_restart_and_no_further() {
+    let dir = Dir::new();
+    let first = dir.open();
+    let queue = first.subscribe("m").unwrap();
+    push_bodies(&first, 0..15);
+    assert!(first.finish("m"));
+    push_bodies(&first, 15..20);
+    drop(queue);
+    first.shut_down();
+    first.close_spool();
+    drop(first);
+
+    let second = dir.open();
+    let queue = second.queue_to_read("m").unwrap();
+    let mut stream = LogStream::new(queue);
+    let read: Vec<_> = stream.collect().await.iter().map(|entry| entry.message().to_owned()).collect();
+    assert_eq!(read, stdout_of_m(0..15));
+    assert!(stream.done() && !stream.timed_out());
+    check_balance(&second);
+    drop(stream);
+    second.close_spool();
+    drop(second);
+    let third = dir.open();
+    assert!(third.queue_to_read("m").is_none(), "it was read to its end");
+}
+
+#[tokio::test]
+async fn what_the_spool_lets_go_of_is_dropped_from_queues_and_told() {
+    let dir = Dir::new();
+    // Segments are of 64 KiB at least.
+    let bounds = Bounds { segment_bytes: 4_096, ..Bounds::new(1 << 20) };
+    let collector = dir.open_with(Bounds { bytes_max: 16_384, ..bounds });
+    let mut stream = LogStream::new(collector.subscribe("m").unwrap());
+    let mut look = view(&collector, backlog());
+    push_bodies(&collector, 0..10);
+    let mut read = vec![stream.next().await.unwrap().message().to_owned()];
+    push_bodies(&collector, 10..200);
+    check_balance(&collector);
+    let dropped = collector.stats().queue_lines_dropped;
+    assert!(dropped > 100, "{dropped}");
+    read.extend(drain(&mut stream).await);
+    let all = stdout_of_m(0..200);
+    assert_eq!(read.len() as u64 + dropped, 400);
+    assert_eq!(stream.lines_skipped(), dropped);
+    assert!(
+        read.iter().all(|line| all.contains(line)) && read.is_sorted_by_key(|line| all.iter().position(|l| l == line))
+    );
+    check_balance(&collector);
+    let (messages, _, _, skipped) = play(&mut look).await;
+    assert_eq!(messages.len() as u64 + skipped, 600, "seen + skipped = produced");
+    assert!(lines_of_m(0..200).ends_with(&messages) && skipped > 100);
+    let mut fleet = FleetStream::new(&collector, &backlog(), |_| true);
+    let seen = play_fleet(&mut fleet).await.0.len() as u64;
+    assert_eq!(seen, collector.spool_counted().lines);
+}
+
+#[tokio::test]
+async fn a_new_queue_with_backlog_begins_with_all_that_is_there() {
+    let dir = Dir::new();
+    let first = dir.open();
+    push_bodies(&first, 0..10);
+    first.close_spool();
+    drop(first);
+    let second = dir.open();
+    push_bodies(&second, 10..30);
+    let options = SubscribeOptions { backlog: true, ..SubscribeOptions::default() };
+    let (queue, _) = second.subscribe_with("m", options).unwrap();
+    assert_eq!(second.stats().queue_lines, 60);
+    check_balance(&second);
+    push_bodies(&second, 30..31);
+    assert_eq!(drain(&mut LogStream::new(queue)).await, stdout_of_m(0..31));
+    check_balance(&second);
+}
+
+#[tokio::test]
+async fn a_damaged_batch_costs_its_own_lines_alone_and_is_told() {
+    let dir = Dir::new();
+    let collector = dir.open();
+    let queue = collector.subscribe("m").unwrap();
+    push_bodies(&collector, 0..30);
+    let place: Place = collector.spool().unwrap().first(Seek::Seq(14)).unwrap().unwrap();
+    collector.close_spool();
+    let segment = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    // Within the body: each has its own number.
+    let at = bytes.windows(5).position(|window| window == b"\"13a\"").unwrap();
+    bytes[at + 3] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert_eq!(place.lines(), 4);
+
+    let mut lines = stdout_of_m(0..30);
+    let mut stream = LogStream::new(queue);
+    let mut read = Vec::new();
+    while stream.queue_lines() > 0 {
+        read.extend(stream.next_batch().await.unwrap().entries().map(|entry| entry.message().to_owned()));
+    }
+    lines.retain(|line| !["13a", "13c"].contains(&line.as_str()));
+    assert_eq!((read, stream.lines_skipped()), (lines, 2));
+    check_balance(&collector);
+    let (messages, _, _, skipped) = play(&mut view(&collector, backlog())).await;
+    assert_eq!((messages.len(), skipped), (87, 3));
+    let (messages, skipped) = play_fleet(&mut FleetStream::new(&collector, &backlog(), |_| true)).await;
+    assert_eq!((messages.len(), skipped), (116, 4));
+}

@@ -1,0 +1,248 @@
+//! What is not held any more: batches read back from the spool, for whoever comes to them.
+//!
+//! Everything here but [`Past::read`] waits for the disk. A batch that was read is charged to the budget like any other, for as
+//! long as it is held; so many are read at once as [`READS_MAX`] says.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, Trail};
+use crate::{
+    batch::{Batch, GroupRef, Kind, Streams},
+    budget::{Budget, Permit},
+    record::{Limits, Parser},
+    spool::{Place, ReadError, Seek, Spool},
+};
+
+/// Searches that may go on at once; whoever comes later waits for one to end.
+const SEARCHES_MAX: usize = 4;
+/// Batches that are read and parsed at once: each takes a thread where blocking is allowed, and until it is parsed its bytes.
+const READS_MAX: usize = 8;
+/// A record of `place.bytes()` is charged ahead as one and a half of it, for its rows.
+const TABLE_SHARE: usize = 2;
+/// How long a read waits for room in the budget, and how often it looks. Then it is made all the same: a reader that nobody
+/// makes room for must not wait for ever, and [`READS_MAX`] of them are bounded too.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+const ROOM_LOOK: Duration = Duration::from_millis(5);
+
+/// Where the history goes on from.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    /// The least number that the first batch may get.
+    pub(crate) seq: u64,
+    /// Lines before it.
+    pub(crate) line: u64,
+    /// What was before it.
+    pub(crate) past: Option<Past>,
+}
+
+/// The spool, as what the history has let go of.
+#[derive(Debug)]
+pub(crate) struct Past {
+    spool: Spool,
+    budget: Arc<Budget>,
+    parsers: Mutex<Vec<Parser>>,
+    reads: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
+}
+
+impl Past {
+    pub(crate) fn start(spool: Spool, budget: Arc<Budget>) -> Start {
+        let (seqs, lines) = spool.range();
+        let past = Self {
+            spool,
+            budget,
+            parsers: Mutex::default(),
+            reads: permits(READS_MAX),
+            searches: permits(SEARCHES_MAX),
+        };
+        Start { seq: seqs.end, line: lines.end, past: Some(past) }
+    }
+
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Lets `read` wait for the disk on a thread for that, one of a few. Needs a runtime of tokio. Cancel safe if what `read`
+    /// does may be done for nobody.
+    pub(crate) async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        wait_for(&self.reads, read).await
+    }
+
+    /// As [`Past::read`], for what may take long: to find the newest lines that match can take a walk over all there is.
+    #[cfg(feature = "server")]
+    pub(crate) async fn search<T: Send + 'static>(&self, search: impl FnOnce() -> T + Send + 'static) -> T {
+        wait_for(&self.searches, search).await
+    }
+    /// How many lines a machine has in batches of these numbers, by kind.
+    pub(crate) fn machine_lines(&self, machine: &str, seqs: Range<u64>) -> [u64; Kind::COUNT] {
+        self.spool.machine_lines(machine, seqs).unwrap_or_else(|error| {
+            tracing::error!(%error, "the spool's index cannot be read");
+            Default::default()
+        })
+    }
+
+    /// The `machine_seq` of the machine's first line in batches from number `seq` on.
+    pub(crate) fn seq_at(&self, machine: &str, seq: u64, trail: Trail) -> u64 {
+        let behind: u64 = self.machine_lines(machine, seq..trail.end).iter().sum();
+        trail.next_seq - behind
+    }
+
+    /// The number of the first batch received at `time` or later, if there is one.
+    pub(crate) fn batch_at_time(&self, time: Timestamp) -> Option<Place> {
+        found(self.spool.first(Seek::Time(time)))
+    }
+
+    /// The batch that holds `line`, or the next one.
+    pub(crate) fn batch_at_line(&self, line: u64) -> Option<Place> {
+        found(self.spool.first(Seek::Line(line)))
+    }
+
+    /// The last batch before that number, with lines of `machine` if one is named.
+    pub(crate) fn batch_before(&self, seq: u64, machine: Option<&str>) -> Option<Place> {
+        found(match machine {
+            Some(machine) => self.spool.machine_last_before(machine, seq),
+            None => self.spool.last_before(seq),
+        })
+    }
+
+    /// Makes the batch at `place` again; `None` if it is damaged, or was removed meanwhile.
+    pub(crate) fn load(&self, place: &Place) -> Option<Batch> {
+        let permit = self.wait_for_room(place.bytes() + place.bytes() / TABLE_SHARE);
+        let record = match self.spool.read(place) {
+            Ok(record) => record,
+            Err(ReadError::Gone) => return None,
+            Err(error) => {
+                tracing::warn!(%error, seq = place.seq(), "a batch of the spool cannot be read, and is left out");
+                return None;
+            }
+        };
+        let mut parser = self.parsers.lock().pop().unwrap_or_default();
+        // What was accepted then is now, whatever the bound has become.
+        let parsed = parser.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
+        self.parsers.lock().push(parser);
+        let mut batch = Batch::new(record.body, parsed.arena, parsed.rows, record.received_at);
+        if batch.lines() != record.lines {
+            tracing::error!(seq = record.seq, was = record.lines, is = batch.lines(), "a batch is not what it was");
+        }
+        (batch.seq, batch.first_line, batch.epoch) = (record.seq, record.first_line, self.spool.id());
+        batch.from_spool = true;
+        let age = Timestamp::now().duration_since(record.received_at).unsigned_abs();
+        batch.received = batch.received.checked_sub(age).unwrap_or(batch.received);
+        batch.permit = permit.map(|mut permit| {
+            // What was charged ahead is more than enough, but for records of a few bytes; those are few bytes.
+            let _ = permit.try_resize(batch.bytes.len() + batch.table_bytes());
+            permit
+        });
+        Some(batch)
+    }
+
+    /// Lines of the batch that `cursor` stands in which it has passed: all, and those that `streams` wants.
+    pub(crate) fn read_of(&self, machine: &str, cursor: &MachineCursor, streams: Streams) -> (u64, u64) {
+        let read = cursor.next - cursor.first;
+        if read == 0 {
+            return (0, 0);
+        }
+        let place = found(self.spool.machine_first(machine, cursor.from));
+        let batch = place.filter(|place| place.seq() == cursor.from).and_then(|place| self.load(&place));
+        let Some(batch) = batch else { return (read, 0) };
+        let Some(group) = batch.groups.iter().find(|group| batch.machine_id(group) == machine) else {
+            return (read, 0);
+        };
+        let passed = group.rows.clone().take(read as usize).map(|index| batch.row(index));
+        (read, passed.filter(|row| streams.wants(row.kind)).count() as u64)
+    }
+
+    fn wait_for_room(&self, bytes: usize) -> Option<Permit> {
+        let bytes = bytes.min(self.budget.body_bytes_max());
+        let until = Instant::now() + ROOM_WAIT;
+        loop {
+            match self.budget.try_reserve(bytes) {
+                None if Instant::now() < until => std::thread::sleep(ROOM_LOOK),
+                permit => return permit,
+            }
+        }
+    }
+}
+
+fn permits(count: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(count))
+}
+
+async fn wait_for<T: Send + 'static>(slots: &Arc<Semaphore>, read: impl FnOnce() -> T + Send + 'static) -> T {
+    let slot = Arc::clone(slots).acquire_owned().await.expect("it is never closed");
+    let read = move || {
+        let _slot = slot;
+        read()
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime shuts down, and whoever waits here with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// An index that cannot be read says nothing of what is there.
+fn found(place: Result<Option<Place>, ReadError>) -> Option<Place> {
+    place.unwrap_or_else(|error| {
+        tracing::error!(%error, "the spool's index cannot be read");
+        None
+    })
+}
+
+impl FleetCursor {
+    /// As [`FleetCursor::step`], where that says [`Next::Past`].
+    pub(crate) fn read_past(&mut self, history: &History) -> Next<FleetStep> {
+        let past = history.past().expect("only where there is one a step says so");
+        let mut line = self.line;
+        loop {
+            let held = history.oldest_line();
+            let Some(place) = past.batch_at_line(line).filter(|place| place.first_line() < held) else {
+                let missed = held.saturating_sub(self.line);
+                *self = history.at_line(held.max(self.line));
+                return Next::Lost(missed);
+            };
+            if let Some(batch) = past.load(&place) {
+                return Next::Lines(self.pass(Arc::new(batch)));
+            }
+            line = place.first_line() + place.lines();
+        }
+    }
+}
+
+impl MachineCursor {
+    /// As [`MachineCursor::step`], where that says [`Next::Past`].
+    pub(crate) fn read_past(&mut self, history: &History, machine: &str, trail: Trail) -> Next<MachineStep> {
+        let past = history.past().expect("only where there is one a step says so");
+        let held = self.next_held(history, trail);
+        let (end, end_seq) = held
+            .map_or((trail.end, trail.next_seq), |(at, batch)| (at.batch, batch.groups[at.group as usize].first_seq));
+        let mut from = self.from;
+        loop {
+            let place = found(past.spool.machine_first(machine, from)).filter(|place| place.seq() < end);
+            let Some(place) = place else {
+                let missed = end_seq.saturating_sub(self.next);
+                self.pass_by(missed, end);
+                return Next::Lost(missed);
+            };
+            // Asked for behind the look-up: what was removed before it counts.
+            if past.spool.range().0.start > self.from || from > self.from {
+                self.first = self.first.max(past.seq_at(machine, place.seq(), trail));
+            }
+            from = place.seq() + 1;
+            let Some(mut batch) = past.load(&place) else { continue };
+            let Some(at) = batch.groups.iter().position(|group| batch.machine_id(group) == machine) else { continue };
+            batch.groups[at].first_seq = self.first;
+            let at = GroupRef { batch: batch.seq, group: at as u32 };
+            if batch.groups[at.group as usize].end_seq() <= self.next {
+                (self.from, self.first) = (from, batch.groups[at.group as usize].end_seq());
+                continue;
+            }
+            return Next::Lines(self.pass(at, Arc::new(batch)));
+        }
+    }
+}

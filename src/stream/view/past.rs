@@ -1,0 +1,135 @@
+//! Where a view begins that looks back further than the history holds: looked up in the spool, which has all of it.
+
+use std::sync::Arc;
+
+use super::ViewStart;
+use crate::{
+    batch::{Batch, EntryId, EntryView},
+    history::{FleetCursor, History, MachineCursor, Past, Trail},
+};
+
+/// The latest of the places that `start` names, and whether it is unknown what was missed before it.
+pub(super) fn machine_start(
+    past: &Past,
+    machine: &str,
+    trail: Trail,
+    start: &ViewStart,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> (MachineCursor, bool) {
+    let from = |seq: u64| MachineCursor::new(past.seq_at(machine, seq, trail), seq.min(trail.end));
+    let latest = |one: MachineCursor, other: MachineCursor| if other.next_seq() > one.next_seq() { other } else { one };
+    let mut cursor = from(0);
+    let mut unknown = false;
+    if let Some(id) = start.after {
+        match after_in_machine(past, machine, trail, id) {
+            Some(after) => cursor = after,
+            None => unknown = true,
+        }
+    }
+    if let Some(since) = start.since {
+        cursor = latest(cursor, from(past.batch_at_time(since).map_or(trail.end, |place| place.seq())));
+    }
+    if let Some(last) = start.last {
+        cursor = latest(cursor, newest_of_machine(past, machine, trail, last, wanted));
+    }
+    (cursor, unknown)
+}
+
+/// Behind the line `id`; `None` where it cannot be known how many lines were missed since.
+fn after_in_machine(past: &Past, machine: &str, trail: Trail, id: EntryId) -> Option<MachineCursor> {
+    let (_, lines) = past.spool().range();
+    let line = id.line.saturating_add(1);
+    if id.epoch != past.spool().id() || line < lines.start {
+        return None;
+    }
+    let Some(place) = past.batch_at_line(line).filter(|place| place.seq() < trail.end) else {
+        return Some(MachineCursor::live(trail));
+    };
+    let first = past.seq_at(machine, place.seq(), trail);
+    let read = match line.saturating_sub(place.first_line()) {
+        0 => 0,
+        ordinal => past.load(&place).map_or(0, |batch| lines_before(&batch, machine, ordinal as u32)),
+    };
+    Some(MachineCursor::within(place.seq(), first, first + read))
+}
+
+/// How many of a machine's lines in a batch come before the one with `ordinal`.
+fn lines_before(batch: &Batch, machine: &str, ordinal: u32) -> u64 {
+    let Some(group) = batch.groups.iter().find(|group| batch.machine_id(group) == machine) else { return 0 };
+    group.rows.clone().take_while(|index| batch.row(*index).ordinal < ordinal).count() as u64
+}
+
+/// The `last`-newest line of a machine that is wanted, or its oldest if there are fewer.
+fn newest_of_machine(
+    past: &Past,
+    machine: &str,
+    trail: Trail,
+    last: u64,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> MachineCursor {
+    let mut cursor = MachineCursor::live(trail);
+    let (mut seq, mut left) = (trail.end, last);
+    while left > 0 {
+        let Some(place) = past.batch_before(seq, Some(machine)) else { break };
+        seq = place.seq();
+        let Some(batch) = past.load(&place) else { continue };
+        let Some(group) = batch.groups.iter().find(|group| batch.machine_id(group) == machine) else { continue };
+        let first = past.seq_at(machine, seq, trail);
+        let newest = group.rows.clone().rev().filter(|index| wanted(&batch.view(*index)));
+        for index in newest.take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            left -= 1;
+            cursor = MachineCursor::within(seq, first, first + u64::from(index - group.rows.start));
+        }
+    }
+    cursor
+}
+
+/// As [`machine_start`], for all machines.
+pub(super) fn fleet_start(
+    past: &Past,
+    history: &History,
+    start: &ViewStart,
+    wanted: impl Fn(&EntryView<'_>) -> bool,
+) -> (FleetCursor, bool) {
+    let (_, lines) = past.spool().range();
+    let mut cursor = history.at_line(lines.start);
+    let mut unknown = false;
+    match start.after {
+        Some(id) if id.epoch == past.spool().id() => cursor = history.after_line(id.line),
+        Some(_) => unknown = true,
+        None => {}
+    }
+    if let Some(since) = start.since {
+        let line = past.batch_at_time(since).map_or(u64::MAX, |place| place.first_line());
+        cursor = cursor.max(history.at_line(line));
+    }
+    if let Some(last) = start.last {
+        cursor = cursor.max(history.at_line(newest_matching(past, history, last, wanted)));
+    }
+    (cursor, unknown)
+}
+
+/// The number of the `last`-newest line that is wanted, or of the oldest if there are fewer.
+fn newest_matching(past: &Past, history: &History, last: u64, wanted: impl Fn(&EntryView<'_>) -> bool) -> u64 {
+    let (mut seq, mut first) = history.end();
+    let mut left = last;
+    while left > 0 {
+        // What is held spares the disk.
+        let batch = match history.batch_before(seq) {
+            Some(held) => held,
+            None => {
+                let Some(place) = past.batch_before(seq, None) else { break };
+                seq = place.seq();
+                let Some(batch) = past.load(&place) else { continue };
+                Arc::new(batch)
+            }
+        };
+        seq = batch.seq;
+        let newest = batch.rows.iter().rev().filter(|row| wanted(&batch.view_of(row)));
+        for row in newest.take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            left -= 1;
+            first = batch.first_line + u64::from(row.ordinal);
+        }
+    }
+    first
+}
