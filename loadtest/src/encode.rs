@@ -13,6 +13,8 @@ pub(crate) enum Encoding {
     Gzip,
     /// Zstandard, at level 1.
     Zstd,
+    /// zlib, which HTTP calls deflate, at level 1.
+    Deflate,
 }
 
 impl Encoding {
@@ -22,6 +24,7 @@ impl Encoding {
             Self::Identity => None,
             Self::Gzip => Some("gzip"),
             Self::Zstd => Some("zstd"),
+            Self::Deflate => Some("deflate"),
         }
     }
 
@@ -34,6 +37,11 @@ impl Encoding {
                 Ok(encoded)
             }
             Self::Zstd => zstd::bulk::compress(body, 1),
+            Self::Deflate => {
+                let mut encoded = Vec::with_capacity(body.len() / 4);
+                flate2::bufread::ZlibEncoder::new(body, flate2::Compression::fast()).read_to_end(&mut encoded)?;
+                Ok(encoded)
+            }
         }
     }
 }
@@ -45,6 +53,7 @@ pub(crate) fn decode(encoding: Option<&[u8]>, body: &[u8]) -> io::Result<Option<
         None | Some(b"identity") => return Ok(None),
         Some(b"gzip") => flate2::bufread::MultiGzDecoder::new(body).read_to_end(&mut decoded)?,
         Some(b"zstd") => zstd::stream::read::Decoder::with_buffer(body)?.read_to_end(&mut decoded)?,
+        Some(b"deflate") => flate2::bufread::ZlibDecoder::new(body).read_to_end(&mut decoded)?,
         Some(_) => return Err(io::Error::from(io::ErrorKind::Unsupported)),
     };
     Ok(Some(decoded))
@@ -57,7 +66,7 @@ mod tests {
     #[test]
     fn what_is_encoded_can_be_decoded() {
         let body = b"a line of a log\n".repeat(1_000);
-        for encoding in [Encoding::Gzip, Encoding::Zstd] {
+        for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Deflate] {
             let encoded = encoding.encode(&body).unwrap();
             assert!(encoded.len() < body.len() / 4);
             let header = encoding.header().map(str::as_bytes);

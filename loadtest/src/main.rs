@@ -2,9 +2,11 @@
 
 mod client;
 mod compare;
+mod crash;
 mod encode;
 mod failure;
 mod generate;
+mod hostile;
 mod latency;
 mod memory;
 mod process;
@@ -33,10 +35,17 @@ enum Command {
     Ceiling(serve::ServeArgs),
     /// Serve the straightforward server: a JSON value a line, owned strings, unbounded queues
     Naive(serve::naive::NaiveArgs),
+    /// A drain of one file that breaks its promises if told to: what `crash` is tested against
+    #[command(name = "serve", hide = true)]
+    Keeper(serve::keeper::KeeperArgs),
     /// Simulate a fleet and its readers, verify every line
     Run(Box<run::RunArgs>),
     /// Measure CPU per line of ceiling, naive and the drain with the same bodies in interleaved rounds
     Compare(compare::CompareArgs),
+    /// Kill a drain again and again, and judge what is left of what it acknowledged
+    Crash(Box<crash::CrashArgs>),
+    /// Slow and hostile peers: each must be got rid of in time, and healthy senders hardly notice
+    Hostile(hostile::HostileArgs),
     /// Measure how long lines wait between receipt and reader at half load
     Latency(latency::LatencyArgs),
     /// Measure what an idle machine costs in memory
@@ -50,8 +59,11 @@ fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Ceiling(args) => serve::ceiling::run(&args),
             Command::Naive(args) => serve::naive::run(&args),
+            Command::Keeper(args) => serve::keeper::run(&args),
             Command::Run(args) => run::run(&args),
             Command::Compare(args) => compare::run(&args),
+            Command::Crash(args) => crash::run(&args),
+            Command::Hostile(args) => hostile::run(&args),
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),

@@ -90,6 +90,26 @@ impl<'a> Launch<'a> {
 impl Server {
     /// Starts it and waits until it listens.
     pub(crate) fn start(name: &str, launch: &Launch<'_>) -> Result<Self, Failure> {
+        let (mut server, heard) = Self::spawn_heard(name, launch)?;
+        let found = (|| {
+            server.ingest = url(&heard, "ingest listening on ")?;
+            if launch.has_control {
+                server.control = url(&heard, "control listening on ")?;
+            }
+            Some(())
+        })();
+        match found {
+            Some(()) => Ok(server),
+            None => Err(server.explain(Failure::unavailable(format!("{name}: never said where it listens")))),
+        }
+    }
+
+    /// Starts it and waits for nothing: where it listens is for the caller to know.
+    pub(crate) fn spawn(name: &str, launch: &Launch<'_>) -> Result<Self, Failure> {
+        Self::spawn_heard(name, launch).map(|(server, _)| server)
+    }
+
+    fn spawn_heard(name: &str, launch: &Launch<'_>) -> Result<(Self, Receiver<String>), Failure> {
         let failed = |error: &dyn Display| Failure::unavailable(format!("{name}: {error}"));
         let mut command = launch.command();
         // The child inherits the affinity of the thread that spawns it: set afterwards, it would miss the threads
@@ -100,21 +120,28 @@ impl Server {
         let stdout = child.stdout.take().ok_or_else(|| failed(&"no stdout"))?;
         let words = Arc::default();
         let heard = listen_to(stderr, Arc::clone(&words));
-        let printed = read_all(stdout);
-        let name = name.to_owned();
-        let mut server =
-            Self { name, ingest: String::new(), control: String::new(), child, printed, throttle: None, words };
-        let found = (|| {
-            server.ingest = url(&heard, "ingest listening on ")?;
-            if launch.has_control {
-                server.control = url(&heard, "control listening on ")?;
+        let (printed, name) = (read_all(stdout), name.to_owned());
+        let (ingest, control) = (String::new(), String::new());
+        Ok((Self { name, ingest, control, child, printed, throttle: None, words }, heard))
+    }
+
+    /// Sends it a signal and waits until it has ended, at most [`END_WAIT`].
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<ExitStatus, Failure> {
+        let failed = |error: &dyn Display| Failure::io(format!("{}: {error}", self.name));
+        kill(self.pid(), signal).map_err(|error| failed(&error))?;
+        let deadline = Instant::now() + END_WAIT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().map_err(|error| failed(&error))? {
+                return Ok(status);
             }
-            Some(())
-        })();
-        match found {
-            Some(()) => Ok(server),
-            None => Err(server.explain(failed(&"never said where it listens"))),
+            std::thread::sleep(Duration::from_millis(1));
         }
+        Err(failed(&format!("did not end within {END_WAIT:?} of {signal}")))
+    }
+
+    /// How it ended, if it did so by itself.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// User and system time of the whole process so far, of threads that have ended too: the kernel's CPU clock of the
@@ -148,6 +175,11 @@ impl Server {
     /// The most that was ever resident, in bytes; 0 where it cannot be read.
     pub(crate) fn resident_bytes_max(&self) -> u64 {
         self.status_kib("VmHWM:") * 1024
+    }
+
+    /// From now on [`Server::resident_bytes_max`] is of what comes; where that is not allowed, still of all.
+    pub(crate) fn forget_resident_max(&self) {
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 
     /// Resident memory that is no file's (heap and stacks), in bytes; 0 where it cannot be read.

@@ -1,6 +1,8 @@
-//! The two yardsticks: what the transport alone costs, and what the straightforward server costs.
+//! Servers of our own: two yardsticks (what the transport alone costs, and what the straightforward server costs), and a
+//! drain to test `crash` against.
 
 pub(crate) mod ceiling;
+pub(crate) mod keeper;
 pub(crate) mod naive;
 
 use crate::failure::Failure;
