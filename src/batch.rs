@@ -21,6 +21,9 @@ const ARENA: u32 = 1 << 31;
 /// process stand below it, so that one machine's lines are one sequence wherever they are; those have no number to be shown.
 pub(crate) const FIRST_SEQ: u64 = 1 << 48;
 
+/// Set in the epoch of a spool, which is not that of one process.
+pub(crate) const SPOOLED: u64 = 1 << 63;
+
 /// A `machine_seq` as it is shown: 1, 2, 3…
 fn shown_seq(seq: u64) -> Option<u64> {
     seq.saturating_add(1).checked_sub(FIRST_SEQ).filter(|shown| *shown > 0)
@@ -577,7 +580,8 @@ impl Origin {
     /// The id, which is made only where it is shown: few of the lines that are looked at are.
     fn id(self, machine: &[u8]) -> EntryId {
         let Self { epoch, line, machine_seq, .. } = self;
-        let machine_seq = shown_seq(machine_seq).unwrap_or(0);
+        // An id that outlives the process is the same in the next one, which counts a machine's lines anew.
+        let machine_seq = shown_seq(machine_seq).filter(|_| epoch & SPOOLED == 0).unwrap_or(0);
         EntryId { epoch, line, machine_seq, machine: EntryId::mark_of(machine) }
     }
 }

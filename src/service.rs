@@ -48,7 +48,7 @@ const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 /// How often the collector looks whether time has brought anything.
 const MAINTENANCE: Duration = Duration::from_millis(250);
 /// How often the queues' positions are noted in the spool: so much of a queue its reader may see again after a crash.
-const POSITIONS_EVERY: Duration = Duration::from_secs(1);
+const POSITIONS_EVERY: Duration = Duration::from_millis(500);
 /// How often the loss journal is written.
 const JOURNALING: Duration = Duration::from_secs(1);
 
@@ -171,7 +171,7 @@ async fn maintain(collector: LogCollector, shutdown: CancellationToken) {
         let maintained = tokio::task::spawn_blocking(move || {
             collector.maintain();
             if stores {
-                collector.store_positions(false);
+                collector.store_positions(true);
             }
         });
         // Who panicked has said so, and the next turn comes.

@@ -1,6 +1,6 @@
 //! A collector whose lines outlive it: the spool behind its history, and its queues' positions in it.
 //!
-//! A queue's position is stored each second: after a crash its reader may see that second again, but misses nothing. What time
+//! A queue's position is stored twice a second: after a crash its reader may see that time again, but misses nothing. What time
 //! or want of room removes of the spool is dropped from the queues that were still to read it, at that moment.
 
 mod note;
@@ -63,8 +63,9 @@ impl LogCollector {
         let budget = Budget::new(config.budget_bytes);
         let listening = Arc::new(Listening { budget: Arc::clone(&budget), shared: OnceLock::new() });
         let spool = Spool::open(dir, bounds, Some(Arc::clone(&listening) as Arc<dyn Observer>))?;
-        let (epoch, positions) = (spool.id(), spool.positions());
+        let positions = spool.positions();
         let start = Past::start(spool, Arc::clone(&budget));
+        let epoch = start.past.as_ref().map_or(0, Past::epoch);
         let collector = Self::going_on(config, budget, start, epoch);
         // Set once, here.
         let _ = listening.shared.set(Arc::downgrade(&collector.shared));

@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, Trail};
 use crate::{
-    batch::{Batch, GroupRef, Kind, Streams},
+    batch::{Batch, GroupRef, Kind, SPOOLED, Streams},
     budget::{Budget, Permit},
     record::{Limits, Parser},
     spool::{Place, ReadError, Seek, Spool},
@@ -64,6 +64,11 @@ impl Past {
 
     pub(crate) fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// What ids of its lines begin with.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.spool.id() | SPOOLED
     }
 
     /// Lets `read` wait for the disk on a thread for that, one of a few. Needs a runtime of tokio. Cancel safe if what `read`
@@ -128,7 +133,7 @@ impl Past {
         if batch.lines() != record.lines {
             tracing::error!(seq = record.seq, was = record.lines, is = batch.lines(), "a batch is not what it was");
         }
-        (batch.seq, batch.first_line, batch.epoch) = (record.seq, record.first_line, self.spool.id());
+        (batch.seq, batch.first_line, batch.epoch) = (record.seq, record.first_line, self.epoch());
         batch.from_spool = true;
         let age = Timestamp::now().duration_since(record.received_at).unsigned_abs();
         batch.received = batch.received.checked_sub(age).unwrap_or(batch.received);

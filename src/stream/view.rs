@@ -132,6 +132,8 @@ impl MachineView {
                 self.cursor = MachineCursor::new(first, step.at.batch);
                 Some(self.skipped(step.missed))
             }
+            // What was looked for on the disk has been read meanwhile.
+            Some(Next::Lost(0)) => self.step(),
             Some(Next::Lost(missed)) => Some(self.skipped(missed)),
             Some(Next::Past) => {
                 self.on_disk = true;

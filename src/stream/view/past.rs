@@ -39,7 +39,7 @@ pub(super) fn machine_start(
 fn after_in_machine(past: &Past, machine: &str, trail: Trail, id: EntryId) -> Option<MachineCursor> {
     let (_, lines) = past.spool().range();
     let line = id.line.saturating_add(1);
-    if id.epoch != past.spool().id() || line < lines.start {
+    if id.epoch != past.epoch() || line < lines.start {
         return None;
     }
     let Some(place) = past.batch_at_line(line).filter(|place| place.seq() < trail.end) else {
@@ -95,7 +95,7 @@ pub(super) fn fleet_start(
     let mut cursor = history.at_line(lines.start);
     let mut unknown = false;
     match start.after {
-        Some(id) if id.epoch == past.spool().id() => cursor = history.after_line(id.line),
+        Some(id) if id.epoch == past.epoch() => cursor = history.after_line(id.line),
         Some(_) => unknown = true,
         None => {}
     }
