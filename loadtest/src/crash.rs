@@ -40,6 +40,8 @@ use view::{NAMED_MAX, View};
 const FINISH_WAIT: Duration = Duration::from_secs(60);
 /// A kill that comes before the drain is ready comes within this time.
 const EARLY_MAX: Duration = Duration::from_millis(60);
+/// A fault lasts at least so long: one that no call comes upon is none.
+const FAULT_MIN: Duration = Duration::from_millis(100);
 /// After a fault of the disk a body must be acknowledged within this time.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// So often it is told how far the run is.
@@ -228,6 +230,7 @@ impl<'a> Crash<'a> {
             faults: Faults { kind: args.inject, ..Faults::default() },
             flips: Flips::default(),
             violations: Vec::new(),
+            notes: Vec::new(),
         };
         // The moments must not depend on how many ports were taken.
         random.next();
@@ -314,7 +317,7 @@ impl<'a> Crash<'a> {
         let Some(fault) = fault else { return Ok(()) };
         let episode = Episode::begin(fault, life.server.pid(), &self.dir, &mut self.random)?;
         self.report.faults.times += 1;
-        let lasts = self.moment(average);
+        let lasts = FAULT_MIN + self.moment(average);
         std::thread::sleep(lasts);
         life.is_alive()?;
         if self.args.signal == Stop::Kill && self.random.below(3) == 0 {
@@ -451,6 +454,8 @@ impl<'a> Crash<'a> {
         }
         if !oldest_may_go {
             broken.extend(different("resuming by id", self.fleet, ledgers, &self.resumed, history));
+            let renamed = renamed("resuming by id", self.fleet, &self.resumed, history);
+            self.report.notes.extend(renamed);
         }
         self.report.resumed_lines = self.resumed.read;
         self.report.verdict = verdict;
@@ -492,7 +497,9 @@ impl<'a> Crash<'a> {
         let mut broken = trouble;
         // A queue gives again what it gave last.
         if from != From::Queue || followed.missed > 0 {
-            broken.extend(different(&format!("following by {from:?}"), self.fleet, ledgers, &view, history));
+            let what = format!("following by {from:?}");
+            broken.extend(different(&what, self.fleet, ledgers, &view, history));
+            self.report.notes.extend(renamed(&what, self.fleet, &view, history));
         }
         let disorder = view.out_of_order(ledgers).count();
         if disorder > 0 {
@@ -527,22 +534,29 @@ fn read_history(setup: &Setup, runtime: &Runtime, view: &mut View) -> Result<(),
     }
 }
 
+/// Under which other ids a reader has read what is stored, if it is the same otherwise.
+fn renamed(what: &str, fleet: Fleet, here: &View, stored: &View) -> Option<String> {
+    if !here.is_same(stored) || here.has_same_ids(stored) {
+        return None;
+    }
+    let example = here.renamed(stored).map_or_else(String::new, |(owner, id, now)| {
+        format!(", as {}: read as {id}, now {now}", name(fleet, owner.sender, owner.record))
+    });
+    Some(format!("{what}: lines have other ids now than they were read under{example}"))
+}
+
 /// How what a reader has read differs from what is stored; nothing if it does not.
 fn different(what: &str, fleet: Fleet, ledgers: &[Ledger], here: &View, stored: &View) -> Vec<String> {
-    let name = |sender: usize, record: u64| {
-        let machine = fleet.id_text(fleet.machine_of(sender, record));
-        format!("machine {machine} number {}", fleet.sequence_of(record))
-    };
     if here.is_same(stored) {
-        let renamed = here.renamed(stored).map_or_else(String::new, |(owner, id, now)| {
-            format!(", as {}: read as {id}, now {now}", name(owner.sender, owner.record))
-        });
-        let told = format!("{what}: ids that were read are not those that the history has now{renamed}");
-        return if here.has_same_ids(stored) { Vec::new() } else { vec![told] };
+        return Vec::new();
     }
     let mut named = vec![format!("{what} has not read what the history holds, or in another order")];
     named.extend(here.differences(stored, ledgers).take(NAMED_MAX).map(|(sender, record, read, there)| {
-        format!("{what}: {} was read {read} times, is stored {there} times", name(sender, record))
+        format!("{what}: {} was read {read} times, is stored {there} times", name(fleet, sender, record))
     }));
     named
+}
+
+fn name(fleet: Fleet, sender: usize, record: u64) -> String {
+    format!("machine {} number {}", fleet.id_text(fleet.machine_of(sender, record)), fleet.sequence_of(record))
 }

@@ -89,6 +89,8 @@ pub(super) struct Report {
     pub(super) flips: Flips,
     /// What was promised and not kept; empty is success.
     pub(super) violations: Vec<String>,
+    /// What nobody promised otherwise, and a reader of the report should know.
+    pub(super) notes: Vec<String>,
 }
 
 impl Report {
@@ -196,6 +198,9 @@ impl Report {
                 count(verdict.out_of_order)
             ),
         );
+        for note in &self.notes {
+            line("note", note.clone());
+        }
         for violation in &self.violations {
             line("BROKEN", violation.clone());
         }
