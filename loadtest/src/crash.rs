@@ -40,6 +40,8 @@ use view::{NAMED_MAX, View};
 const FINISH_WAIT: Duration = Duration::from_secs(60);
 /// A kill that comes before the drain is ready comes within this time.
 const EARLY_MAX: Duration = Duration::from_millis(60);
+/// A fault lasts at least so long: one that no call comes upon is none.
+const FAULT_MIN: Duration = Duration::from_millis(100);
 /// After a fault of the disk a body must be acknowledged within this time.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// So often it is told how far the run is.
@@ -314,7 +316,7 @@ impl<'a> Crash<'a> {
         let Some(fault) = fault else { return Ok(()) };
         let episode = Episode::begin(fault, life.server.pid(), &self.dir, &mut self.random)?;
         self.report.faults.times += 1;
-        let lasts = self.moment(average);
+        let lasts = FAULT_MIN + self.moment(average);
         std::thread::sleep(lasts);
         life.is_alive()?;
         if self.args.signal == Stop::Kill && self.random.below(3) == 0 {
