@@ -115,7 +115,10 @@ fn every_key_can_be_set_in_the_file() {
     let loaded = load(&file(text)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let unset: Vec<_> =
         loaded.effective().filter(|one| one.source != Source::File).map(|one| one.setting.key).collect();
-    assert_eq!(unset, ["ingest.token_file", "control.token_file"]);
+    let files = ["token_file", "tls_cert_file", "tls_key_file"];
+    let files: Vec<_> =
+        ["ingest", "control"].iter().flat_map(|section| files.map(|file| format!("{section}.{file}"))).collect();
+    assert_eq!(unset, files);
     let config = &loaded.config;
     assert_eq!(config.ingest.body_bytes_max, 10_000_000);
     assert_eq!(config.ingest.body_deadline, Duration::from_secs(90));
@@ -128,7 +131,7 @@ fn every_key_can_be_set_in_the_file() {
 #[test]
 fn every_key_can_be_set_by_its_variable() {
     for setting in &SETTINGS {
-        if setting.derived.is_some() || setting.key.ends_with("token_file") {
+        if setting.derived.is_some() || setting.key.ends_with("_file") {
             continue;
         }
         let loaded = load(&env(&[(&setting.variable(), &setting.default_text().unwrap())]));
@@ -286,6 +289,54 @@ fn a_token_that_is_none_never_opens_a_door() {
 }
 
 #[test]
+fn tls_takes_a_certificate_and_its_key_or_neither() {
+    let found = mistakes(&file("[ingest]\ntls_cert_file = \"cert.pem\"\n[control]\ntls_key_file = \"key.pem\"\n"));
+    let expected = [
+        "fleetdrain.toml:2:17: ingest.tls_cert_file: it needs ingest.tls_key_file: TLS takes both or neither",
+        "fleetdrain.toml:4:16: control.tls_key_file: it needs control.tls_cert_file: TLS takes both or neither",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_certificate_is_read_and_checked_with_the_rest() {
+    let signed = rcgen::generate_simple_self_signed(["drain.example".to_owned()]).unwrap();
+    let cert = token_file("cert.pem", &signed.cert.pem());
+    let key = token_file("key.pem", &signed.signing_key.serialize_pem());
+    let tls = |cert: &str, key: &str| {
+        env(&[("FLEETDRAIN_CONTROL__TLS_CERT_FILE", cert), ("FLEETDRAIN_CONTROL__TLS_KEY_FILE", key)])
+    };
+    let loaded = load(&tls(&cert, &key)).unwrap();
+    assert!(loaded.config.control.identity.is_some() && loaded.config.ingest.identity.is_none());
+    let told = loaded.effective().find(|one| one.setting.key == "control.tls_cert_file").unwrap().note.unwrap();
+    assert!(told.starts_with("expires "), "{told}");
+    for (sources, expected) in [
+        (tls(&key, &key), format!("control.tls_cert_file: {key}: it holds no certificate in PEM")),
+        (tls(&cert, &cert), format!("control.tls_key_file: {cert}: it holds no private key in PEM")),
+        (tls(&cert, "/nowhere"), "control.tls_key_file: cannot read /nowhere".to_owned()),
+    ] {
+        let found = mistakes(&sources);
+        assert!(found.contains(&expected), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn an_expired_certificate_is_a_warning() {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = token_file("expired.pem", &params.self_signed(&key).unwrap().pem());
+    let key = token_file("expired.key", &key.serialize_pem());
+    let loaded = load(&env(&[("FLEETDRAIN_INGEST__TLS_CERT_FILE", &cert), ("FLEETDRAIN_INGEST__TLS_KEY_FILE", &key)]));
+    let warnings = loaded.unwrap().warnings;
+    let expected = "ingest.tls_cert_file: a certificate has expired, 2021-01-01T00:00:00Z";
+    assert!(warnings.iter().any(|warning| warning == expected), "{warnings:?}");
+}
+
+#[test]
 fn control_off_loopback_needs_a_token() {
     let open = ("FLEETDRAIN_CONTROL__LISTEN", "0.0.0.0:8081");
     assert!(mistakes(&env(&[open])).contains("--insecure-control"));
@@ -366,7 +417,7 @@ fn the_printed_default_file_is_right_where_uncommented() {
     let uncommented: String = default_toml()
         .lines()
         .filter(|line| line.contains("= ") || line.starts_with('['))
-        .filter(|line| !line.contains("token_file"))
+        .filter(|line| !line.contains("_file ="))
         .map(|line| format!("{}\n", line.trim_start_matches("# ")))
         .collect();
     config(&file(&uncommented));

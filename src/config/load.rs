@@ -8,10 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, GIB, MIB, MachineMemory, Mistake, Mistakes, Place, Problem, SETTINGS, Setting,
+    Config, GIB, Identity, MIB, MachineMemory, Mistake, Mistakes, Place, Problem, SETTINGS, Setting,
     setting::{Value, variable},
     value::format_size,
 };
@@ -159,6 +160,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         loading.set(flag.key, &Value::Text(flag.value.clone()), Place::Flag(flag.name), Source::Flag);
     }
     loading.read_token_files();
+    loading.read_identities();
     loading.derive_memory(sources.memory);
     let on_fly = sources.env.iter().any(|(name, value)| name == "FLY_APP_NAME" && !value.is_empty());
     loading.derive_control(on_fly);
@@ -317,6 +319,42 @@ impl Loading {
         }
     }
 
+    /// The certificates and their keys: read and checked here, so that a reload takes all of them or none.
+    fn read_identities(&mut self) {
+        let Config { ingest, control, .. } = &self.config;
+        let files = [
+            ("ingest.tls_cert_file", "ingest.tls_key_file", &ingest.tls_cert_file, &ingest.tls_key_file),
+            ("control.tls_cert_file", "control.tls_key_file", &control.tls_cert_file, &control.tls_key_file),
+        ];
+        for (cert_key, key_key, cert_file, key_file) in files.map(|(a, b, cert, key)| (a, b, cert.clone(), key.clone()))
+        {
+            let identity = match (cert_file, key_file) {
+                (None, None) => continue,
+                (Some(_), None) => Err((cert_key, Problem::HalfTls { missing: key_key })),
+                (None, Some(_)) => Err((key_key, Problem::HalfTls { missing: cert_key })),
+                (Some(cert), Some(key)) => read_identity((cert_key, cert), (key_key, key)),
+            };
+            match identity {
+                Ok(identity) => self.take_identity(cert_key, identity),
+                Err((key, problem)) => self.mistake(key, self.place(key), problem),
+            }
+        }
+    }
+
+    fn take_identity(&mut self, cert_key: &'static str, identity: Identity) {
+        let expires = identity.expires();
+        self.notes.insert(cert_key, format!("expires {expires}"));
+        if expires <= Timestamp::now() {
+            self.warnings.push(format!("{cert_key}: a certificate has expired, {expires}"));
+        }
+        let at = if cert_key.starts_with("ingest.") {
+            &mut self.config.ingest.identity
+        } else {
+            &mut self.config.control.identity
+        };
+        *at = Some(identity);
+    }
+
     /// The budget of the machine, and what depends on the budget.
     fn derive_memory(&mut self, machine: Option<MachineMemory>) {
         if !self.is_set("memory.budget") {
@@ -408,6 +446,21 @@ fn default_budget(machine: Option<MachineMemory>) -> (usize, String) {
     let share = usize::try_from(bytes / 100 * 60).unwrap_or(usize::MAX) >> 10 << 10;
     let mib = bytes / MIB as u64;
     (share.clamp(MIB, GIB), format!("60% of the {from}, {mib}MiB, at most 1GiB"))
+}
+
+/// Reads a certificate and its private key, each a key of the catalogue and a path. An error is with the key to blame.
+fn read_identity(
+    (cert_key, cert): (&'static str, PathBuf),
+    (key_key, key): (&'static str, PathBuf),
+) -> Result<Identity, (&'static str, Problem)> {
+    let read = |name, path: &PathBuf| {
+        fs::read(path).map_err(|source| (name, Problem::Unreadable { path: path.clone(), source }))
+    };
+    let (cert_pem, key_pem) = (read(cert_key, &cert)?, read(key_key, &key)?);
+    Identity::from_pem(&cert_pem, &key_pem).map_err(|source| {
+        let (name, path) = if source.is_of_key() { (key_key, key) } else { (cert_key, cert) };
+        (name, Problem::BadIdentity { path, source })
+    })
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 32] = [
+pub static SETTINGS: [Setting; 36] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -116,6 +116,16 @@ pub static SETTINGS: [Setting; 32] = [
         "ingest.token_file",
         Kind::Path(|c| &mut c.ingest.token_file),
         "a file of tokens for senders, one a line, all live",
+    ),
+    setting(
+        "ingest.tls_cert_file",
+        Kind::Path(|c| &mut c.ingest.tls_cert_file),
+        "a file of certificates in PEM, the server's own first: the listener speaks TLS; read again on SIGHUP",
+    ),
+    setting(
+        "ingest.tls_key_file",
+        Kind::Path(|c| &mut c.ingest.tls_key_file),
+        "a file with the private key of the first certificate, in PEM and not encrypted",
     ),
     setting(
         "ingest.body_bytes_max",
@@ -167,6 +177,16 @@ pub static SETTINGS: [Setting; 32] = [
         "control.token_file",
         Kind::Path(|c| &mut c.control.token_file),
         "a file of tokens for readers, one a line, all live",
+    ),
+    setting(
+        "control.tls_cert_file",
+        Kind::Path(|c| &mut c.control.tls_cert_file),
+        "a file of certificates in PEM, the server's own first: the listener speaks TLS; read again on SIGHUP",
+    ),
+    setting(
+        "control.tls_key_file",
+        Kind::Path(|c| &mut c.control.tls_key_file),
+        "a file with the private key of the first certificate, in PEM and not encrypted",
     ),
     setting(
         "control.insecure",

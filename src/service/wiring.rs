@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use super::Certificates;
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
@@ -34,10 +35,11 @@ pub(super) struct Wiring {
     /// Whether the last reload of the configuration worked.
     pub(super) reloaded: Arc<AtomicBool>,
     machines_max: usize,
+    certificates: Certificates,
 }
 
 impl Wiring {
-    pub(super) fn new(collector: &LogCollector, config: &Config) -> Self {
+    pub(super) fn new(collector: &LogCollector, config: &Config, certificates: Certificates) -> Self {
         let ledger = &collector.shared.ledger;
         let metrics = Metrics::new(Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
         let metrics = Arc::new(metrics);
@@ -52,6 +54,7 @@ impl Wiring {
             rejected: Arc::default(),
             reloaded: Arc::new(AtomicBool::new(true)),
             machines_max: config.metrics.machines_max,
+            certificates,
         }
     }
 
@@ -80,6 +83,7 @@ impl Wiring {
         let machines_omitted = stats.machines.saturating_sub(machines.len() as u64);
         Snapshot {
             config_reload_success: self.reloaded.load(Relaxed),
+            certificate_expiry: self.certificates.expiries(),
             wire_bytes: self.counters.wire_bytes(),
             body_bytes: self.counters.body_bytes(),
             bodies_refused: self.counters.bodies_refused(),
