@@ -19,6 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use tokio_rustls::server::TlsStream as ServerStream;
+#[cfg(feature = "cli")]
+pub(crate) use trust::Trust;
+
+#[cfg(feature = "cli")]
+mod trust;
 
 /// The only protocol spoken: contract, 2.
 const ALPN: &[u8] = b"http/1.1";

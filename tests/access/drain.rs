@@ -18,6 +18,13 @@ pub(crate) fn fleetdrain(args: &[&str], env: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Exit code, standard output and standard error of a command that ends by itself.
+pub(crate) fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let output = fleetdrain(args, env).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
 pub(crate) struct Drain {
     child: Child,
     stderr: BufReader<ChildStderr>,

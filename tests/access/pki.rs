@@ -37,7 +37,11 @@ impl Pki {
 
     /// A certificate for this machine that expires at the begin of a year.
     pub(crate) fn issue(&self, expires: i32) -> Issued {
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        self.issue_for(&["127.0.0.1", "localhost"], expires)
+    }
+
+    pub(crate) fn issue_for(&self, names: &[&str], expires: i32) -> Issued {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(expires, 1, 1);
         let key = KeyPair::generate().unwrap();

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     SOON,
-    drain::Drain,
+    drain::{Drain, run},
     pki::{Pki, handshake, scratch, shown},
     soon,
 };
@@ -270,4 +270,66 @@ async fn nobody_resumes_a_session_of_a_certificate_that_was_replaced() {
     stream.write_all(get("/livez").as_bytes()).await.unwrap();
     assert!(rest(&mut stream).await.starts_with(b"HTTP/1.1 200"));
     assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+}
+
+#[tokio::test]
+async fn client_commands_believe_whom_they_are_told_to_and_nobody_else() {
+    let (pki, dir) = (Pki::new(), scratch("client"));
+    let drain = with_files(&dir, &pki);
+    pki.ask(
+        drain.ingest,
+        &post(r#"{"instance":"m","message":"hello"}"#).replace("Host: a", "Host: a\r\nAuthorization: Bearer old"),
+    )
+    .await;
+    let path = |name: &str, pem: &str| {
+        std::fs::write(dir.join(name), pem).unwrap();
+        dir.join(name).to_str().unwrap().to_owned()
+    };
+    let (ours, theirs) = (path("ca.pem", &pki.ca_pem), path("other.pem", &Pki::new().ca_pem));
+    let url = format!("https://{}", drain.control);
+    let by_name = format!("https://localhost:{}", drain.control.port());
+    let commands: [(&[&str], &str); 4] =
+        [(&["tail", "-n"], "hello"), (&["machines"], "live"), (&["stats"], "lines_received"), (&["health"], "healthy")];
+    for (command, expected) in commands {
+        for url in [&url, &by_name] {
+            let args = [command, &["--url", url, "--ca-file", &ours]].concat();
+            let (code, out, err) = run(&args, &[]);
+            assert!(code == 0 && out.contains(expected), "{command:?}: {code} {out} {err}");
+        }
+        let (code, out, err) = run(command, &[("FLEETDRAIN_URL", &url), ("FLEETDRAIN_CA_FILE", &ours)]);
+        assert!(code == 0 && out.contains(expected), "{command:?}: {code} {out} {err}");
+        let (code, _, err) = run(&[command, &["--url", &url, "--ca-file", &theirs]].concat(), &[]);
+        assert!(code == 69 && err.contains(&format!("cannot reach {url}")) && err.contains("invalid peer certificate"), "{err}");
+    }
+    // What this machine's store holds does not include an authority of a moment ago.
+    let (code, _, err) = run(&["stats", "--url", &url], &[("SSL_CERT_FILE", &theirs)]);
+    assert!(code == 69 && err.contains("invalid peer certificate"), "{err}");
+    let (code, out, _) = run(&["stats", "--url", &url], &[("SSL_CERT_FILE", &ours)]);
+    assert!(code == 0 && out.contains("lines_received"), "the store is the system's");
+    for (file, expected) in
+        [("/nowhere", "--ca-file /nowhere"), (dir.join("tokens").to_str().unwrap(), "no certificate in PEM")]
+    {
+        let (code, _, err) = run(&["stats", "--url", &url, "--ca-file", file], &[]);
+        assert!(code != 0 && code != 69 && err.contains(expected), "{code} {err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_commands_do_not_believe_a_certificate_of_another_name() {
+    let drain = secured(|_| {}).await;
+    let ca = scratch("name").join("ca.pem");
+    std::fs::write(&ca, &drain.pki.ca_pem).unwrap();
+    let stats = |port: u16| {
+        let url = format!("https://127.0.0.1:{port}");
+        run(&["stats", "--url", &url, "--ca-file", ca.to_str().unwrap()], &[])
+    };
+    assert_eq!(stats(drain.control.port()).0, 0);
+    let issued = drain.pki.issue_for(&["drain.example"], 2100);
+    let other = secured(|config| {
+        let identity = Identity::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes());
+        config.control.identity = Some(identity.unwrap());
+    })
+    .await;
+    let (code, _, err) = stats(other.control.port());
+    assert!(code == 69 && err.contains("not valid for name"), "{code} {err}");
 }
