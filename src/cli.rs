@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod client;
 mod health;
+mod link;
 mod logging;
 mod machines;
 mod parse;
@@ -123,6 +124,9 @@ enum Command {
     /// Show the drain's ledger: what came in, where it went, what was lost
     #[command(after_help = stats::EXAMPLES)]
     Stats(stats::Args),
+    /// Make a signed link that shows some machines for a while
+    #[command(after_help = link::EXAMPLES)]
+    Link(link::Args),
     /// Check a configuration and print every setting, or every mistake
     #[command(after_help = validate::EXAMPLES)]
     Validate(validate::Args),
@@ -180,6 +184,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Tail(args) => client::block_on(tail::run(args)),
         Command::Machines(args) => client::block_on(machines::run(args)),
         Command::Stats(args) => client::block_on(stats::run(args)),
+        Command::Link(args) => link::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),
         #[cfg(feature = "spool")]

@@ -28,7 +28,10 @@ pub use self::{
     setting::{SETTINGS, Setting, default_toml, reference},
 };
 #[cfg(feature = "server")]
-pub use crate::tls::Identity;
+pub use crate::{
+    grant::{ShortKey, SigningKeys},
+    tls::Identity,
+};
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -132,6 +135,13 @@ pub struct Control {
     /// What the two files hold; `None`: the listener speaks plainly.
     #[cfg(feature = "server")]
     pub identity: Option<Identity>,
+    /// A file of keys that vouch for signed links, one a line.
+    pub signing_key_file: Option<PathBuf>,
+    /// What the file holds; empty: there are no links.
+    #[cfg(feature = "server")]
+    pub signing_keys: SigningKeys,
+    /// Origins of web pages that may read what a link may read, as browsers write them: `https://page.example`.
+    pub cors_origins: Vec<String>,
     /// `--insecure-control`: off loopback without a token.
     pub insecure: bool,
 }

@@ -52,6 +52,8 @@ pub mod tls;
 pub mod tls;
 
 #[cfg(feature = "server")]
+pub(crate) mod grant;
+#[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
 pub mod service;

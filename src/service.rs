@@ -25,12 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     batch::Streams,
     collector::{CollectorConfig, LogCollector},
-    config::{Config, Identity, Loaded, Loader},
+    config::{Config, Control, Identity, Loaded, Loader, SigningKeys},
     http::{
         self, ListenError, Settings,
         auth::Tokens,
         ingest::Ingest,
-        read::{self, ControlState},
+        read::{self, Access, ControlState},
     },
     tls::Certificate,
 };
@@ -129,7 +129,7 @@ impl Running {
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let tokens = ListenerTokens {
             ingest: Arc::new(Tokens::new(&config.ingest.tokens)),
-            control: Arc::new(Tokens::new(&config.control.tokens)),
+            control: Arc::new(Tokens::with_keys(&config.control.tokens, config.control.signing_keys.clone())),
         };
         let certificates = Certificates::new(config);
         let wiring = Wiring::new(collector, config, certificates.clone());
@@ -151,7 +151,10 @@ impl Running {
             let addr = bound(&listener, ingest_addr);
             let certificate = certificates.control.clone();
             let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters), certificate);
-            let state = wiring.control(Arc::clone(&tokens.control), addr);
+            let access = Access::new(Arc::clone(&tokens.control), addr)
+                .with_tls(certificates.control.is_some())
+                .with_cors_origins(&config.control.cors_origins);
+            let state = wiring.control(access);
             tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
             let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
             tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
@@ -173,12 +176,13 @@ impl Running {
     /// address that it names itself, which is not the one listened on since the start.
     fn would_open_control(&self, config: &Config) -> bool {
         let is_exposed = self.control.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
-        is_exposed && config.control.tokens.is_empty() && !config.control.insecure
+        let Control { tokens, signing_keys, insecure, .. } = &config.control;
+        is_exposed && tokens.is_empty() && signing_keys.is_empty() && !insecure
     }
 
     fn reload(&self, config: &Config) {
-        self.tokens.ingest.replace(&config.ingest.tokens);
-        self.tokens.control.replace(&config.control.tokens);
+        self.tokens.ingest.replace(&config.ingest.tokens, SigningKeys::default());
+        self.tokens.control.replace(&config.control.tokens, config.control.signing_keys.clone());
         self.certificates.replace(config);
     }
 }
@@ -455,7 +459,7 @@ mod tests {
         let ingest = "127.0.0.1:0".parse().unwrap();
         let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).unwrap();
         reload(&running, &Loader::default());
-        let kept = !running.tokens.control.is_empty();
+        let kept = !running.tokens.control.live().is_open();
         assert_eq!(running.reloaded.load(Relaxed), !kept);
         running.shutdown.cancel();
         kept

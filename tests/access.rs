@@ -1,10 +1,14 @@
-//! Who gets in: TLS on both listeners, tokens and certificates that are changed while the drain runs.
+//! Who gets in: TLS on both listeners, signed links, tokens and certificates that are changed while the drain runs.
 
 #![cfg(all(feature = "cli", feature = "tls"))]
 #![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
 
+mod support;
+
 #[path = "access/drain.rs"]
 mod drain;
+#[path = "access/links.rs"]
+mod links;
 #[path = "access/pki.rs"]
 mod pki;
 #[path = "access/tls.rs"]

@@ -81,6 +81,7 @@ fn every_key_can_be_set_in_the_file() {
         connections_max = 1_000
         [control]
         listen = "[::1]:0"
+        cors_origins = ["https://page.example", "http://localhost:3000"]
         insecure = false
         [backpressure]
         wait = "0s"
@@ -116,14 +117,16 @@ fn every_key_can_be_set_in_the_file() {
     let unset: Vec<_> =
         loaded.effective().filter(|one| one.source != Source::File).map(|one| one.setting.key).collect();
     let files = ["token_file", "tls_cert_file", "tls_key_file"];
-    let files: Vec<_> =
+    let mut files: Vec<_> =
         ["ingest", "control"].iter().flat_map(|section| files.map(|file| format!("{section}.{file}"))).collect();
+    files.push("control.signing_key_file".to_owned());
     assert_eq!(unset, files);
     let config = &loaded.config;
     assert_eq!(config.ingest.body_bytes_max, 10_000_000);
     assert_eq!(config.ingest.body_deadline, Duration::from_secs(90));
     assert_eq!(config.control.listen, Some("[::1]:0".parse().unwrap()));
     assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
+    assert_eq!(config.control.cors_origins, ["https://page.example", "http://localhost:3000"]);
     assert_eq!(config.queue.full, Full::DropOldest);
     assert_eq!(config.history.bytes, 0);
 }
@@ -286,6 +289,40 @@ fn a_token_that_is_none_never_opens_a_door() {
         assert_eq!(found.lines().count(), 1, "{found}");
     }
     assert!(mistakes(&env(&[("FLEETDRAIN_CONTROL__TOKEN", " ")])).contains("it holds no token"));
+}
+
+#[test]
+fn signing_keys_lock_the_door_and_short_ones_are_told_and_not_repeated() {
+    let keys = token_file("keys", "hunter2 hunter2 hunter2 hunter2 hunter2\n");
+    let set = |path: &str| env(&[("FLEETDRAIN_CONTROL__SIGNING_KEY_FILE", path)]);
+    let mut off_loopback = set(&keys);
+    off_loopback.env.extend(env(&[("FLEETDRAIN_CONTROL__LISTEN", "0.0.0.0:8081")]).env);
+    let loaded = load(&off_loopback).unwrap();
+    assert_eq!(loaded.config.control.signing_keys.len(), 1);
+    let warning = "control has signing keys and no token: nobody reads more than a link shows";
+    assert_eq!(loaded.warnings.iter().filter(|told| told.starts_with("control")).collect::<Vec<_>>(), [warning]);
+    for (text, expected) in [
+        ("hunter2\n", "control.signing_key_file: the signing key on line 1 has 7 bytes, at least 32 are needed"),
+        ("\n \n", "holds no signing key"),
+    ] {
+        let found = mistakes(&set(&token_file("bad-keys", text)));
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{found}");
+    }
+    assert!(mistakes(&set("/nowhere")).contains("cannot read /nowhere"));
+}
+
+#[test]
+fn origins_are_exact_and_do_nothing_in_front_of_an_open_door() {
+    let origins = ("FLEETDRAIN_CONTROL__CORS_ORIGINS", "https://a.example, http://b.example:81");
+    let loaded = load(&env(&[origins])).unwrap();
+    assert_eq!(loaded.config.control.cors_origins, ["https://a.example", "http://b.example:81"]);
+    assert!(loaded.warnings.iter().any(|warning| warning.starts_with("control.cors_origins")), "{:?}", loaded.warnings);
+    let locked = load(&env(&[origins, ("FLEETDRAIN_CONTROL__TOKEN", "secret")])).unwrap();
+    assert!(!locked.warnings.iter().any(|warning| warning.starts_with("control.")), "{:?}", locked.warnings);
+    for bad in ["*", "null", "https://a.example/", "a.example", "https://a.example,,"] {
+        let found = mistakes(&env(&[("FLEETDRAIN_CONTROL__CORS_ORIGINS", bad)]));
+        assert!(found.contains(&format!("{bad:?} is not a list of origins")), "{found}");
+    }
 }
 
 #[test]

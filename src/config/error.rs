@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::tls::IdentityError;
+use crate::{grant::ShortKey, tls::IdentityError};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,15 @@ pub enum Problem {
         /// Counted from 1.
         line: usize,
     },
+    /// An empty file would lock everybody out, or open the door that it was meant to lock.
+    #[error("{} holds no signing key", path.display())]
+    NoSigningKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key that is too easy to guess.
+    #[error(transparent)]
+    ShortSigningKey(ShortKey),
     /// A certificate without a key, or a key without a certificate.
     #[error("it needs {missing}: TLS takes both or neither")]
     HalfTls {

@@ -1,11 +1,8 @@
 //! What both listeners share, and one scrape's view of it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use serde_json::{Map, Value};
@@ -16,7 +13,6 @@ use crate::{
     config::Config,
     http::{
         HttpCounters,
-        auth::Tokens,
         problem::Reason,
         read::{Access, ControlState, Hooks},
         rejected::RejectedRecords,
@@ -58,8 +54,8 @@ impl Wiring {
         }
     }
 
-    /// What the routes of the control listener at `addr` work on.
-    pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
+    /// What the routes of the control listener work on.
+    pub(super) fn control(&self, access: Access) -> Arc<ControlState> {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
         let counted = Arc::clone(&self.counters);
         let hooks = Hooks {
@@ -69,7 +65,7 @@ impl Wiring {
             counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
             troubles: Box::new(Vec::new),
         };
-        ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
+        ControlState::new(self.collector.clone(), access, hooks)
     }
 
     /// All metrics as Prometheus text.

@@ -299,7 +299,10 @@ async fn client_commands_believe_whom_they_are_told_to_and_nobody_else() {
         let (code, out, err) = run(command, &[("FLEETDRAIN_URL", &url), ("FLEETDRAIN_CA_FILE", &ours)]);
         assert!(code == 0 && out.contains(expected), "{command:?}: {code} {out} {err}");
         let (code, _, err) = run(&[command, &["--url", &url, "--ca-file", &theirs]].concat(), &[]);
-        assert!(code == 69 && err.contains(&format!("cannot reach {url}")) && err.contains("invalid peer certificate"), "{err}");
+        assert!(
+            code == 69 && err.contains(&format!("cannot reach {url}")) && err.contains("invalid peer certificate"),
+            "{err}"
+        );
     }
     // What this machine's store holds does not include an authority of a moment ago.
     let (code, _, err) = run(&["stats", "--url", &url], &[("SSL_CERT_FILE", &theirs)]);
