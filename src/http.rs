@@ -177,10 +177,11 @@ async fn secured(
     certificate: &Certificate,
     settings: &Settings,
     shutdown: &CancellationToken,
-) -> Option<ServerStream<TcpStream>> {
-    let shaking = tokio::time::timeout(settings.deadlines.header, certificate.accept(stream));
+) -> Option<Box<ServerStream<TcpStream>>> {
+    // Boxed, both: a TLS stream is a thousand bytes and more, and a task has room for it at each place that it is moved to.
+    let shaking = tokio::time::timeout(settings.deadlines.header, Box::pin(certificate.accept(stream)));
     match shutdown.run_until_cancelled(shaking).await? {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok(stream)) => Some(Box::new(stream)),
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "no TLS handshake");
             None
