@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod client;
 mod health;
+mod link;
 mod logging;
 mod losses;
 mod machines;
@@ -129,6 +130,9 @@ enum Command {
     /// Show what was lost, of which machine and why: exit 1 if anything was, 0 if nothing
     #[command(after_help = losses::EXAMPLES)]
     Losses(losses::Args),
+    /// Make a signed link that shows some machines for a while
+    #[command(after_help = link::EXAMPLES)]
+    Link(link::Args),
     /// Check a configuration and print every setting, or every mistake
     #[command(after_help = validate::EXAMPLES)]
     Validate(validate::Args),
@@ -187,6 +191,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Machines(args) => client::block_on(machines::run(args)),
         Command::Stats(args) => client::block_on(stats::run(args)),
         Command::Losses(args) => client::block_on(losses::run(args)),
+        Command::Link(args) => link::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),
         #[cfg(feature = "spool")]

@@ -27,6 +27,11 @@ pub use self::{
     memory::MachineMemory,
     setting::{SETTINGS, Setting, default_toml, reference},
 };
+#[cfg(feature = "server")]
+pub use crate::{
+    grant::{ShortKey, SigningKeys},
+    tls::Identity,
+};
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -75,6 +80,13 @@ pub struct Ingest {
     pub tokens: Vec<String>,
     /// A file of tokens, one a line.
     pub token_file: Option<PathBuf>,
+    /// A file of certificates in PEM, the server's own first.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A file with the private key of the first certificate in PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// What the two files hold; `None`: the listener speaks plainly.
+    #[cfg(feature = "server")]
+    pub identity: Option<Identity>,
     /// The largest body on the wire.
     pub body_bytes_max: usize,
     /// The largest body decoded; never more than a quarter of the budget, nor 1 GiB.
@@ -97,6 +109,10 @@ impl Default for Ingest {
             listen: None,
             tokens: Vec::new(),
             token_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            #[cfg(feature = "server")]
+            identity: None,
             body_bytes_max: 64 * MIB,
             decoded_bytes_max: 256 * MIB,
             line_bytes_max: MIB,
@@ -118,6 +134,20 @@ pub struct Control {
     pub tokens: Vec<String>,
     /// A file of tokens, one a line.
     pub token_file: Option<PathBuf>,
+    /// A file of certificates in PEM, the server's own first.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A file with the private key of the first certificate in PEM.
+    pub tls_key_file: Option<PathBuf>,
+    /// What the two files hold; `None`: the listener speaks plainly.
+    #[cfg(feature = "server")]
+    pub identity: Option<Identity>,
+    /// A file of keys that vouch for signed links, one a line.
+    pub signing_key_file: Option<PathBuf>,
+    /// What the file holds; empty: there are no links.
+    #[cfg(feature = "server")]
+    pub signing_keys: SigningKeys,
+    /// Origins of web pages that may read what a link may read, as browsers write them: `https://page.example`.
+    pub cors_origins: Vec<String>,
     /// `--insecure-control`: off loopback without a token.
     pub insecure: bool,
 }

@@ -46,7 +46,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -67,6 +67,7 @@ use crate::{
     budget::Budget,
     collector::LogCollector,
     config::{Config, Ingest},
+    tls::{Certificate, ServerStream},
 };
 
 /// hyper's buffer for a connection: 64 KiB beat its default of 408 KiB by 5–25 % of transport (design, 2).
@@ -100,21 +101,23 @@ pub(crate) struct Settings {
     pub(crate) connections_max: usize,
     pub(crate) deadlines: Deadlines,
     pub(crate) counters: Arc<HttpCounters>,
+    /// What to present; `None`: the listener speaks plainly.
+    pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
 impl Settings {
     /// For senders: every answer reaches even who has closed its half, but who does not read it is cut off.
-    pub(crate) fn ingest(config: &Ingest, counters: Arc<HttpCounters>) -> Self {
+    pub(crate) fn ingest(config: &Ingest, counters: Arc<HttpCounters>, certificate: Option<Arc<Certificate>>) -> Self {
         let (header, idle) = (config.header_deadline, config.idle);
         let deadlines = Deadlines { header, idle, half_closed: None, write: Some(idle) };
-        Self { role: Role::Ingest, connections_max: config.connections_max, deadlines, counters }
+        Self { role: Role::Ingest, connections_max: config.connections_max, deadlines, counters, certificate }
     }
 
     /// For readers: an answer may take for ever, and ends soon after its reader is gone.
-    pub(crate) fn control(config: &Ingest, counters: Arc<HttpCounters>) -> Self {
+    pub(crate) fn control(config: &Ingest, counters: Arc<HttpCounters>, certificate: Option<Arc<Certificate>>) -> Self {
         let (header, idle) = (config.header_deadline, config.idle);
         let deadlines = Deadlines { header, idle, half_closed: Some(READER_HALF_CLOSED), write: None };
-        Self { role: Role::Control, connections_max: config.connections_max, deadlines, counters }
+        Self { role: Role::Control, connections_max: config.connections_max, deadlines, counters, certificate }
     }
 }
 
@@ -140,24 +143,67 @@ pub(crate) async fn serve<H, F>(
             let (stream, peer) = listen::accept(&listener).await;
             if let Ok(place) = Arc::clone(&connections).try_acquire_owned() {
                 let (handler, settings) = (handler.clone(), Arc::clone(&settings));
-                tracker.spawn(connection(stream, peer, handler, settings, shutdown.clone(), place));
+                let shutdown = shutdown.clone();
+                match settings.certificate.clone() {
+                    None => tracker.spawn(connection(stream, peer, handler, settings, shutdown, place)),
+                    Some(certificate) => tracker.spawn(async move {
+                        if let Some(stream) = secured(stream, peer, &certificate, &settings, &shutdown).await {
+                            connection(stream, peer, handler, settings, shutdown, place).await;
+                        }
+                    }),
+                };
             } else if let Ok(place) = Arc::clone(&refusing).acquire_owned().await {
-                tracker.spawn(refuse_connection(stream, Arc::clone(&settings), place));
+                let (settings, shutdown) = (Arc::clone(&settings), shutdown.clone());
+                match settings.certificate.clone() {
+                    None => tracker.spawn(refuse_connection(stream, settings, place)),
+                    Some(certificate) => tracker.spawn(async move {
+                        if let Some(stream) = secured(stream, peer, &certificate, &settings, &shutdown).await {
+                            refuse_connection(stream, settings, place).await;
+                        }
+                    }),
+                };
             }
         }
     };
     let _: Option<Infallible> = shutdown.run_until_cancelled(accept_all).await;
 }
 
-/// Serves one connection to its end.
-async fn connection<H, F>(
+/// Shakes hands with a far side that is to speak TLS; `None` where that came to nothing, and the connection is closed.
+///
+/// It has as long as for a head. While the drain shuts down nobody waits for it.
+async fn secured(
     stream: TcpStream,
+    peer: SocketAddr,
+    certificate: &Certificate,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+) -> Option<Box<ServerStream<TcpStream>>> {
+    // Boxed, both: a TLS stream is a thousand bytes and more, and a task has room for it at each place that it is moved to.
+    let shaking = tokio::time::timeout(settings.deadlines.header, Box::pin(certificate.accept(stream)));
+    match shutdown.run_until_cancelled(shaking).await? {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no TLS handshake");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "no TLS handshake within the header deadline");
+            None
+        }
+    }
+}
+
+/// Serves one connection to its end. Over a TCP stream or TLS: a copy of the code for each, so that the one does not pay for the
+/// other.
+async fn connection<S, H, F>(
+    stream: S,
     peer: SocketAddr,
     handler: H,
     settings: Arc<Settings>,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -235,7 +281,10 @@ fn refused_by_guard(request: &Request<Incoming>, link: &Link, settings: &Setting
 }
 
 /// Answers 503 to a connection over the cap. An answer, and no reset: the sender is to come again.
-async fn refuse_connection(stream: TcpStream, settings: Arc<Settings>, _place: OwnedSemaphorePermit) {
+async fn refuse_connection<S>(stream: S, settings: Arc<Settings>, _place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let after = CONNECTIONS_RETRY_AFTER.as_secs();
     let max = settings.connections_max;
     let body = format!(
@@ -247,7 +296,7 @@ async fn refuse_connection(stream: TcpStream, settings: Arc<Settings>, _place: O
          Retry-After: {after}\r\nConnection: close\r\n\r\n{body}"
     );
     let mut guard = Guard::new(stream, settings.deadlines, Link::new());
-    if guard.write_all(answer.as_bytes()).await.is_ok() {
+    if guard.write_all(answer.as_bytes()).await.is_ok() && guard.flush().await.is_ok() {
         settings.counters.answered(settings.role, StatusCode::SERVICE_UNAVAILABLE, Duration::ZERO);
         guard.close_after_refusal().await;
     }
@@ -313,7 +362,8 @@ impl IngestListener {
         let shared = (Arc::clone(&counters), Arc::clone(&rejected));
         let ingest = ingest::Ingest::new(config, collector, tokens, shared.0, shared.1, shutdown.clone());
         let handler = move |request, _| Arc::clone(&ingest).answer(request);
-        let settings = Settings::ingest(&config.ingest, Arc::clone(&counters));
+        let certificate = config.ingest.identity.as_ref().map(|identity| Arc::new(Certificate::new(identity)));
+        let settings = Settings::ingest(&config.ingest, Arc::clone(&counters), certificate);
         tracker.spawn(serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
         Ok(Self { addr, budget, counters, rejected, shutdown, tracker })
     }

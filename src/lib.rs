@@ -45,6 +45,14 @@
 
 pub mod config;
 
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(all(feature = "server", not(feature = "tls")))]
+#[path = "tls/absent.rs"]
+pub mod tls;
+
+#[cfg(feature = "server")]
+pub(crate) mod grant;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

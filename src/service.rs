@@ -27,13 +27,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     batch::Streams,
     collector::{CollectorConfig, LogCollector},
-    config::{Config, Loaded, Loader},
+    config::{Config, Control, Identity, Loaded, Loader, SigningKeys},
     http::{
         self, ListenError, Settings,
         auth::Tokens,
         ingest::Ingest,
-        read::{self, ControlState},
+        read::{self, Access, ControlState},
     },
+    tls::Certificate,
 };
 #[cfg(feature = "spool")]
 use crate::{
@@ -71,6 +72,7 @@ struct Running {
     shutdown: CancellationToken,
     tracker: TaskTracker,
     tokens: ListenerTokens,
+    certificates: Certificates,
     reloaded: Arc<AtomicBool>,
 }
 
@@ -78,6 +80,51 @@ struct Running {
 struct ListenerTokens {
     ingest: Arc<Tokens>,
     control: Arc<Tokens>,
+}
+
+/// What each listener presents; `None`: it speaks plainly.
+#[derive(Clone, Default)]
+struct Certificates {
+    ingest: Option<Arc<Certificate>>,
+    control: Option<Arc<Certificate>>,
+}
+
+impl Certificates {
+    fn new(config: &Config) -> Self {
+        let present = |identity: &Option<Identity>| identity.as_ref().map(Certificate::new).map(Arc::new);
+        Self { ingest: present(&config.ingest.identity), control: present(&config.control.identity) }
+    }
+
+    /// Presents those of `config`; a listener that spoke plainly still does, and one that spoke TLS keeps its certificate where
+    /// there is none now.
+    fn replace(&self, config: &Config) {
+        let ingest = ("ingest", &self.ingest, &config.ingest.identity);
+        let control = ("control", &self.control, &config.control.identity);
+        for (listener, certificate, identity) in [ingest, control] {
+            match (certificate, identity) {
+                (Some(certificate), Some(identity)) => certificate.replace(identity),
+                (None, None) => {}
+                (Some(_), None) => {
+                    tracing::warn!("{listener} keeps its certificate: it speaks plainly from the next start on");
+                }
+                (None, Some(_)) => {
+                    tracing::warn!("{listener} still speaks plainly: TLS takes effect at the next start");
+                }
+            }
+        }
+    }
+
+    fn expiries(&self) -> [f64; 2] {
+        let seconds = |certificate: &Option<Arc<Certificate>>| {
+            certificate.as_ref().map_or(0.0, |certificate| certificate.expires().as_second() as f64)
+        };
+        [seconds(&self.ingest), seconds(&self.control)]
+    }
+}
+
+/// How a listener is addressed.
+fn scheme(certificate: Option<&Arc<Certificate>>) -> &'static str {
+    if certificate.is_some() { "https" } else { "http" }
 }
 
 impl Running {
@@ -93,9 +140,10 @@ impl Running {
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let tokens = ListenerTokens {
             ingest: Arc::new(Tokens::new(&config.ingest.tokens)),
-            control: Arc::new(Tokens::new(&config.control.tokens)),
+            control: Arc::new(Tokens::with_keys(&config.control.tokens, config.control.signing_keys.clone())),
         };
-        let wiring = Wiring::new(collector, config);
+        let certificates = Certificates::new(config);
+        let wiring = Wiring::new(collector, config, certificates.clone());
         let reloaded = Arc::clone(&wiring.reloaded);
         let bound = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
         let ingest = bound(&ingest_listener, ingest_addr);
@@ -107,13 +155,17 @@ impl Running {
             Arc::clone(&wiring.rejected),
             shutdown.clone(),
         );
-        let settings = Settings::ingest(&config.ingest, Arc::clone(&wiring.counters));
+        let settings = Settings::ingest(&config.ingest, Arc::clone(&wiring.counters), certificates.ingest.clone());
         let handler = move |request, _peer| Arc::clone(&service).answer(request);
         tracker.spawn(http::serve(ingest_listener, handler, settings, shutdown.clone(), tracker.clone()));
         let control = control_listener.map(|listener| {
             let addr = bound(&listener, ingest_addr);
-            let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters));
-            let state = wiring.control(Arc::clone(&tokens.control), addr);
+            let certificate = certificates.control.clone();
+            let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters), certificate);
+            let access = Access::new(Arc::clone(&tokens.control), addr)
+                .with_tls(certificates.control.is_some())
+                .with_cors_origins(&config.control.cors_origins);
+            let state = wiring.control(access);
             tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
             let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
             tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
@@ -124,7 +176,7 @@ impl Running {
             tracker.spawn(keep_journal(collector.clone(), shutdown.clone()));
         }
         tracker.close();
-        Ok(Self { ingest, control, shutdown, tracker, tokens, reloaded })
+        Ok(Self { ingest, control, shutdown, tracker, tokens, certificates, reloaded })
     }
 
     /// Whether every connection was over within `deadline`.
@@ -138,12 +190,14 @@ impl Running {
     /// address that it names itself, which is not the one listened on since the start.
     fn would_open_control(&self, config: &Config) -> bool {
         let is_exposed = self.control.is_some_and(|addr| !addr.ip().to_canonical().is_loopback());
-        is_exposed && config.control.tokens.is_empty() && !config.control.insecure
+        let Control { tokens, signing_keys, insecure, .. } = &config.control;
+        is_exposed && tokens.is_empty() && signing_keys.is_empty() && !insecure
     }
 
     fn reload(&self, config: &Config) {
-        self.tokens.ingest.replace(&config.ingest.tokens);
-        self.tokens.control.replace(&config.control.tokens);
+        self.tokens.ingest.replace(&config.ingest.tokens, SigningKeys::default());
+        self.tokens.control.replace(&config.control.tokens, config.control.signing_keys.clone());
+        self.certificates.replace(config);
     }
 }
 
@@ -272,10 +326,11 @@ impl LogDrainServer {
         }
     }
 
-    /// `http://ADDR:PORT` of the listener for senders; `None` before start and after stop.
+    /// `http://ADDR:PORT` of the listener for senders, with a certificate `https`; `None` before start and after stop.
     #[must_use]
     pub fn url(&self) -> Option<String> {
-        self.ingest_addr().map(|addr| format!("http://{addr}"))
+        let running = self.running.as_ref()?;
+        Some(format!("{}://{}", scheme(running.certificates.ingest.as_ref()), running.ingest))
     }
 
     /// The port that senders post to; `None` before start and after stop.
@@ -314,7 +369,7 @@ impl Drop for LogDrainServer {
 /// What `GET /metrics` answers for `collector`, without a listener in front.
 #[cfg(feature = "bench")]
 pub(crate) fn metrics_text(collector: &LogCollector, config: &Config) -> impl Fn() -> String + use<> {
-    let wiring = Wiring::new(collector, config);
+    let wiring = Wiring::new(collector, config, Certificates::default());
     move || wiring.render()
 }
 
@@ -454,9 +509,10 @@ async fn on_a_thread_for_it<T: Send + 'static>(wait: impl FnOnce() -> T + Send +
 
 /// Says where it listens, what an acknowledgement means and what is unsafe. The two listening lines are for programs too.
 fn announce(running: &Running, config: &Config, warnings: &[String]) {
-    eprintln!("ingest listening on http://{}", running.ingest);
-    if let Some(control) = running.control {
-        eprintln!("control listening on http://{control}");
+    let Certificates { ingest, control } = &running.certificates;
+    eprintln!("ingest listening on {}://{}", scheme(ingest.as_ref()), running.ingest);
+    if let Some(addr) = running.control {
+        eprintln!("control listening on {}://{addr}", scheme(control.as_ref()));
     }
     let budget = bytesize::ByteSize::b(config.memory.budget as u64).display().iec();
     match &config.spool.dir {
@@ -481,7 +537,7 @@ fn reload(running: &Running, loader: &Loader) {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            tracing::info!("reloaded: tokens are live; other settings take effect at the next start");
+            tracing::info!("reloaded: tokens and certificates are live; other settings take effect at the next start");
         }
         Err(mistakes) => {
             running.reloaded.store(false, Relaxed);
@@ -537,7 +593,7 @@ mod tests {
         let ingest = "127.0.0.1:0".parse().unwrap();
         let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).unwrap();
         reload(&running, &Loader::default());
-        let kept = !running.tokens.control.is_empty();
+        let kept = !running.tokens.control.live().is_open();
         assert_eq!(running.reloaded.load(Relaxed), !kept);
         running.shutdown.cancel();
         kept

@@ -479,11 +479,4 @@ mod reports {
         assert_eq!(ran.code, 64);
         assert!(ran.err.contains("FLEETDRAIN_TOKEN") && !ran.err.contains("hunter"), "{}", ran.err);
     }
-
-    #[test]
-    fn https_is_told_to_be_missing() {
-        let ran = run(&mut fleetdrain(&["stats", "--url", "https://drain.example"]));
-        assert_eq!(ran.code, 64);
-        assert!(ran.err.contains("https"), "{}", ran.err);
-    }
 }

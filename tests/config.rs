@@ -81,6 +81,7 @@ fn every_key_can_be_set_in_the_file() {
         connections_max = 1_000
         [control]
         listen = "[::1]:0"
+        cors_origins = ["https://page.example", "http://localhost:3000"]
         insecure = false
         [backpressure]
         wait = "0s"
@@ -129,12 +130,17 @@ fn every_key_can_be_set_in_the_file() {
     let loaded = load(&file(text)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let unset: Vec<_> =
         loaded.effective().filter(|one| one.source != Source::File).map(|one| one.setting.key).collect();
-    assert_eq!(unset, ["ingest.token_file", "control.token_file"]);
+    let files = ["token_file", "tls_cert_file", "tls_key_file"];
+    let mut files: Vec<_> =
+        ["ingest", "control"].iter().flat_map(|section| files.map(|file| format!("{section}.{file}"))).collect();
+    files.push("control.signing_key_file".to_owned());
+    assert_eq!(unset, files);
     let config = &loaded.config;
     assert_eq!(config.ingest.body_bytes_max, 10_000_000);
     assert_eq!(config.ingest.body_deadline, Duration::from_secs(90));
     assert_eq!(config.control.listen, Some("[::1]:0".parse().unwrap()));
     assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
+    assert_eq!(config.control.cors_origins, ["https://page.example", "http://localhost:3000"]);
     assert_eq!(config.queue.full, Full::DropOldest);
     assert_eq!(config.history.bytes, 0);
     assert_eq!((config.limit.machine.lines_per_second, config.limit.machine.bytes_per_second), (7, 8192));
@@ -313,6 +319,88 @@ fn a_token_that_is_none_never_opens_a_door() {
         assert_eq!(found.lines().count(), 1, "{found}");
     }
     assert!(mistakes(&env(&[("FLEETDRAIN_CONTROL__TOKEN", " ")])).contains("it holds no token"));
+}
+
+#[test]
+fn signing_keys_lock_the_door_and_short_ones_are_told_and_not_repeated() {
+    let keys = token_file("keys", "hunter2 hunter2 hunter2 hunter2 hunter2\n");
+    let set = |path: &str| env(&[("FLEETDRAIN_CONTROL__SIGNING_KEY_FILE", path)]);
+    let mut off_loopback = set(&keys);
+    off_loopback.env.extend(env(&[("FLEETDRAIN_CONTROL__LISTEN", "0.0.0.0:8081")]).env);
+    let loaded = load(&off_loopback).unwrap();
+    assert_eq!(loaded.config.control.signing_keys.len(), 1);
+    let warning = "control has signing keys and no token: nobody reads more than a link shows";
+    assert_eq!(loaded.warnings.iter().filter(|told| told.starts_with("control")).collect::<Vec<_>>(), [warning]);
+    for (text, expected) in [
+        ("hunter2\n", "control.signing_key_file: the signing key on line 1 has 7 bytes, at least 32 are needed"),
+        ("\n \n", "holds no signing key"),
+    ] {
+        let found = mistakes(&set(&token_file("bad-keys", text)));
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{found}");
+    }
+    assert!(mistakes(&set("/nowhere")).contains("cannot read /nowhere"));
+}
+
+#[test]
+fn origins_are_exact_and_do_nothing_in_front_of_an_open_door() {
+    let origins = ("FLEETDRAIN_CONTROL__CORS_ORIGINS", "https://a.example, http://b.example:81");
+    let loaded = load(&env(&[origins])).unwrap();
+    assert_eq!(loaded.config.control.cors_origins, ["https://a.example", "http://b.example:81"]);
+    assert!(loaded.warnings.iter().any(|warning| warning.starts_with("control.cors_origins")), "{:?}", loaded.warnings);
+    let locked = load(&env(&[origins, ("FLEETDRAIN_CONTROL__TOKEN", "secret")])).unwrap();
+    assert!(!locked.warnings.iter().any(|warning| warning.starts_with("control.")), "{:?}", locked.warnings);
+    for bad in ["*", "null", "https://a.example/", "a.example", "https://a.example,,"] {
+        let found = mistakes(&env(&[("FLEETDRAIN_CONTROL__CORS_ORIGINS", bad)]));
+        assert!(found.contains(&format!("{bad:?} is not a list of origins")), "{found}");
+    }
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key_or_neither() {
+    let found = mistakes(&file("[ingest]\ntls_cert_file = \"cert.pem\"\n[control]\ntls_key_file = \"key.pem\"\n"));
+    let expected = [
+        "fleetdrain.toml:2:17: ingest.tls_cert_file: it needs ingest.tls_key_file: TLS takes both or neither",
+        "fleetdrain.toml:4:16: control.tls_key_file: it needs control.tls_cert_file: TLS takes both or neither",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_certificate_is_read_and_checked_with_the_rest() {
+    let signed = rcgen::generate_simple_self_signed(["drain.example".to_owned()]).unwrap();
+    let cert = token_file("cert.pem", &signed.cert.pem());
+    let key = token_file("key.pem", &signed.signing_key.serialize_pem());
+    let tls = |cert: &str, key: &str| {
+        env(&[("FLEETDRAIN_CONTROL__TLS_CERT_FILE", cert), ("FLEETDRAIN_CONTROL__TLS_KEY_FILE", key)])
+    };
+    let loaded = load(&tls(&cert, &key)).unwrap();
+    assert!(loaded.config.control.identity.is_some() && loaded.config.ingest.identity.is_none());
+    let told = loaded.effective().find(|one| one.setting.key == "control.tls_cert_file").unwrap().note.unwrap();
+    assert!(told.starts_with("expires "), "{told}");
+    for (sources, expected) in [
+        (tls(&key, &key), format!("control.tls_cert_file: {key}: it holds no certificate in PEM")),
+        (tls(&cert, &cert), format!("control.tls_key_file: {cert}: it holds no private key in PEM")),
+        (tls(&cert, "/nowhere"), "control.tls_key_file: cannot read /nowhere".to_owned()),
+    ] {
+        let found = mistakes(&sources);
+        assert!(found.contains(&expected), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn an_expired_certificate_is_a_warning() {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = token_file("expired.pem", &params.self_signed(&key).unwrap().pem());
+    let key = token_file("expired.key", &key.serialize_pem());
+    let loaded = load(&env(&[("FLEETDRAIN_INGEST__TLS_CERT_FILE", &cert), ("FLEETDRAIN_INGEST__TLS_KEY_FILE", &key)]));
+    let warnings = loaded.unwrap().warnings;
+    let expected = "ingest.tls_cert_file: a certificate has expired, 2021-01-01T00:00:00Z";
+    assert!(warnings.iter().any(|warning| warning == expected), "{warnings:?}");
 }
 
 #[test]

@@ -1,20 +1,25 @@
 //! A small HTTP/1.1 client for the control listener.
 
-use std::{env, fmt, future::Future, time::Duration};
+use std::{env, fmt, fs, future::Future, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
     Request, Response, StatusCode, Uri,
     body::{Body, Incoming},
-    client::conn::http1,
+    client::conn::http1::{self, SendRequest},
     header,
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, with_causes};
+use crate::tls::Trust;
 
 /// Long enough for a far region, short enough for a person who waits.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -32,6 +37,9 @@ pub(super) struct ClientArgs {
     /// The drain's control listener; its token comes from FLEETDRAIN_TOKEN
     #[arg(long, value_name = "URL", env = "FLEETDRAIN_URL", default_value = "http://127.0.0.1:8081")]
     url: String,
+    /// For https: believe only whom the certificates in this PEM file name, instead of whom this system believes
+    #[arg(long, value_name = "FILE", env = "FLEETDRAIN_CA_FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 /// Runs a client command until it ends or is interrupted.
@@ -51,15 +59,59 @@ pub(super) fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> 
     exit
 }
 
-/// Asks one drain.
+/// Where a drain is.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct Target {
     host: String,
     port: u16,
+    is_https: bool,
     /// As in the URL, for the Host header.
     authority: String,
     /// A path before `/api`, where the drain stands behind a proxy; without a slash at its end.
     prefix: String,
+}
+
+impl Target {
+    /// Reads a URL with nothing behind its path.
+    pub(super) fn parse(url: &str) -> Result<Self, Failure> {
+        let bad = |why: &str| Failure::Usage(format!("--url {url:?}: {why}"));
+        let uri: Uri = url.parse().map_err(|_| bad("not a URL such as http://127.0.0.1:8081"))?;
+        let is_https = match uri.scheme_str() {
+            Some("http") | None => false,
+            Some("https") => true,
+            Some(_) => return Err(bad("the scheme must be http or https")),
+        };
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or_else(|| bad("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad("the token comes from FLEETDRAIN_TOKEN, not from the URL"));
+        }
+        if uri.query().is_some() {
+            return Err(bad("it must not have a query"));
+        }
+        Ok(Self {
+            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: authority.port_u16().unwrap_or(if is_https { 443 } else { 80 }),
+            is_https,
+            authority: authority.to_string(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.prefix)
+    }
+}
+
+/// Asks one drain.
+#[derive(Debug)]
+pub(super) struct Client {
+    target: Target,
+    /// Set for https.
+    trust: Option<Trust>,
     token: Option<String>,
 }
 
@@ -100,50 +152,18 @@ impl Client {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(Failure::Usage("FLEETDRAIN_TOKEN holds a blank or a character that is not ASCII".to_owned()));
         }
-        Self::with_token(&args.url, token)
-    }
-
-    fn with_token(url: &str, token: Option<String>) -> Result<Self, Failure> {
-        let bad = |why: &str| Failure::Usage(format!("--url {url:?}: {why}"));
-        let uri: Uri = url.parse().map_err(|_| bad("not a URL such as http://127.0.0.1:8081"))?;
-        match uri.scheme_str() {
-            Some("http") | None => {}
-            Some("https") => {
-                return Err(bad("https is not built in yet; use http through a private network or a tunnel"));
-            }
-            Some(_) => return Err(bad("the scheme must be http")),
-        }
-        let authority = uri.authority().filter(|authority| !authority.host().is_empty());
-        let authority = authority.ok_or_else(|| bad("it names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(bad("the token comes from FLEETDRAIN_TOKEN, not from the URL"));
-        }
-        if uri.query().is_some() {
-            return Err(bad("it must not have a query"));
-        }
-        Ok(Self {
-            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            authority: authority.to_string(),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-            token,
-        })
+        let target = Target::parse(&args.url)?;
+        let trust = target.is_https.then(|| trust(args.ca_file.as_ref())).transpose()?;
+        Ok(Self { target, trust, token })
     }
 
     /// Asks for `path`, which begins with a slash and is escaped; whatever the status of the answer.
     pub(super) async fn ask(&self, path: &str, accept: &str) -> Result<Response<Incoming>, AskError> {
-        let unreachable = |reason: &dyn fmt::Display| AskError::Unreachable {
-            url: format!("http://{}{}", self.authority, self.prefix),
-            reason: reason.to_string(),
-        };
-        let connect = timeout(CONNECT_DEADLINE, TcpStream::connect((self.host.as_str(), self.port)));
-        let stream =
-            connect.await.map_err(|_| unreachable(&"no connection within 10s"))?.map_err(|e| unreachable(&e))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
-        // Lives as long as the answer: it ends when the body is read or dropped, and with the runtime.
-        tokio::spawn(connection);
-        let mut request = Request::get(format!("{}{path}", self.prefix))
-            .header(header::HOST, &self.authority)
+        let unreachable = |reason: &dyn fmt::Display| self.unreachable(reason);
+        let connect = timeout(CONNECT_DEADLINE, self.connect());
+        let mut sender = connect.await.map_err(|_| unreachable(&"no connection within 10s"))??;
+        let mut request = Request::get(format!("{}{path}", self.target.prefix))
+            .header(header::HOST, &self.target.authority)
             .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, concat!("fleetdrain/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &self.token {
@@ -154,13 +174,31 @@ impl Client {
         answer.await.map_err(|_| unreachable(&"no answer within 30s"))?.map_err(|e| unreachable(&e))
     }
 
+    /// A connection, which lives as long as its answer: it ends when the body is read or dropped, and with the runtime.
+    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, AskError> {
+        let Target { host, port, .. } = &self.target;
+        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| self.unreachable(&error))?;
+        let sender = match &self.trust {
+            None => handshake(stream).await,
+            Some(trust) => {
+                let stream = trust.connect(host, stream).await.map_err(|error| self.unreachable(&error))?;
+                handshake(stream).await
+            }
+        };
+        sender.map_err(|error| self.unreachable(&error))
+    }
+
+    fn unreachable(&self, reason: &dyn fmt::Display) -> AskError {
+        AskError::Unreachable { url: self.target.to_string(), reason: reason.to_string() }
+    }
+
     /// Asks for a whole document; also gives back one that came with a status that is no success.
     pub(super) async fn ask_whole(&self, path: &str) -> Result<(StatusCode, Bytes), AskError> {
         let answer = self.ask(path, "application/json").await?;
         let status = answer.status();
         let body = timeout(ANSWER_DEADLINE, whole(answer.into_body())).await;
-        let broken = |reason: String| AskError::Unreachable { url: format!("http://{}", self.authority), reason };
-        let body = body.map_err(|_| broken("the answer did not end within 30s".to_owned()))?.map_err(broken)?;
+        let body = body.map_err(|_| self.unreachable(&"the answer did not end within 30s"))?;
+        let body = body.map_err(|reason| self.unreachable(&reason))?;
         Ok((status, body))
     }
 
@@ -183,8 +221,28 @@ impl Client {
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> AskError {
-        AskError::Refused { url: format!("http://{}", self.authority), status, detail: detail(body) }
+        AskError::Refused { url: self.target.to_string(), status, detail: detail(body) }
     }
+}
+
+/// Whom to believe.
+fn trust(ca_file: Option<&PathBuf>) -> Result<Trust, Failure> {
+    let Some(path) = ca_file else {
+        return Trust::system().map_err(|error| Failure::Usage(with_causes(&error)));
+    };
+    let pem = fs::read(path).map_err(Failure::io(format!("--ca-file {}", path.display())))?;
+    Trust::from_pem(&pem)
+        .map_err(|error| Failure::Usage(format!("--ca-file {}: {}", path.display(), with_causes(&error))))
+}
+
+/// HTTP over whatever stream there is.
+async fn handshake<S>(stream: S) -> hyper::Result<SendRequest<Empty<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 async fn whole(body: Incoming) -> Result<Bytes, String> {
@@ -270,24 +328,28 @@ where
 mod tests {
     use super::*;
 
-    fn client(url: &str) -> Result<Client, Failure> {
-        Client::with_token(url, None)
+    fn target(url: &str) -> Result<Target, Failure> {
+        Target::parse(url)
     }
 
     #[test]
     fn urls_name_host_port_and_prefix() {
-        let drain = client("http://[fdaa::3]:9000/drain/").unwrap();
+        let drain = target("http://[fdaa::3]:9000/drain/").unwrap();
         assert_eq!((drain.host.as_str(), drain.port, drain.prefix.as_str()), ("fdaa::3", 9000, "/drain"));
         assert_eq!(drain.authority, "[fdaa::3]:9000");
-        let drain = client("localhost:8081").unwrap();
+        let drain = target("localhost:8081").unwrap();
         assert_eq!((drain.host.as_str(), drain.port, drain.prefix.as_str()), ("localhost", 8081, ""));
-        assert_eq!(client("http://drain").unwrap().port, 80);
+        assert_eq!(target("http://drain").unwrap().port, 80);
+        assert_eq!(target("https://drain").unwrap().port, 443);
+        for url in ["https://drain:1/x", "http://drain"] {
+            assert_eq!(target(url).unwrap().to_string(), url);
+        }
     }
 
     #[test]
     fn urls_that_cannot_be_asked_are_usage_errors() {
-        for url in ["https://drain", "ftp://drain", "http://user@drain", "http://drain/?q=1", "", "http://"] {
-            let failure = client(url).unwrap_err();
+        for url in ["ftp://drain", "http://user@drain", "http://drain/?q=1", "", "http://"] {
+            let failure = target(url).unwrap_err();
             assert_eq!(failure.exit(), Exit::Usage, "{url}");
         }
     }

@@ -51,5 +51,7 @@ fn report(loaded: &Loaded) -> Vec<u8> {
     {
         table.row([key.to_owned(), tokens.len().to_string(), String::new(), String::new()]);
     }
+    let keys = loaded.config.control.signing_keys.len();
+    table.row(["control signing keys".to_owned(), keys.to_string(), String::new(), String::new()]);
     table.render()
 }

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::{grant::ShortKey, tls::IdentityError};
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,6 +98,29 @@ pub enum Problem {
     BadToken {
         /// Counted from 1.
         line: usize,
+    },
+    /// An empty file would lock everybody out, or open the door that it was meant to lock.
+    #[error("{} holds no signing key", path.display())]
+    NoSigningKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key that is too easy to guess.
+    #[error(transparent)]
+    ShortSigningKey(ShortKey),
+    /// A certificate without a key, or a key without a certificate.
+    #[error("it needs {missing}: TLS takes both or neither")]
+    HalfTls {
+        /// The key that is not set.
+        missing: &'static str,
+    },
+    /// A certificate or private key that cannot be presented.
+    #[error("{}", path.display())]
+    BadIdentity {
+        /// The file that is to blame.
+        path: PathBuf,
+        /// Why.
+        source: IdentityError,
     },
     /// A host name without an address.
     #[error("cannot resolve {value}")]

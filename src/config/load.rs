@@ -8,10 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, GIB, MIB, MachineMemory, Mistake, Mistakes, Place, Problem, SETTINGS, Setting,
+    Config, Control, GIB, Identity, MIB, MachineMemory, Mistake, Mistakes, Place, Problem, SETTINGS, Setting,
+    SigningKeys,
     setting::{Value, variable},
     value::format_size,
 };
@@ -159,6 +161,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
         loading.set(flag.key, &Value::Text(flag.value.clone()), Place::Flag(flag.name), Source::Flag);
     }
     loading.read_token_files();
+    loading.read_signing_keys();
+    loading.read_identities();
     loading.derive_memory(sources.memory);
     let on_fly = sources.env.iter().any(|(name, value)| name == "FLY_APP_NAME" && !value.is_empty());
     loading.derive_control(on_fly);
@@ -320,6 +324,52 @@ impl Loading {
         }
     }
 
+    fn read_signing_keys(&mut self) {
+        let Some(path) = self.config.control.signing_key_file.clone() else { return };
+        match read_signing_keys(path) {
+            Ok(keys) => self.config.control.signing_keys = keys,
+            Err(problem) => {
+                self.mistake("control.signing_key_file", self.place("control.signing_key_file"), problem);
+            }
+        }
+    }
+
+    /// The certificates and their keys: read and checked here, so that a reload takes all of them or none.
+    fn read_identities(&mut self) {
+        let Config { ingest, control, .. } = &self.config;
+        let files = [
+            ("ingest.tls_cert_file", "ingest.tls_key_file", &ingest.tls_cert_file, &ingest.tls_key_file),
+            ("control.tls_cert_file", "control.tls_key_file", &control.tls_cert_file, &control.tls_key_file),
+        ];
+        for (cert_key, key_key, cert_file, key_file) in files.map(|(a, b, cert, key)| (a, b, cert.clone(), key.clone()))
+        {
+            let identity = match (cert_file, key_file) {
+                (None, None) => continue,
+                (Some(_), None) => Err((cert_key, Problem::HalfTls { missing: key_key })),
+                (None, Some(_)) => Err((key_key, Problem::HalfTls { missing: cert_key })),
+                (Some(cert), Some(key)) => read_identity((cert_key, cert), (key_key, key)),
+            };
+            match identity {
+                Ok(identity) => self.take_identity(cert_key, identity),
+                Err((key, problem)) => self.mistake(key, self.place(key), problem),
+            }
+        }
+    }
+
+    fn take_identity(&mut self, cert_key: &'static str, identity: Identity) {
+        let expires = identity.expires();
+        self.notes.insert(cert_key, format!("expires {expires}"));
+        if expires <= Timestamp::now() {
+            self.warnings.push(format!("{cert_key}: a certificate has expired, {expires}"));
+        }
+        let at = if cert_key.starts_with("ingest.") {
+            &mut self.config.ingest.identity
+        } else {
+            &mut self.config.control.identity
+        };
+        *at = Some(identity);
+    }
+
     /// The budget of the machine, and what depends on the budget.
     fn derive_memory(&mut self, machine: Option<MachineMemory>) {
         if !self.is_set("memory.budget") {
@@ -371,8 +421,9 @@ impl Loading {
             self.notes.insert("ingest.listen", note.to_owned());
         }
         let address = *self.config.control.listen.get_or_insert(default);
-        // A token file that could not be read is told already, and is no decision for an open door.
-        let locked = has_token || self.config.control.token_file.is_some() || self.config.control.insecure;
+        // A file that could not be read is told already, and is no decision for an open door.
+        let Control { token_file, signing_key_file, insecure, .. } = &self.config.control;
+        let locked = has_token || token_file.is_some() || signing_key_file.is_some() || *insecure;
         if !locked && !is_loopback(address.ip()) {
             self.mistake("control.listen", self.place("control.listen"), Problem::OpenControl { address });
         }
@@ -388,8 +439,17 @@ impl Loading {
                 "ingest has no token: whoever reaches it may send (FLEETDRAIN_INGEST__TOKEN or ingest.token_file)";
             self.warnings.push(warning.to_owned());
         }
-        if control.tokens.is_empty() && control.listen.is_some_and(|address| !is_loopback(address.ip())) {
-            self.warnings.push("control has no token: whoever reaches it reads every log".to_owned());
+        let has_keys = !control.signing_keys.is_empty();
+        let is_exposed = control.listen.is_some_and(|address| !is_loopback(address.ip()));
+        let warning = match (control.tokens.is_empty(), has_keys) {
+            (true, true) => Some("control has signing keys and no token: nobody reads more than a link shows"),
+            (true, false) if is_exposed => Some("control has no token: whoever reaches it reads every log"),
+            _ => None,
+        };
+        self.warnings.extend(warning.map(str::to_owned));
+        if !control.cors_origins.is_empty() && control.tokens.is_empty() && !has_keys {
+            let warning = "control.cors_origins lets no page read while there is neither signing_key_file nor a token";
+            self.warnings.push(warning.to_owned());
         }
     }
 
@@ -411,6 +471,33 @@ fn default_budget(machine: Option<MachineMemory>) -> (usize, String) {
     let share = usize::try_from(bytes / 100 * 60).unwrap_or(usize::MAX) >> 10 << 10;
     let mib = bytes / MIB as u64;
     (share.clamp(MIB, GIB), format!("60% of the {from}, {mib}MiB, at most 1GiB"))
+}
+
+fn read_signing_keys(path: PathBuf) -> Result<SigningKeys, Problem> {
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(Problem::Unreadable { path, source }),
+    };
+    match SigningKeys::parse(&text) {
+        Ok(keys) if keys.is_empty() => Err(Problem::NoSigningKey { path }),
+        Ok(keys) => Ok(keys),
+        Err(short) => Err(Problem::ShortSigningKey(short)),
+    }
+}
+
+/// Reads a certificate and its private key, each a key of the catalogue and a path. An error is with the key to blame.
+fn read_identity(
+    (cert_key, cert): (&'static str, PathBuf),
+    (key_key, key): (&'static str, PathBuf),
+) -> Result<Identity, (&'static str, Problem)> {
+    let read = |name, path: &PathBuf| {
+        fs::read(path).map_err(|source| (name, Problem::Unreadable { path: path.clone(), source }))
+    };
+    let (cert_pem, key_pem) = (read(cert_key, &cert)?, read(key_key, &key)?);
+    Identity::from_pem(&cert_pem, &key_pem).map_err(|source| {
+        let (name, path) = if source.is_of_key() { (key_key, key) } else { (cert_key, cert) };
+        (name, Problem::BadIdentity { path, source })
+    })
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

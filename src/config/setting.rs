@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 42] = [
+pub static SETTINGS: [Setting; 48] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -116,6 +116,16 @@ pub static SETTINGS: [Setting; 42] = [
         "ingest.token_file",
         Kind::Path(|c| &mut c.ingest.token_file),
         "a file of tokens for senders, one a line, all live",
+    ),
+    setting(
+        "ingest.tls_cert_file",
+        Kind::Path(|c| &mut c.ingest.tls_cert_file),
+        "a file of certificates in PEM, the server's own first: the listener speaks TLS; read again on SIGHUP",
+    ),
+    setting(
+        "ingest.tls_key_file",
+        Kind::Path(|c| &mut c.ingest.tls_key_file),
+        "a file with the private key of the first certificate, in PEM and not encrypted",
     ),
     setting(
         "ingest.body_bytes_max",
@@ -167,6 +177,30 @@ pub static SETTINGS: [Setting; 42] = [
         "control.token_file",
         Kind::Path(|c| &mut c.control.token_file),
         "a file of tokens for readers, one a line, all live",
+    ),
+    setting(
+        "control.tls_cert_file",
+        Kind::Path(|c| &mut c.control.tls_cert_file),
+        "a file of certificates in PEM, the server's own first: the listener speaks TLS; read again on SIGHUP",
+    ),
+    setting(
+        "control.tls_key_file",
+        Kind::Path(|c| &mut c.control.tls_key_file),
+        "a file with the private key of the first certificate, in PEM and not encrypted",
+    ),
+    setting(
+        "control.signing_key_file",
+        Kind::Path(|c| &mut c.control.signing_key_file),
+        "a file of keys for signed links, one a line of at least 32 bytes: the first signs, all vouch",
+    ),
+    setting(
+        "control.cors_origins",
+        Kind::Word {
+            expected: "a list of origins such as https://page.example or http://localhost:3000, or none",
+            read: read_origins,
+            show: |c| if c.control.cors_origins.is_empty() { "none".into() } else { c.control.cors_origins.join(",") },
+        },
+        "web pages that may read what a signed link may read",
     ),
     setting(
         "control.insecure",
@@ -353,6 +387,42 @@ fn read_full(config: &mut Config, text: &str) -> bool {
 fn read_spool_full(config: &mut Config, text: &str) -> bool {
     let full = SpoolFull::ALL.into_iter().find(|full| full.as_str() == text);
     full.inspect(|&full| config.spool.full = full).is_some()
+}
+
+/// Origins exactly as browsers send them, or the page would be refused and nobody would know why.
+fn read_origins(config: &mut Config, text: &str) -> bool {
+    let origins: Vec<String> = match text {
+        "none" | "" => Vec::new(),
+        list => list.split(',').map(|origin| origin.trim().to_owned()).collect(),
+    };
+    let known = origins.iter().all(|origin| is_origin(origin));
+    if known {
+        config.control.cors_origins = origins;
+    }
+    known
+}
+
+/// Whether `text` is a scheme, a host and perhaps a port, as browsers write them: in lower case, without a default port, without
+/// anything behind it (RFC 6454, 6.2).
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let default_port = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return false,
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_port =
+        |port: &str| port.parse().is_ok_and(|number: u16| number != default_port && number.to_string() == port);
+    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_string() == address),
+        None => !host.is_empty() && host.bytes().all(is_name),
+    };
+    is_host && port.is_none_or(is_port)
 }
 
 fn read_streams(config: &mut Config, text: &str) -> bool {
@@ -550,4 +620,49 @@ pub fn reference() -> String {
         let _ = writeln!(text, "| `{}` | {default} | {} | {} |", setting.key, setting.bounds(), setting.help);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them() {
+        for good in [
+            "https://page.example",
+            "http://localhost:3000",
+            "https://page.example:8443",
+            "http://10.0.0.1",
+            "http://[::1]:3000",
+            "http://page.example:443",
+            "https://under_score.example",
+        ] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "*",
+            "null",
+            "",
+            "page.example",
+            "https://",
+            "https://page.example/",
+            "https://page.example/path",
+            "https://Page.example",
+            "HTTPS://page.example",
+            "https://page.example:443",
+            "http://page.example:80",
+            "https://page.example:0443",
+            "https://page.example:",
+            "https://page.example:65536",
+            "https://*.example",
+            "https://user@page.example",
+            "https://page.example https://other.example",
+            "ftp://page.example",
+            "http://[::1",
+            "http://[0:0::1]",
+            "https://pagé.example",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 }

@@ -40,6 +40,10 @@ const HEAD_READ_BYTES: usize = 8 << 10;
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long closing a connection may take where something must be sent for it: TLS says that it ends, and the far side may
+/// not read.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// How much is thrown away at a time.
 const DISCARD_READ_BYTES: usize = 16 << 10;
 
@@ -107,6 +111,8 @@ pub(super) struct Guard<S> {
     write_alarm: Alarm,
     /// Since when a write has made no progress.
     stalled_since: Option<Instant>,
+    /// Since when the connection is being closed.
+    closing_since: Option<Instant>,
     link: Arc<Link>,
 }
 
@@ -121,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
             stalled_since: None,
+            closing_since: None,
             link,
         }
     }
@@ -128,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// Closes the connection so that the far side can read the last answer: no more is sent, and what it still sends is
     /// read and thrown away for a while. A reset would take the answer from it unread.
     pub(super) async fn close(mut self) {
-        if self.io.shutdown().await.is_err() || self.ended.is_some() {
+        if self.shutdown().await.is_err() || self.ended.is_some() {
             return;
         }
         let between = matches!(self.stage, Stage::Head { .. }) && self.ahead.is_empty();
@@ -140,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// Closes a connection that was answered without being read.
     pub(super) async fn close_after_refusal(mut self) {
-        if self.io.shutdown().await.is_ok() {
+        if self.shutdown().await.is_ok() {
             self.discard().await;
         }
     }
@@ -434,12 +441,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         self.io.is_write_vectored()
     }
 
+    /// TLS takes a write before it is sent, and then it is here that a far side which does not read is noticed.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.io).poll_flush(cx);
+        this.written(cx, outcome)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if let Poll::Ready(outcome) = Pin::new(&mut this.io).poll_shutdown(cx) {
+            return Poll::Ready(outcome);
+        }
+        let since = *this.closing_since.get_or_insert_with(Instant::now);
+        ready!(this.write_alarm.poll(cx, since + SHUTDOWN_TIME_MAX));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the far side does not read that the connection ends")))
     }
 }
 

@@ -22,7 +22,10 @@ use std::{fmt, sync::Arc};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE},
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, VARY, WWW_AUTHENTICATE,
+    },
     http::request::Parts,
 };
 use jiff::Timestamp;
@@ -32,13 +35,13 @@ use tokio::task::spawn_blocking;
 
 pub(crate) use self::access::Access;
 use self::{
-    access::Denied,
+    access::{Denied, Who},
     encode::{Encoder, Format},
     filter::Filter,
     machines::Page,
     params::{Query, bad},
     reader::{Limits, Reader},
-    routes::{Call, Operation},
+    routes::{Call, Operation, Route},
     source::{FleetSource, MachineSource, Source},
 };
 use super::{
@@ -48,8 +51,8 @@ use super::{
     status::{Counted, Health, Reason, Trouble, Verdict},
 };
 use crate::{
-    batch::EntryId,
-    collector::{Consume, LogCollector},
+    batch::{EntryId, EntryView},
+    collector::{Consume, LogCollector, MachineFacts},
     stream::{
         FleetStream, LogStream,
         view::{MachineView, ViewStart},
@@ -154,16 +157,46 @@ const READY_BYTES: usize = 64 << 10;
 /// to the connection.
 pub(crate) async fn handle<B>(state: Arc<ControlState>, request: Request<B>) -> Response<Body> {
     let (head, _) = request.into_parts();
-    let mut response = answer(&state, &head).await.unwrap_or_else(|problem| problem.response());
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let found = routes::find(head.uri.path());
+    let route = found.map(|(route, _)| route);
+    let page = state.access.page(&head, route);
+    let mut response = if page.is_some() && head.method == Method::OPTIONS {
+        preflight()
+    } else {
+        answer(&state, &head, found).await.unwrap_or_else(|problem| problem.response())
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Some(page) = page {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
+    }
+    if state.access.tells_pages_apart(route) {
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
     response
 }
 
-async fn answer(state: &Arc<ControlState>, head: &Parts) -> Result<Response<Body>, Problem> {
-    let found = routes::find(head.uri.path());
-    if let Err(denied) = state.access.check(head, found.is_some_and(|(route, _)| route.open)) {
-        return Ok(turned_away(denied));
-    }
+/// Tells a browser that a page may ask what it wants to ask.
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization, Last-Event-ID"));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
+
+async fn answer(
+    state: &Arc<ControlState>,
+    head: &Parts,
+    found: Option<(&'static Route, Option<&str>)>,
+) -> Result<Response<Body>, Problem> {
+    let who = match state.access.check(head, found.map(|(route, _)| route)) {
+        Ok(who) => who,
+        Err(denied) => return Ok(turned_away(denied)),
+    };
     let Some((route, id)) = found else {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no {:?}", head.uri.path())));
     };
@@ -172,17 +205,13 @@ async fn answer(state: &Arc<ControlState>, head: &Parts) -> Result<Response<Body
     };
     let id = id.map(params::decode_segment).transpose()?;
     id.iter().try_for_each(|id| machines::check_id(id))?;
-    let asked = Asked { state, head, operation, id: id.as_deref().unwrap_or_default() };
+    let asked = Asked { state, head, who, operation, id: id.as_deref().unwrap_or_default() };
     asked.answer(route.call).await
 }
 
 fn turned_away(denied: Denied) -> Response<Body> {
-    let status = match denied {
-        Denied::Token => StatusCode::UNAUTHORIZED,
-        Denied::Host | Denied::Origin => StatusCode::FORBIDDEN,
-    };
-    let mut response = Problem::new(status, denied.to_string()).response();
-    if denied == Denied::Token {
+    let mut response = Problem::new(denied.status(), denied.to_string()).response();
+    if denied.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
@@ -200,6 +229,7 @@ fn not_allowed(method: &Method, allow: &str) -> Response<Body> {
 struct Asked<'a> {
     state: &'a Arc<ControlState>,
     head: &'a Parts,
+    who: Who,
     operation: &'static Operation,
     /// The machine's id, or empty where the path names none.
     id: &'a str,
@@ -247,11 +277,33 @@ impl Asked<'_> {
     async fn machines(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
         let page = Page::of(query)?;
         let collector = self.state.collector.clone();
+        let grant = self.who.grant().cloned();
+        let is_told = move |facts: &MachineFacts| grant.as_ref().is_none_or(|grant| grant.tells_of(facts));
         // A hundred thousand machines take a while: not on a thread that serves connections.
-        aside(move || document(StatusCode::OK, &page.pick(|visit| collector.visit_machines(visit)))).await
+        aside(move || {
+            let list = page.pick(|visit| {
+                collector.visit_machines(|facts| {
+                    if is_told(&facts) {
+                        visit(facts);
+                    }
+                });
+            });
+            document(StatusCode::OK, &list)
+        })
+        .await
+    }
+
+    /// Whether the machine may be asked for: a link is for some.
+    fn may_ask(&self) -> Result<(), Problem> {
+        let Some(grant) = self.who.grant() else { return Ok(()) };
+        if grant.may_ask_for(self.id, self.state.collector.machine_facts(self.id).as_ref()) {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::FORBIDDEN, format!("this link is not for machine {:?}", self.id)))
     }
 
     async fn machine(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        self.may_ask()?;
         let collector = &self.state.collector;
         let status = match self.operation.method {
             "PUT" => {
@@ -326,30 +378,35 @@ impl Asked<'_> {
     }
 
     async fn logs(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
+        self.may_ask()?;
         let backlog = query.flag("backlog")?.unwrap_or(true);
         let start = view_start(query, &self.head.headers, backlog)?;
-        let (limits, encoder) = (limits(query)?, self.encoder(query)?);
+        let (limits, encoder) = (self.limits(query)?, self.encoder(query)?);
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
         let collector = &self.state.collector;
+        let grant = self.who.grant().cloned();
+        let by_whom = grant.clone();
+        let is_shown = move |entry: &EntryView<'_>| by_whom.as_ref().is_none_or(|grant| grant.shows(entry));
         let view = match collector.shared.history.past() {
-            None => MachineView::new(collector, self.id, &start, |_| true),
+            None => MachineView::new(collector, self.id, &start, is_shown),
             Some(past) => {
                 let (collector, id, start) = (collector.clone(), self.id.to_owned(), start.clone());
-                past.search(move || MachineView::new(&collector, &id, &start, |_| true)).await
+                past.search(move || MachineView::new(&collector, &id, &start, is_shown)).await
             }
         };
         if start.after.is_some() && view.is_over() {
             return Ok(nothing());
         }
-        let source = Source::Machine(MachineSource { view, until: until(collector, limits) });
+        let source = Source::Machine(MachineSource { view, grant, until: until(collector, limits) });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
     }
 
     async fn tail(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
         let start = view_start(query, &self.head.headers, false)?;
-        let (limits, encoder, filter) = (limits(query)?, self.encoder(query)?, Filter::of(query)?);
+        let filter = Filter::of(query, self.who.grant().cloned())?;
+        let (limits, encoder) = (self.limits(query)?, self.encoder(query)?);
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
@@ -366,6 +423,16 @@ impl Asked<'_> {
         let until = until(&self.state.collector, limits);
         let source = Source::Fleet(FleetSource { stream, filter, until });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    /// A link's streams end with it.
+    fn limits(&self, query: &Query<'_>) -> Result<Limits, Problem> {
+        let mut limits = limits(query)?;
+        if let Some(grant) = self.who.grant() {
+            let left = grant.left_at(Timestamp::now());
+            limits.total_timeout = Some(limits.total_timeout.map_or(left, |asked| asked.min(left)));
+        }
+        Ok(limits)
     }
 
     fn encoder(&self, query: &Query<'_>) -> Result<Encoder, Problem> {

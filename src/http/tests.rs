@@ -20,7 +20,7 @@ where
     let seen = Arc::clone(&answers);
     let _ = counters.on_answer.set(Box::new(move |role, code, _| seen.lock().unwrap().push((role, code))));
     let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
-    let settings = Settings::control(&Ingest::default(), counters);
+    let settings = Settings::control(&Ingest::default(), counters, None);
     tracker.spawn(serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
     Listening { addr, answers, shutdown, tracker }
 }

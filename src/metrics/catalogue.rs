@@ -2,7 +2,7 @@
 
 use metrics::Unit;
 
-use super::scrape::{BodyRefusal, Snapshot};
+use super::scrape::{BodyRefusal, Listener, Snapshot};
 use crate::queue::Reason as QueueReason;
 
 /// What a family measures, as Prometheus types it.
@@ -31,6 +31,8 @@ pub(super) type ReadCounter = fn(&Snapshot) -> u64;
 pub(super) type ReadCounters = fn(&Snapshot) -> &[u64];
 /// Where a gauge stands.
 pub(super) type ReadGauge = fn(&Snapshot) -> f64;
+/// Where the gauges of one family stand, by its label's values.
+pub(super) type ReadGauges = fn(&Snapshot) -> &[f64];
 
 /// Where a family's samples come from at a scrape.
 #[derive(Clone, Copy)]
@@ -39,6 +41,8 @@ pub(crate) enum Source {
     /// One counter for each value of the family's label, in the order of the values.
     CounterBy(&'static [&'static str], ReadCounters),
     Gauge(ReadGauge),
+    /// One gauge for each value of the family's label, in the order of the values.
+    GaugeBy(&'static [&'static str], ReadGauges),
     /// Always 1, with what is built as labels.
     Build,
     /// Written by hand: see `scrape`.
@@ -84,6 +88,8 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Always 1; the version as a label."),
     family!("fleetdrain_config_reload_success", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.config_reload_success))),
         "1 if the configuration was last loaded without error, else 0."),
+    family!("fleetdrain_certificate_expiry_timestamp_seconds", Gauge, Seconds, &["listener"], Source::GaugeBy(&Listener::NAMES, |s| &s.certificate_expiry),
+        "When a certificate of the listener's chain first expires, in seconds since 1970; 0 where it speaks plainly."),
 
     family!("fleetdrain_http_requests_total", Counter, Count, &["listener", "code"], Written,
         "Requests answered."),

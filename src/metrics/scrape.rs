@@ -13,7 +13,9 @@ use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::{
-    catalogue::{FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, SPOOL_REASONS, Source},
+    catalogue::{
+        FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, ReadGauges, SPOOL_REASONS, Source,
+    },
     histogram::Histogram,
     process,
     text::{write_head, write_sample},
@@ -81,6 +83,8 @@ reasons! {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) config_reload_success: bool,
+    /// By [`Listener`], in seconds since 1970; 0: it has none.
+    pub(crate) certificate_expiry: [f64; Listener::NAMES.len()],
     pub(crate) wire_bytes: u64,
     pub(crate) body_bytes: u64,
     /// By [`BodyRefusal`].
@@ -151,6 +155,7 @@ pub(crate) struct Metrics {
     counters: Vec<(Counter, ReadCounter)>,
     counters_by: Vec<(Vec<Counter>, ReadCounters)>,
     gauges: Vec<(Gauge, ReadGauge)>,
+    gauges_by: Vec<(Vec<Gauge>, ReadGauges)>,
     requests: [Requests; Listener::NAMES.len()],
     delivery_latency: Arc<Histogram>,
     log_lag: Arc<Histogram>,
@@ -166,6 +171,7 @@ impl Metrics {
             counters: Vec::new(),
             counters_by: Vec::new(),
             gauges: Vec::new(),
+            gauges_by: Vec::new(),
             requests: [Requests::new(), Requests::new()],
             delivery_latency,
             log_lag,
@@ -178,14 +184,18 @@ impl Metrics {
     }
 
     fn register(&mut self, recorder: &PrometheusRecorder, family: &Family) {
+        let labelled = |value: &&'static str| vec![Label::from_static_parts(family.labels[0], value)];
         match family.source {
             Source::Counter(read) => self.counters.push((counter(recorder, family, Vec::new()), read)),
             Source::CounterBy(values, read) => {
-                let labelled = |value: &&'static str| vec![Label::from_static_parts(family.labels[0], value)];
                 let handles = values.iter().map(|value| counter(recorder, family, labelled(value))).collect();
                 self.counters_by.push((handles, read));
             }
             Source::Gauge(read) => self.gauges.push((gauge(recorder, family, Vec::new()), read)),
+            Source::GaugeBy(values, read) => {
+                let handles = values.iter().map(|value| gauge(recorder, family, labelled(value))).collect();
+                self.gauges_by.push((handles, read));
+            }
             Source::Build => {
                 let version = Label::from_static_parts(family.labels[0], env!("CARGO_PKG_VERSION"));
                 gauge(recorder, family, vec![version]).set(1.0);
@@ -229,6 +239,9 @@ impl Metrics {
         }
         for (gauge, read) in &self.gauges {
             gauge.set(read(snapshot));
+        }
+        for (gauges, read) in &self.gauges_by {
+            gauges.iter().zip(read(snapshot)).for_each(|(gauge, &value)| gauge.set(value));
         }
     }
 

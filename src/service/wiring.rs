@@ -1,21 +1,18 @@
 //! What both listeners share, and one scrape's view of it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use serde_json::{Map, Value};
 
+use super::Certificates;
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
     http::{
         HttpCounters,
-        auth::Tokens,
         problem::Reason,
         read::{Access, ControlState, Hooks},
         rejected::RejectedRecords,
@@ -34,10 +31,11 @@ pub(super) struct Wiring {
     /// Whether the last reload of the configuration worked.
     pub(super) reloaded: Arc<AtomicBool>,
     machines_max: usize,
+    certificates: Certificates,
 }
 
 impl Wiring {
-    pub(super) fn new(collector: &LogCollector, config: &Config) -> Self {
+    pub(super) fn new(collector: &LogCollector, config: &Config, certificates: Certificates) -> Self {
         let ledger = &collector.shared.ledger;
         let (latency, lag) = (Arc::clone(&ledger.delivery_latency), Arc::clone(&ledger.log_lag));
         let metrics = Metrics::new(latency, lag, collector.fsync_seconds());
@@ -53,11 +51,12 @@ impl Wiring {
             rejected: Arc::default(),
             reloaded: Arc::new(AtomicBool::new(true)),
             machines_max: config.metrics.machines_max,
+            certificates,
         }
     }
 
-    /// What the routes of the control listener at `addr` work on.
-    pub(super) fn control(&self, tokens: Arc<Tokens>, addr: SocketAddr) -> Arc<ControlState> {
+    /// What the routes of the control listener work on.
+    pub(super) fn control(&self, access: Access) -> Arc<ControlState> {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
         let (counted, spooled) = (Arc::clone(&self.counters), self.collector.clone());
         let hooks = Hooks {
@@ -67,7 +66,7 @@ impl Wiring {
             counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
             troubles: Box::new(Vec::new),
         };
-        ControlState::new(self.collector.clone(), Access::new(tokens, addr), hooks)
+        ControlState::new(self.collector.clone(), access, hooks)
     }
 
     /// All metrics as Prometheus text.
@@ -81,6 +80,7 @@ impl Wiring {
         let machines_omitted = stats.machines.saturating_sub(machines.len() as u64);
         Snapshot {
             config_reload_success: self.reloaded.load(Relaxed),
+            certificate_expiry: self.certificates.expiries(),
             wire_bytes: self.counters.wire_bytes(),
             body_bytes: self.counters.body_bytes(),
             bodies_refused: self.counters.bodies_refused(),

@@ -174,3 +174,41 @@ async fn discarding_ends_by_time_by_bytes_and_at_the_end() {
     let mut endless = tokio::io::repeat(b'x');
     discard(&mut endless).await.unwrap();
 }
+
+/// A far side that reads nothing, as TLS meets it: writes are taken, and neither they nor the end can be sent.
+struct Stuck;
+
+impl AsyncRead for Stuck {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Stuck {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_sent_and_an_end_that_cannot_be_told_have_their_deadlines() {
+    let mut guard = Guard::new(Stuck, DEADLINES, Link::new());
+    let begun = Instant::now();
+    assert_eq!(guard.flush().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(begun.elapsed(), DEADLINES.write.unwrap());
+    let begun = Instant::now();
+    guard.close().await;
+    assert_eq!(begun.elapsed(), SHUTDOWN_TIME_MAX);
+
+    // Nobody sets a deadline for a reader's answer; its end has one all the same.
+    let guard = Guard::new(Stuck, Deadlines { write: None, ..DEADLINES }, Link::new());
+    tokio::time::timeout(2 * SHUTDOWN_TIME_MAX, guard.close()).await.unwrap();
+}

@@ -1,4 +1,5 @@
-//! Who may read: the token, or without one only what cannot be a web page in a developer's browser.
+//! Who may read: a token everything, a signed link what it says; where there is neither, only what cannot be a web page in a
+//! developer's browser.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -6,20 +7,53 @@ use std::{
 };
 
 use hyper::{
-    HeaderMap,
-    header::{HOST, HeaderName, ORIGIN},
+    HeaderMap, Method, StatusCode,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN},
     http::request::Parts,
 };
+use jiff::Timestamp;
 
-use crate::http::auth::Tokens;
+use super::{
+    params::{Secret, secret},
+    routes::Route,
+};
+use crate::{
+    grant::{BadGrant, Grant},
+    http::auth::{Live, Presented, Tokens, presented},
+};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The parameter that carries a link's token.
+pub(super) const ACCESS_TOKEN: &str = "access_token";
 
 /// The rules of one control listener.
 #[derive(Debug)]
 pub(crate) struct Access {
     tokens: Arc<Tokens>,
     bound: SocketAddr,
+    /// Of a Host or Origin that names none.
+    default_port: u16,
+    cors_origins: Vec<String>,
+}
+
+/// Who asks, as far as may be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Whoever may read everything.
+    Anyone,
+    /// Who holds a signed link.
+    Holder(Arc<Grant>),
+}
+
+impl Who {
+    /// What the holder of a link may read; `None`: everything.
+    pub(super) fn grant(&self) -> Option<&Arc<Grant>> {
+        match self {
+            Self::Anyone => None,
+            Self::Holder(grant) => Some(grant),
+        }
+    }
 }
 
 /// Why a request was turned away.
@@ -27,30 +61,73 @@ pub(crate) struct Access {
 pub(super) enum Denied {
     #[error("a token is needed: send it as Authorization: Bearer TOKEN")]
     Token,
+    #[error("the link's token is worth nothing: {0}")]
+    Link(#[from] BadGrant),
+    #[error("a link may only GET logs, tail and machines")]
+    Limited,
+    #[error("a token is given twice, once in the head is enough")]
+    Twice,
     #[error("without a token, Host must be a loopback name or the address that is listened on")]
     Host,
     #[error("without a token, web pages of other origins may not read")]
     Origin,
 }
 
+impl Denied {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Token | Self::Link(_) => StatusCode::UNAUTHORIZED,
+            Self::Limited | Self::Host | Self::Origin => StatusCode::FORBIDDEN,
+            Self::Twice => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
 impl Access {
-    /// Rules for a listener at `bound`.
+    /// Rules for a plain listener at `bound`.
     pub(crate) fn new(tokens: Arc<Tokens>, bound: SocketAddr) -> Self {
-        Self { tokens, bound }
+        Self { tokens, bound, default_port: 80, cors_origins: Vec::new() }
     }
 
-    /// Whether a request may pass. `open` routes (health, metrics) need neither token nor name: scrapers come by any name.
+    pub(crate) fn with_tls(self, speaks_tls: bool) -> Self {
+        Self { default_port: if speaks_tls { 443 } else { 80 }, ..self }
+    }
+
+    /// Web pages that may read what a link may read.
+    pub(crate) fn with_cors_origins(self, origins: &[String]) -> Self {
+        Self { cors_origins: origins.to_vec(), ..self }
+    }
+
+    /// Who asks, and whether that one may pass. Open routes (health, metrics) need neither token nor name: scrapers come by any
+    /// name.
     ///
-    /// Order matters to nobody, but a foreign page is turned away even from what is open.
-    pub(super) fn check(&self, head: &Parts, open: bool) -> Result<(), Denied> {
-        if !self.tokens.is_empty() {
-            return if open || self.tokens.admit(&head.headers) { Ok(()) } else { Err(Denied::Token) };
+    /// Order matters to nobody, but without a token a foreign page is turned away even from what is open.
+    pub(super) fn check(&self, head: &Parts, route: Option<&Route>) -> Result<Who, Denied> {
+        let live = self.tokens.live();
+        let open = route.is_some_and(|route| route.open);
+        if !live.is_open() {
+            return if open { Ok(Who::Anyone) } else { identify(&live, head, route) };
         }
-        let host = Authority::of_request(head);
+        let host = Authority::of_request(head, self.default_port);
         if is_foreign(&head.headers, host) {
             return Err(Denied::Origin);
         }
-        if open || host.is_some_and(|host| self.is_own(host)) { Ok(()) } else { Err(Denied::Host) }
+        if open || host.is_some_and(|host| self.is_own(host)) { Ok(Who::Anyone) } else { Err(Denied::Host) }
+    }
+
+    /// The origin of the web page that asks, if it may read what a link may read and asks for that.
+    pub(super) fn page<'a>(&self, head: &'a Parts, route: Option<&Route>) -> Option<&'a HeaderValue> {
+        let is_for_links = self.tells_pages_apart(route) && !self.tokens.live().is_open();
+        let method = if head.method == Method::OPTIONS { preflighted(head)? } else { head.method.as_str() };
+        let mut origins = head.headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
+        let is_known = self.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
+        (is_for_links && is_known && ["GET", "HEAD"].contains(&method)).then_some(origin)
+    }
+
+    /// Whether an answer depends on the page that asks.
+    pub(super) fn tells_pages_apart(&self, route: Option<&Route>) -> bool {
+        !self.cors_origins.is_empty() && route.is_some_and(|route| route.call.is_for_links())
     }
 
     /// A name that no web page can make its own by DNS: loopback, or the very address that is listened on.
@@ -61,6 +138,40 @@ impl Access {
                 // Listening everywhere, every address that got the request here is listened on.
                 bound.is_unspecified() || bound == ip
             })
+    }
+}
+
+/// The method that a browser asks for on behalf of a page; `None` where the request is no such question.
+pub(super) fn preflighted(head: &Parts) -> Option<&str> {
+    let method = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| head.method == Method::OPTIONS)?;
+    method.to_str().ok()
+}
+
+/// Who asks, by what the request presents.
+fn identify(live: &Live, head: &Parts, route: Option<&Route>) -> Result<Who, Denied> {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    let is_stream = is_read && route.is_some_and(|route| route.call.is_stream());
+    // A token in a URL is kept in histories and proxies' logs: only a link's, which is little and ends, and only where a page
+    // cannot send a head.
+    let in_query = if is_stream { secret(head.uri.query(), ACCESS_TOKEN) } else { Secret::None };
+    let link = match (presented(&head.headers), in_query) {
+        (None, Secret::None) => return Err(Denied::Token),
+        (None, Secret::One(link)) if !head.headers.contains_key(AUTHORIZATION) => link,
+        (_, Secret::One(_) | Secret::More) => return Err(Denied::Twice),
+        (Some(Presented::Bearer(token) | Presented::Password(token)), _) if live.has(&token) => return Ok(Who::Anyone),
+        (Some(Presented::Password(_)), _) => return Err(Denied::Token),
+        // What cannot be a link's token is a wrong one of the other kind.
+        (Some(Presented::Bearer(token)), _) if live.keys.is_empty() || !token.contains(&b'.') => {
+            return Err(Denied::Token);
+        }
+        (Some(Presented::Bearer(token)), _) => token,
+    };
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
+    let grant = live.keys.verify(&link, now)?;
+    if is_read && route.is_some_and(|route| route.call.is_for_links()) {
+        Ok(Who::Holder(Arc::new(grant)))
+    } else {
+        Err(Denied::Limited)
     }
 }
 
@@ -83,7 +194,7 @@ struct Authority<'a> {
 
 impl<'a> Authority<'a> {
     /// The one host that the request names; `None` where it names none, or two.
-    fn of_request(head: &'a Parts) -> Option<Self> {
+    fn of_request(head: &'a Parts, default_port: u16) -> Option<Self> {
         let mut hosts = head.headers.get_all(HOST).iter();
         let target = head.uri.authority().map(hyper::http::uri::Authority::as_str);
         let host = match (hosts.next(), hosts.next()) {
@@ -93,7 +204,7 @@ impl<'a> Authority<'a> {
         };
         match (host, target) {
             (Some(host), Some(target)) if !host.eq_ignore_ascii_case(target) => None,
-            (host, target) => Self::parse(host.or(target)?, 80),
+            (host, target) => Self::parse(host.or(target)?, default_port),
         }
     }
 
@@ -147,10 +258,17 @@ mod tests {
     use hyper::Request;
 
     use super::*;
+    use crate::http::read::routes;
 
     fn head(headers: &[(&str, &str)]) -> Parts {
         let request = headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
         request.body(()).unwrap().into_parts().0
+    }
+
+    /// The check of a call that needs a token, or of one that needs none.
+    fn check(access: &Access, head: &Parts, open: bool) -> Result<(), Denied> {
+        let (route, _) = routes::find(if open { "/metrics" } else { "/api/v1/stats" }).unwrap();
+        access.check(head, Some(route)).map(|who| assert_eq!(who, Who::Anyone))
     }
 
     fn without_token(bound: &str) -> Access {
@@ -182,27 +300,27 @@ mod tests {
             ("", false),
         ] {
             let expected = if passes { Ok(()) } else { Err(Denied::Host) };
-            assert_eq!(access.check(&head(&[("host", host)]), false), expected, "{host}");
+            assert_eq!(check(&access, &head(&[("host", host)]), false), expected, "{host}");
         }
-        assert_eq!(access.check(&head(&[]), false), Err(Denied::Host));
-        assert_eq!(access.check(&head(&[("host", "localhost"), ("host", "evil")]), false), Err(Denied::Host));
-        assert_eq!(access.check(&head(&[("host", "evil.example")]), true), Ok(()));
+        assert_eq!(check(&access, &head(&[]), false), Err(Denied::Host));
+        assert_eq!(check(&access, &head(&[("host", "localhost"), ("host", "evil")]), false), Err(Denied::Host));
+        assert_eq!(check(&access, &head(&[("host", "evil.example")]), true), Ok(()));
     }
 
     #[test]
     fn listening_everywhere_any_address_passes_but_no_other_name() {
         for bound in ["0.0.0.0:8081", "[::]:8081"] {
             let access = without_token(bound);
-            assert_eq!(access.check(&head(&[("host", "192.168.7.7:8081")]), false), Ok(()));
-            assert_eq!(access.check(&head(&[("host", "[fdaa::3]:8081")]), false), Ok(()));
-            assert_eq!(access.check(&head(&[("host", "evil.example:8081")]), false), Err(Denied::Host));
+            assert_eq!(check(&access, &head(&[("host", "192.168.7.7:8081")]), false), Ok(()));
+            assert_eq!(check(&access, &head(&[("host", "[fdaa::3]:8081")]), false), Ok(()));
+            assert_eq!(check(&access, &head(&[("host", "evil.example:8081")]), false), Err(Denied::Host));
         }
     }
 
     #[test]
     fn without_a_token_foreign_pages_are_turned_away() {
         let access = without_token("127.0.0.1:8081");
-        let check = |name, value, open| access.check(&head(&[("host", "localhost:8081"), (name, value)]), open);
+        let check = |name, value, open| check(&access, &head(&[("host", "localhost:8081"), (name, value)]), open);
         for (origin, passes) in [
             ("http://localhost:8081", true),
             ("http://127.0.0.1:8081", true),
@@ -230,7 +348,7 @@ mod tests {
     #[test]
     fn a_default_port_may_be_left_out_on_either_side() {
         let access = without_token("10.0.0.1:80");
-        let check = |host, origin| access.check(&head(&[("host", host), ("origin", origin)]), false);
+        let check = |host, origin| check(&access, &head(&[("host", host), ("origin", origin)]), false);
         assert_eq!(check("10.0.0.1", "http://10.0.0.1:80"), Ok(()));
         assert_eq!(check("10.0.0.1:80", "http://10.0.0.1"), Ok(()));
         assert_eq!(check("10.0.0.1", "http://10.0.0.1:81"), Err(Denied::Origin));
@@ -240,10 +358,10 @@ mod tests {
     fn with_a_token_names_and_origins_do_not_matter_and_the_token_does() {
         let access = Access::new(Arc::new(Tokens::new(&["t".into()])), "[::]:8081".parse().unwrap());
         let from = |token| [("host", "drain.example"), ("origin", "https://page.example"), ("authorization", token)];
-        assert_eq!(access.check(&head(&from("Bearer t")), false), Ok(()));
-        assert_eq!(access.check(&head(&from("Bearer x")), false), Err(Denied::Token));
-        assert_eq!(access.check(&head(&from("Bearer x")), true), Ok(()));
-        assert_eq!(access.check(&head(&[]), false), Err(Denied::Token));
-        assert_eq!(access.check(&head(&[]), true), Ok(()));
+        assert_eq!(check(&access, &head(&from("Bearer t")), false), Ok(()));
+        assert_eq!(check(&access, &head(&from("Bearer x")), false), Err(Denied::Token));
+        assert_eq!(check(&access, &head(&from("Bearer x")), true), Ok(()));
+        assert_eq!(check(&access, &head(&[]), false), Err(Denied::Token));
+        assert_eq!(check(&access, &head(&[]), true), Ok(()));
     }
 }

@@ -1,9 +1,11 @@
 //! Which lines a `tail` shows.
 
+use std::sync::Arc;
+
 use regex::{Regex, RegexBuilder};
 
 use super::params::{Query, bad_value};
-use crate::{batch::EntryView, http::problem::Problem};
+use crate::{batch::EntryView, grant::Grant, http::problem::Problem};
 
 /// The largest compiled pattern: a short one can ask for megabytes.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -11,6 +13,8 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Every part must hold; an empty list holds for all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
+    /// What may be shown at all; `None`: everything.
+    grant: Option<Arc<Grant>>,
     machines: Vec<String>,
     apps: Vec<String>,
     regions: Vec<String>,
@@ -21,8 +25,9 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn of(query: &Query<'_>) -> Result<Self, Problem> {
+    pub(super) fn of(query: &Query<'_>, grant: Option<Arc<Grant>>) -> Result<Self, Problem> {
         Ok(Self {
+            grant,
             machines: query.list("machine"),
             apps: query.list("app"),
             regions: query.list("region"),
@@ -35,7 +40,8 @@ impl Filter {
 
     /// Whether a line is wanted.
     pub(super) fn wants(&self, entry: &EntryView<'_>) -> bool {
-        holds(&self.machines, || entry.machine_id())
+        self.grant.as_ref().is_none_or(|grant| grant.shows(entry))
+            && holds(&self.machines, || entry.machine_id())
             && holds(&self.apps, || entry.app_name())
             && holds(&self.regions, || entry.region())
             && holds(&self.streams, || entry.stream())

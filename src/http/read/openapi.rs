@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    access::ACCESS_TOKEN,
     params::{Form, Parameter},
     routes::{Operation, ROUTES, Route},
 };
@@ -23,6 +24,13 @@ pub(super) fn document() -> Value {
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer" },
                 "basic": { "type": "http", "scheme": "basic", "description": "the token is the password" },
+                "link": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "a signed link's token: only what the link is for",
+                },
+                "link_in_query": { "type": "apiKey", "in": "query", "name": ACCESS_TOKEN },
             },
             "responses": {
                 "problem": {
@@ -63,13 +71,23 @@ fn operation(route: &Route, operation: &Operation) -> Value {
     let mut document = json!({
         "operationId": format!("{}{:?}", operation.method.to_ascii_lowercase(), route.call),
         "summary": operation.what,
-        "parameters": operation.parameters.iter().map(|one| parameter(one)).collect::<Vec<_>>(),
+        "parameters": in_query(operation).map(parameter).collect::<Vec<_>>(),
         "responses": answers,
     });
     if route.open {
         document["security"] = json!([]);
+    } else if operation.method == "GET" && route.call.is_for_links() {
+        document["security"] = json!([{ "bearer": [] }, { "basic": [] }, { "link": [] }]);
+        if route.call.is_stream() {
+            document["security"] = json!([{ "bearer": [] }, { "basic": [] }, { "link": [] }, { "link_in_query": [] }]);
+        }
     }
     document
+}
+
+/// A secret is told as a way to get in, not as a parameter.
+fn in_query(operation: &Operation) -> impl Iterator<Item = &'static Parameter> {
+    operation.parameters.iter().copied().filter(|parameter| parameter.form != Form::Secret)
 }
 
 fn parameter(parameter: &Parameter) -> Value {
@@ -79,7 +97,7 @@ fn parameter(parameter: &Parameter) -> Value {
         Form::Flag => json!({ "type": "boolean" }),
         Form::OneOf(words) => json!({ "type": "string", "enum": words }),
         Form::List => json!({ "type": "array", "items": { "type": "string" } }),
-        Form::Text => json!({ "type": "string" }),
+        Form::Text | Form::Secret => json!({ "type": "string" }),
     };
     let mut document =
         json!({ "name": parameter.name, "in": "query", "description": parameter.what, "schema": schema });
@@ -103,11 +121,16 @@ mod tests {
             for one in route.operations {
                 let told = &document["paths"][route.path][one.method.to_ascii_lowercase()];
                 assert_eq!(told["summary"], one.what, "{} {}", one.method, route.path);
-                assert_eq!(told["parameters"].as_array().unwrap().len(), one.parameters.len());
+                assert_eq!(told["parameters"].as_array().unwrap().len(), in_query(one).count());
                 assert!(told["responses"].as_object().unwrap().keys().any(|status| status.starts_with('2')));
                 assert!(ids.insert(told["operationId"].as_str().unwrap().to_owned()));
             }
         }
+        let ways = |path: &str, method: &str| document["paths"][path][method]["security"].as_array().map(Vec::len);
+        assert_eq!(ways("/api/v1/tail", "get"), Some(4));
+        assert_eq!(ways("/api/v1/machines", "get"), Some(3));
+        assert_eq!(ways("/api/v1/machines/{id}", "put"), None);
+        assert_eq!(ways("/metrics", "get"), Some(0));
         assert_eq!(document["openapi"], "3.1.0");
         assert_eq!(document["paths"].as_object().unwrap().len(), ROUTES.len());
     }

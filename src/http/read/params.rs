@@ -25,6 +25,8 @@ pub(super) enum Form {
     List,
     /// Anything, once.
     Text,
+    /// Read by [`secret`], and never repeated.
+    Secret,
 }
 
 /// A parameter of a call.
@@ -51,7 +53,11 @@ impl<'a> Query<'a> {
         let mut pairs: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode_form(name)?, decode_form(value)?);
+            let name = decode_form(name)?;
+            if known.iter().any(|parameter| parameter.name == name && parameter.form == Form::Secret) {
+                continue;
+            }
+            let value = decode_form(value)?;
             let Some(parameter) = known.iter().find(|parameter| parameter.name == name) else {
                 return Err(unknown(&name, known));
             };
@@ -95,6 +101,26 @@ impl<'a> Query<'a> {
     ) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         parse(text).map(Some).ok_or_else(|| bad_value(name, text, form))
+    }
+}
+
+/// What a query holds of a parameter that is a secret.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Secret {
+    None,
+    One(Vec<u8>),
+    /// It is given more than once.
+    More,
+}
+
+/// The value of `name`, whatever else is in the query.
+pub(super) fn secret(query: Option<&str>, name: &str) -> Secret {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(given, _)| percent_decode_str(given).eq(name.bytes())).map(|(_, value)| value);
+    match (values.next(), values.next()) {
+        (None, _) => Secret::None,
+        (Some(value), None) => Secret::One(percent_decode_str(value).collect()),
+        (Some(_), Some(_)) => Secret::More,
     }
 }
 
@@ -225,6 +251,24 @@ mod tests {
         assert_eq!(parse("one=true").unwrap().flag("one").unwrap(), Some(true));
         assert!(parse("one=1").unwrap().flag("one").is_err());
         assert!(parse("one").unwrap().flag("one").is_err());
+    }
+
+    #[test]
+    fn a_secret_is_found_alone_and_never_repeated() {
+        let known = [&Parameter::new("key", Form::Secret, ""), KNOWN[0]];
+        for (query, expected) in [
+            ("one=1", Secret::None),
+            ("one=1&key=a.b", Secret::One(b"a.b".to_vec())),
+            ("k%65y=a%2Eb&one=1", Secret::One(b"a.b".to_vec())),
+            ("key=%ff", Secret::One(b"\xff".to_vec())),
+            ("key", Secret::One(Vec::new())),
+            ("key=a&key=b", Secret::More),
+        ] {
+            assert_eq!(secret(Some(query), "key"), expected, "{query}");
+            let query = Query::parse(Some(query), &known).unwrap();
+            assert_eq!(query.text("key"), None);
+        }
+        assert_eq!(secret(None, "key"), Secret::None);
     }
 
     #[test]

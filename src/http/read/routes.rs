@@ -1,7 +1,10 @@
 //! The one table of the control listener's calls: what is routed, what `Allow` says, which parameters a call takes, and
 //! what `openapi.json` tells of it.
 
-use super::params::{Form, Parameter};
+use super::{
+    access::ACCESS_TOKEN,
+    params::{Form, Parameter},
+};
 
 /// A path of the control listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +23,18 @@ pub(super) enum Call {
     Rejected,
     Losses,
     OpenApi,
+}
+
+impl Call {
+    /// Whether the holder of a signed link may GET this, filtered to what the link says.
+    pub(super) fn is_for_links(self) -> bool {
+        matches!(self, Self::Machines | Self::Machine | Self::Logs | Self::Tail)
+    }
+
+    /// Whether a page follows it with an `EventSource`, which cannot send a head.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Self::Logs | Self::Tail)
+    }
 }
 
 /// What can be done at a path.
@@ -94,6 +109,8 @@ const AFTER: Parameter = Parameter::new(
     Form::Text,
     "only lines behind the one with this id; the header Last-Event-ID does the same",
 );
+const LINK: Parameter =
+    Parameter::new(ACCESS_TOKEN, Form::Secret, "a signed link's token, where Authorization cannot be sent");
 const APP: Parameter = Parameter::new("app", Form::List, "only these apps");
 const REGION: Parameter = Parameter::new("region", Form::List, "only these regions");
 const MACHINE: Parameter = Parameter::new("machine", Form::List, "only these machines");
@@ -210,7 +227,7 @@ pub(super) const ROUTES: &[Route] = &[
         open: false,
         operations: &[get(
             "look at one machine: what the history holds, then live until it is finished",
-            &[&LOGS_BACKLOG, &SINCE, &LAST, &AFTER, &ITEM_TIMEOUT, &TOTAL_TIMEOUT, &MAX_LINES, &FOLLOW, &RAW],
+            &[&LOGS_BACKLOG, &SINCE, &LAST, &AFTER, &ITEM_TIMEOUT, &TOTAL_TIMEOUT, &MAX_LINES, &FOLLOW, &RAW, &LINK],
             &[LINES, (204, "the machine is finished and there is nothing behind `after`")],
         )],
     },
@@ -236,6 +253,7 @@ pub(super) const ROUTES: &[Route] = &[
                 &MAX_LINES,
                 &FOLLOW,
                 &RAW,
+                &LINK,
             ],
             &[LINES],
         )],

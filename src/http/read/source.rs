@@ -3,12 +3,15 @@
 //! All three fill a frame when they are asked to and hold no batch beyond it: between two frames the reader's socket may be
 //! slow, and nobody's bytes may wait for that.
 
+use std::sync::Arc;
+
 use super::{
     encode::{EndReason, Frame},
     filter::Filter,
 };
 use crate::{
     batch::Batch,
+    grant::Grant,
     queue::Ended,
     stream::{
         FleetStream, LogStream, Ready,
@@ -110,13 +113,16 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
 #[derive(Debug)]
 pub(super) struct MachineSource {
     pub(super) view: MachineView,
+    /// What may be shown; `None`: everything.
+    pub(super) grant: Option<Arc<Grant>>,
     /// The number of the first line that is too new to be shown: `follow=false`.
     pub(super) until: Option<u64>,
 }
 
 impl MachineSource {
     fn fill(&mut self, frame: &mut Frame) -> Filled {
-        while frame.has_room() {
+        let mut looked_at = 0;
+        while frame.has_room() && looked_at < LOOKED_AT_MAX {
             let lines = match self.view.step() {
                 Some(Seen::Lines(lines)) => lines,
                 Some(Seen::Skipped(lines)) => {
@@ -130,11 +136,14 @@ impl MachineSource {
                 if is_too_new(self.until, entry.line()) {
                     return Filled::Ended(EndReason::CaughtUp);
                 }
-                if !frame.has_room() {
+                if !frame.has_room() || looked_at >= LOOKED_AT_MAX {
                     self.view.put_back(&lines, index);
                     return Filled::More;
                 }
-                frame.entry(&entry);
+                looked_at += 1;
+                if self.grant.as_ref().is_none_or(|grant| grant.shows(&entry)) {
+                    frame.entry(&entry);
+                }
             }
         }
         Filled::More

@@ -1,0 +1,79 @@
+//! `fleetdrain serve` as a process of its own, and the client commands.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+/// The binary, with nothing of this process's environment that it reads.
+pub(crate) fn fleetdrain(args: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fleetdrain"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLEETDRAIN_") || name == "FLY_APP_NAME" {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).envs(env.iter().copied());
+    command
+}
+
+/// Exit code, standard output and standard error of a command that ends by itself.
+pub(crate) fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let output = fleetdrain(args, env).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+pub(crate) struct Drain {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    pub(crate) ingest: SocketAddr,
+    pub(crate) control: SocketAddr,
+    /// How the two listening lines begin.
+    pub(crate) schemes: [String; 2],
+}
+
+impl Drain {
+    pub(crate) fn start(env: &[(&str, &str)]) -> Self {
+        let mut command = fleetdrain(&["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"], env);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut listening = |what: &str| {
+            let mut line = String::new();
+            stderr.read_line(&mut line).unwrap();
+            let url = line.trim().strip_prefix(&format!("{what} listening on ")).unwrap_or_else(|| panic!("{line}"));
+            let (scheme, addr) = url.split_once("://").unwrap();
+            (scheme.to_owned(), addr.parse().unwrap())
+        };
+        let ((ingest_scheme, ingest), (control_scheme, control)) = (listening("ingest"), listening("control"));
+        Self { child, stderr, ingest, control, schemes: [ingest_scheme, control_scheme] }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Reads what it says up to a line with `text` in it.
+    pub(crate) fn says(&mut self, text: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(text) {
+            assert_ne!(self.stderr.read_line(&mut said).unwrap(), 0, "{text} is not said: {said}");
+        }
+        said
+    }
+
+    /// Its exit code and the rest of what it said.
+    pub(crate) fn wait(mut self) -> (i32, String) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code().expect("it ended by itself"), said)
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
