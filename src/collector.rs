@@ -558,12 +558,10 @@ impl LogCollector {
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
         let queues: Vec<_> = self.shared.roster.lock().values().cloned().collect();
-        let mut held = 0;
-        for (machine, queue) in queues {
-            let in_hands = queue.give_up(Reason::Shutdown, &self.shared.history, machine.trail());
-            self.journal_held(&machine, in_hands);
-            held += in_hands;
-        }
+        let give_up = |(machine, queue): &(Arc<Machine>, Arc<Queue>)| {
+            queue.give_up(Reason::Shutdown, &self.shared.history, machine.trail())
+        };
+        let held: u64 = queues.iter().map(give_up).sum();
         self.queue_lines_dropped() - before + held
     }
 

@@ -940,6 +940,11 @@ impl Queue {
         Some((first, last.map_or(end_of_first, |(_, last)| last)))
     }
 
+    /// Lines in readers' hands.
+    pub(crate) fn held_lines(&self) -> u64 {
+        self.state.lock().held_lines
+    }
+
     /// What was dropped since this was asked last.
     pub(crate) fn take_lost(&self) -> Vec<Lost> {
         self.state.lock().rare.as_mut().map(|rare| std::mem::take(&mut rare.lost)).unwrap_or_default()

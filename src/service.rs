@@ -8,7 +8,7 @@ mod wiring;
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -172,7 +172,7 @@ impl Running {
             addr
         });
         tracker.spawn(maintain(collector.clone(), shutdown.clone()));
-        if config.journal.dir.is_some() {
+        if journal_dir(config).is_some() {
             tracker.spawn(keep_journal(collector.clone(), shutdown.clone()));
         }
         tracker.close();
@@ -243,10 +243,15 @@ async fn keep_journal(collector: LogCollector, shutdown: CancellationToken) {
     }
 }
 
+/// Where losses are on record: beside the spool unless it is said where.
+fn journal_dir(config: &Config) -> Option<&Path> {
+    config.journal.dir.as_deref().or(config.spool.dir.as_deref())
+}
+
 fn open_journal(collector: &LogCollector, config: &Config) -> Result<(), ServeError> {
-    let Some(dir) = config.journal.dir.as_ref().or(config.spool.dir.as_ref()) else { return Ok(()) };
+    let Some(dir) = journal_dir(config) else { return Ok(()) };
     let kept = collector.shared.journal.keep_in(dir, config.journal.bytes_max);
-    kept.map_err(|source| ServeError::Journal { dir: dir.clone(), source })
+    kept.map_err(|source| ServeError::Journal { dir: dir.to_owned(), source })
 }
 
 async fn close_journal(collector: &LogCollector) {
@@ -452,10 +457,13 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
         () = signals.stop() => tracing::warn!("told to stop again: readers get no more time"),
     }
     if collector.keeps_bodies() {
+        let closed = close(collector.clone()).await;
+        // Behind the spool's last chance to lose something.
         close_journal(&collector).await;
-        return close(collector).await;
+        return closed;
     }
     let left = collector.drop_what_is_left();
+    collector.journal_what_is_held();
     close_journal(&collector).await;
     match left {
         0 => {

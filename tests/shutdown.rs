@@ -131,13 +131,19 @@ async fn read_a_line_of_many(drain: &Drain) -> support::Lines {
 
 #[tokio::test]
 async fn what_a_reader_is_too_slow_for_is_told_and_exits_74() {
-    let drain = Drain::start(&[("FLEETDRAIN_SHUTDOWN__DEADLINE", "300ms")]);
+    let dir = journal_dir("slow");
+    let drain = Drain::with_journal(&dir);
     // One group: the reader has taken all of it from the queue, and cannot hand it on.
     let _slow = read_a_line_of_many(&drain).await;
     drain.signal("-TERM");
     let (code, said) = drain.wait();
     assert_eq!(code, 74, "{said}");
-    assert!(said.contains("acknowledged lines were left"), "{said}");
+    let told = said.split(" acknowledged lines were left").next().unwrap().rsplit(' ').next().unwrap();
+    let drain = Drain::with_journal(&dir);
+    let lost: u64 = losses(&drain).await.iter().map(|loss| loss["lines"].as_u64().unwrap()).sum();
+    assert_eq!(told, lost.to_string(), "{said}");
+    drop(drain);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[tokio::test]
@@ -256,9 +262,35 @@ async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn with_a_spool_losses_are_beside_it_and_a_kill_costs_nothing() {
+    let dir = journal_dir("spool");
+    let env = [("FLEETDRAIN_SPOOL__DIR", dir.to_str().unwrap()), ("FLEETDRAIN_QUEUE__LINES", "1")];
+    let drain = Drain::start(&env);
+    let mut client = Client::connect(drain.control).await;
+    assert_eq!(client.call(Method::PUT, "/api/v1/machines/a?full=drop_oldest").await.0, StatusCode::CREATED);
+    for message in ["one", "two"] {
+        post(&drain, fly_record("a", message)).await;
+    }
+    let told = |losses: &[Value]| losses.iter().map(|loss| json!([loss["reason"], loss["lines"]])).collect::<Vec<_>>();
+    let dropped = [json!(["queue_full", 1])];
+    assert_eq!(told(&losses(&drain).await), dropped);
+    // It is safe from a kill once a heartbeat has told it.
+    let heartbeat = dir.join("losses.heartbeat");
+    while !std::fs::read_to_string(&heartbeat).is_ok_and(|text| text.contains("queue_full")) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drain.signal("-KILL");
+    drop(drain);
+    let drain = Drain::start(&env);
+    assert_eq!(told(&losses(&drain).await), dropped, "and no unclean stop");
+    drop(drain);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
 async fn a_directory_holds_one_drains_losses() {
     let dir = journal_dir("lock");
-    let _drain = Drain::with_journal(&dir);
+    let drain = Drain::with_journal(&dir);
     let second = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
         .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
         .env("FLEETDRAIN_JOURNAL__DIR", &dir)
@@ -267,6 +299,7 @@ async fn a_directory_holds_one_drains_losses() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(74), "{said}");
     assert!(said.contains(dir.to_str().unwrap()), "{said}");
+    drop(drain);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

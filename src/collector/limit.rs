@@ -3,6 +3,9 @@
 //! What is over a limit is marked while its batch is published, and dropped by the machine's queue: the history keeps it, and who
 //! looks sees it. A limit concerns what a queue takes, so lines that no queue wants cost nobody's. Records of the platform
 //! (`system`) are exempt: that a machine was stopped for being too loud must not be dropped for that. Time is that of receipt.
+//!
+//! The spool does not keep the marks. A queue that reads its lines back from the disk gives out what was told as limited too, and
+//! counts it in once more: nothing is unaccounted for, but more passes than the limit.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

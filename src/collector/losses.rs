@@ -34,10 +34,14 @@ impl LogCollector {
         }
     }
 
-    /// Notes what readers held of a machine's queue when the process ended: nobody knows whether it got there.
-    pub(super) fn journal_held(&self, machine: &Arc<Machine>, lines: u64) {
-        if lines > 0 {
-            self.journal(machine, loss(Reason::Shutdown, lines));
+    /// Notes what readers hold when the process ends: it was not handed on.
+    pub(crate) fn journal_what_is_held(&self) {
+        let queues: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        for (machine, queue) in queues {
+            let held = queue.held_lines();
+            if held > 0 {
+                self.journal(&machine, loss(Reason::Shutdown, held));
+            }
         }
     }
 
@@ -49,7 +53,9 @@ impl LogCollector {
     /// Writes the journal where it is kept; may wait for a disk.
     pub(crate) fn write_journal(&self) {
         self.journal_losses();
-        self.shared.journal.write(Some(self.undelivered()));
+        // What is in a spool is there at the next start.
+        let at_stake = (!self.keeps_bodies()).then(|| self.undelivered());
+        self.shared.journal.write(at_stake);
     }
 
     /// Writes all of the journal, and that the process stops by itself.
@@ -58,11 +64,8 @@ impl LogCollector {
         self.shared.journal.close();
     }
 
-    /// What an unclean stop would cost now: with a spool nothing, else what is in memory is all there is of it.
+    /// What an unclean stop would cost now: in memory is all there is of it.
     fn undelivered(&self) -> Undelivered {
-        if self.keeps_bodies() {
-            return Undelivered { lines: 0, oldest: Timestamp::now() };
-        }
         let queues = self.queue_totals();
         let now = Timestamp::now();
         let oldest = queues.oldest.and_then(|oldest| now.checked_sub(oldest.elapsed()).ok());

@@ -80,7 +80,7 @@ pub(crate) fn push_numbers(
     push(collector, &lines)
 }
 
-/// Both balances of the contract.
+/// Both balances of the contract, and that every dropped line is on record.
 #[track_caller]
 pub(crate) fn assert_balanced(collector: &LogCollector) -> Stats {
     let stats = collector.stats();
@@ -88,6 +88,8 @@ pub(crate) fn assert_balanced(collector: &LogCollector) -> Stats {
     assert_eq!(stats.lines_received, fates, "{stats:?}");
     let copies = stats.queue_lines_delivered + stats.queue_lines_dropped + stats.queue_lines;
     assert_eq!(stats.queue_lines_in, copies, "{stats:?}");
+    let lost: u64 = collector.losses(None, None).entries.iter().filter_map(|loss| loss.lines).sum();
+    assert_eq!(lost, stats.queue_lines_dropped, "{stats:?}");
     assert!(stats.memory_used_bytes <= stats.memory_budget_bytes, "{stats:?}");
     stats
 }

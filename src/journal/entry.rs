@@ -95,8 +95,8 @@ impl Entry {
         let both = |one: Option<EntryId>, other: Option<EntryId>, pick: fn(EntryId, EntryId) -> EntryId| {
             one.zip(other).map_or(one.or(other), |(one, other)| Some(pick(one, other)))
         };
-        self.first_id = both(self.first_id, other.first_id, |a, b| if b.machine_seq < a.machine_seq { b } else { a });
-        self.last_id = both(self.last_id, other.last_id, |a, b| if b.machine_seq > a.machine_seq { b } else { a });
+        self.first_id = both(self.first_id, other.first_id, |a, b| if b.line < a.line { b } else { a });
+        self.last_id = both(self.last_id, other.last_id, |a, b| if b.line > a.line { b } else { a });
     }
 
     /// Takes away what `other`, which is part of this, has counted; `false` if nothing is left.

@@ -27,8 +27,8 @@ pub(super) fn note_lost(list: &mut Vec<Lost>, reason: Reason, lines: u64, ids: I
     // What several readers give back comes in no order.
     known.ids = match (known.ids, ids) {
         (Some((first, last)), Some((other_first, other_last))) => {
-            let earlier = if other_first.machine_seq < first.machine_seq { other_first } else { first };
-            let later = if other_last.machine_seq > last.machine_seq { other_last } else { last };
+            let earlier = if other_first.line < first.line { other_first } else { first };
+            let later = if other_last.line > last.line { other_last } else { last };
             Some((earlier, later))
         }
         (one, other) => one.or(other),

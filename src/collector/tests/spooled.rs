@@ -363,3 +363,25 @@ async fn a_damaged_batch_costs_its_own_lines_alone_and_is_told() {
     let (messages, skipped) = play_fleet(&mut FleetStream::new(&collector, &backlog(), |_| true)).await;
     assert_eq!((messages.len(), skipped), (116, 4));
 }
+
+#[tokio::test]
+async fn what_was_over_a_limit_comes_back_from_the_disk_and_is_accounted_for() {
+    let dir = Dir::new();
+    let mut config = CollectorConfig { history_bytes: 4_000, ..CollectorConfig::default() };
+    config.queue.lines = 4;
+    config.limit.machine.lines_per_second = 1;
+    let collector = LogCollector::with_spool(config, dir.path(), Bounds::new(1 << 30)).unwrap();
+    let mut stream = LogStream::new(collector.subscribe("m").unwrap());
+    push_bodies(&collector, 0..50);
+    let limited = collector.stats().queue_lines_dropped_by_reason["limited"];
+    assert!((80..=90).contains(&limited), "{limited} of a hundred, but for a burst of ten");
+    check_balance(&collector);
+    collector.finish("m");
+    let read: Vec<_> = stream.collect().await.iter().map(|entry| entry.message().to_owned()).collect();
+    assert!(stdout_of_m(0..50).starts_with(&read[..10]), "{read:?}");
+    assert!(read.len() > 10, "what is read from the disk has no marks");
+    check_balance(&collector);
+    let stats = assert_balanced(&collector);
+    assert_eq!((stats.queue_lines, stats.queue_lines_delivered), (0, read.len() as u64));
+    assert_eq!(stream.lines_skipped(), limited);
+}
