@@ -38,6 +38,9 @@ pub const ERRORS_MAX: usize = 10;
 /// What a refused sender is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Who is told that a body was taken.
+pub(crate) type Told = Box<dyn FnOnce(&Receipt) + Send>;
+
 /// A parsed body on its way in: the batch, and the account of what was not taken into it.
 pub(crate) struct Draft {
     pub(crate) batch: Batch,
@@ -49,7 +52,7 @@ pub(crate) struct Draft {
     /// The `Idempotency-Key`, to be kept beside it.
     pub(crate) key: Option<Box<[u8]>>,
     /// Told that it was taken; dropped if it was not.
-    pub(crate) taken: Option<Box<dyn FnOnce(&Receipt) + Send>>,
+    pub(crate) taken: Option<Told>,
 }
 
 impl Draft {
@@ -87,6 +90,7 @@ impl fmt::Debug for Draft {
 #[derive(Debug)]
 pub(crate) enum Admission {
     Taken(Receipt),
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only the spool takes time"))]
     Writing(Writing),
 }
 

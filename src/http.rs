@@ -209,8 +209,10 @@ async fn connection<S, H, F>(
 {
     let link = Link::new();
     let guard = Guard::new(stream, settings.deadlines, Arc::clone(&link));
-    let service =
-        service_fn(move |request| answer(request, peer, handler.clone(), Arc::clone(&link), Arc::clone(&settings)));
+    // Boxed, so that a connection without a request does not keep room for one: hyper has it from the first byte on.
+    let service = service_fn(move |request| {
+        Box::pin(answer(request, peer, handler.clone(), Arc::clone(&link), Arc::clone(&settings)))
+    });
     let mut builder = http1::Builder::new();
     // The guard has the header deadline: hyper's begins with the wait for a request and would end idle connections.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX);

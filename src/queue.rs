@@ -789,6 +789,7 @@ impl Queue {
     }
 
     /// Where the queue stands on the disk, if it does.
+    #[cfg(feature = "spool")]
     pub(crate) fn on_disk(&self, trail: Trail) -> Option<OnDisk> {
         let state = self.state.lock();
         let behind = state.behind.as_ref().filter(|behind| matches!(behind.stand, Stand::Spooled))?;
@@ -798,6 +799,7 @@ impl Queue {
 
     /// Drops, of what is on the disk, the next `lines`, of which it wants `wanted`: what is before batch `to`. Returns where
     /// the queue stands then. Nothing if it does not stand at `at` any more.
+    #[cfg(feature = "spool")]
     pub(crate) fn drop_spooled(
         &self,
         at: u64,

@@ -9,7 +9,6 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -17,6 +16,9 @@ use tokio::time::Instant;
 
 use self::note::Note;
 use super::{CollectorConfig, LogCollector, Machine, Shared, SubscribeOptions};
+#[cfg(feature = "server")]
+use std::time::Duration;
+
 #[cfg(feature = "server")]
 use crate::{
     admission::{Receipt, keyed},

@@ -64,12 +64,13 @@ impl Log {
         }
     }
 
-    /// The disk is full: removes the oldest segment if nobody needs it. Whether one went.
-    pub(super) fn make_room(&self) -> bool {
+    /// The disk is full: removes the oldest segment if nobody needs it. How many bytes that were.
+    pub(super) fn make_room(&self) -> Option<u64> {
         let mut removing = self.removing.lock();
-        let Some((oldest, next)) = self.oldest() else { return false };
-        let Some(reason) = self.may_go(next, true, || false) else { return false };
-        self.remove(&mut removing, &oldest, next, reason).is_ok()
+        let (oldest, next) = self.oldest()?;
+        let reason = self.may_go(next, true, || false)?;
+        let bytes = oldest.bytes.load(Relaxed);
+        self.remove(&mut removing, &oldest, next, reason).ok().map(|()| bytes)
     }
 
     /// The oldest segment and what comes after it. The last one is not up to be removed: the numbers go on from it.

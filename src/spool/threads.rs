@@ -229,7 +229,6 @@ impl Slot {
     }
 
     /// Works out all that does not depend on the record's numbers; it is not needed any more then.
-    #[must_use]
     pub fn encode(self, record: &NewRecord<'_>) -> Encoded {
         Encoded { slot: self, handed: hand(record) }
     }

@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,6 +31,10 @@ const INDEX_BYTES_MAX: usize = 4 << 20;
 
 /// How often a group is tried again after old segments made room for it.
 const RETRIES_MAX: usize = 8;
+
+/// The disk is full though more went than a group needs: somebody else takes the room, or the disk lies. For so long no more old
+/// records go for nothing.
+const FUTILE: Duration = Duration::from_secs(10);
 
 /// A segment is not written for longer than this part of `spool.keep`, or its oldest record would stay too long.
 const AGE_SHARE: i64 = 8;
@@ -97,12 +101,21 @@ pub(crate) struct Writer {
     next: Base,
     /// No record is received earlier than the one before: nanoseconds since 1970.
     newest: i64,
+    /// Until when it is of no use to make room.
+    futile_until: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(next: Base, newest: i64) -> Self {
-        Self { active: None, next, newest }
+        Self { active: None, next, newest, futile_until: None }
     }
+}
+
+/// The room that was made for a group.
+struct Room {
+    retries: usize,
+    freed: u64,
+    needed: u64,
 }
 
 /// The segment that is written.
@@ -145,22 +158,40 @@ impl Log {
     /// Takes as many records as fit into one segment, and makes them durable.
     fn commit_group(&self, records: &mut VecDeque<Handed>) -> (Vec<Handed>, Result<Vec<RecordHeader>, AppendError>) {
         let mut writer = self.writer.lock();
-        let mut retries = 0..RETRIES_MAX;
+        let mut room = Room { retries: 0, freed: 0, needed: records.iter().map(Handed::bytes).sum() };
         loop {
             let fits = match self.fitting(&mut writer, records) {
                 Ok(fits) => fits,
-                Err(error) if is_no_space(&error) && retries.next().is_some() && self.make_room() => continue,
+                Err(error) if is_no_space(&error) && self.makes_room(&mut writer, &mut room) => continue,
                 // Nothing of these was written.
                 Err(error) => return (records.drain(..).collect(), Err(AppendError::refused(error))),
             };
             let group = || records.iter().take(fits);
             match self.write_group(&mut writer, group()) {
-                Ok(headers) => return (records.drain(..fits).collect(), Ok(headers)),
+                Ok(headers) => {
+                    writer.futile_until = None;
+                    return (records.drain(..fits).collect(), Ok(headers));
+                }
                 Err(AppendError::Refused { source })
-                    if is_no_space(&source) && retries.next().is_some() && self.make_room() => {}
+                    if is_no_space(&source) && self.makes_room(&mut writer, &mut room) => {}
                 Err(error) => return (records.drain(..fits).collect(), Err(error)),
             }
         }
+    }
+
+    /// Whether an old segment went so that a group can be tried again.
+    fn makes_room(&self, writer: &mut Writer, room: &mut Room) -> bool {
+        if writer.futile_until.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        if room.retries == RETRIES_MAX || room.freed > room.needed {
+            writer.futile_until = Some(Instant::now() + FUTILE);
+            return false;
+        }
+        room.retries += 1;
+        let freed = self.make_room();
+        room.freed += freed.unwrap_or(0);
+        freed.is_some()
     }
 
     /// How many of the records go into the segment that is written, which is a new one if not even the first does.

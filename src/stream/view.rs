@@ -220,13 +220,12 @@ fn machine_start(
     start: &ViewStart,
     wanted: impl Fn(&EntryView<'_>) -> bool,
 ) -> (MachineCursor, bool) {
-    let history = &collector.shared.history;
     let trail = machine.trail();
     if !start.looks_back() {
         return (MachineCursor::live(trail), false);
     }
     #[cfg(feature = "spool")]
-    if let Some(past) = history.past() {
+    if let Some(past) = collector.shared.history.past() {
         return past::machine_start(past, &machine.id, trail, start, wanted);
     }
     let (next, unknown) = held_start(collector, machine, trail, start, wanted);

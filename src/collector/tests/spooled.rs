@@ -28,10 +28,8 @@ impl Dir {
     }
 
     fn open_with(&self, bounds: Bounds) -> LogCollector {
-        let mut config = CollectorConfig::default();
-        config.budget_bytes = 64 << 20;
         // A few bodies are held, the rest is on the disk.
-        config.history_bytes = 4_000;
+        let mut config = CollectorConfig { budget_bytes: 64 << 20, history_bytes: 4_000, ..CollectorConfig::default() };
         config.queue.lines = 10;
         LogCollector::with_spool(config, self.path(), bounds).unwrap()
     }
@@ -109,8 +107,8 @@ async fn play_fleet(fleet: &mut FleetStream) -> (Vec<String>, u64) {
     }
 }
 
-fn view(collector: &LogCollector, start: ViewStart) -> MachineView {
-    MachineView::new(collector, "m", &start, |_| true)
+fn view(collector: &LogCollector, start: &ViewStart) -> MachineView {
+    MachineView::new(collector, "m", start, |_| true)
 }
 
 fn backlog() -> ViewStart {
@@ -140,7 +138,7 @@ async fn logs_reach_back_behind_what_is_held_and_over_a_restart() {
     let first = dir.open();
     push_bodies(&first, 0..40);
     assert!(first.stats().history_lines < 40, "most of it is not held");
-    let (messages, seqs, ids, skipped) = play(&mut view(&first, backlog())).await;
+    let (messages, seqs, ids, skipped) = play(&mut view(&first, &backlog())).await;
     assert_eq!((messages, skipped), (lines_of_m(0..40), 0));
     assert_eq!(seqs, (1..=120).map(Some).collect::<Vec<_>>());
     first.close_spool();
@@ -148,7 +146,7 @@ async fn logs_reach_back_behind_what_is_held_and_over_a_restart() {
 
     let second = dir.open();
     push_bodies(&second, 40..60);
-    let (messages, seqs, ids_again, skipped) = play(&mut view(&second, backlog())).await;
+    let (messages, seqs, ids_again, skipped) = play(&mut view(&second, &backlog())).await;
     assert_eq!((messages, skipped), (lines_of_m(0..60), 0));
     assert_eq!(seqs[..120], [None; 120], "what was before this process knew the machine has no number");
     assert_eq!(seqs[120..], (1..=60).map(Some).collect::<Vec<_>>());
@@ -167,7 +165,7 @@ async fn a_view_begins_at_an_id_a_time_or_so_many_lines_wherever_they_are() {
     let between = Timestamp::now();
     push_bodies(&first, 20..30);
     let all = lines_of_m(0..40);
-    let (.., ids, _) = play(&mut view(&first, backlog())).await;
+    let (.., ids, _) = play(&mut view(&first, &backlog())).await;
     first.close_spool();
     drop(first);
     let second = dir.open();
@@ -175,20 +173,20 @@ async fn a_view_begins_at_an_id_a_time_or_so_many_lines_wherever_they_are() {
 
     for (at, id) in ids.iter().enumerate() {
         let start = ViewStart { after: Some(*id), ..ViewStart::default() };
-        assert_eq!(play(&mut view(&second, start.clone())).await.0, all[at + 1..], "after line {at}");
+        assert_eq!(play(&mut view(&second, &start)).await.0, all[at + 1..], "after line {at}");
         let mut fleet = FleetStream::new(&second, &start, |_| true);
         assert_eq!(play_fleet(&mut fleet).await.0.len() as u64, 160 - 1 - id.line);
     }
     for last in [0, 1, 2, 3, 29, 30, 31, 89, 90, 91, 119, 120, 1000] {
         let start = ViewStart { last: Some(last), ..ViewStart::default() };
         let expected = &all[120 - (last as usize).min(120)..];
-        assert_eq!(play(&mut view(&second, start.clone())).await.0, expected, "the last {last}");
+        assert_eq!(play(&mut view(&second, &start)).await.0, expected, "the last {last}");
         let of_m = |entry: &crate::batch::EntryView<'_>| entry.machine_id() == "m";
         let (messages, _) = play_fleet(&mut FleetStream::new(&second, &start, of_m)).await;
         assert_eq!(messages.iter().filter(|message| !message.ends_with('x')).count(), expected.len());
     }
     let start = ViewStart { since: Some(between), ..ViewStart::default() };
-    assert_eq!(play(&mut view(&second, start.clone())).await.0, lines_of_m(20..40));
+    assert_eq!(play(&mut view(&second, &start)).await.0, lines_of_m(20..40));
     let (messages, _) = play_fleet(&mut FleetStream::new(&second, &start, |_| true)).await;
     assert_eq!(messages.len(), 80);
 }
@@ -291,7 +289,7 @@ async fn what_the_spool_lets_go_of_is_dropped_from_queues_and_told() {
     let bounds = Bounds { segment_bytes: 4_096, ..Bounds::new(1 << 20) };
     let collector = dir.open_with(Bounds { bytes_max: 16_384, ..bounds });
     let mut stream = LogStream::new(collector.subscribe("m").unwrap());
-    let mut look = view(&collector, backlog());
+    let mut look = view(&collector, &backlog());
     push_bodies(&collector, 0..10);
     let mut read = vec![stream.next().await.unwrap().message().to_owned()];
     push_bodies(&collector, 10..200);
@@ -358,7 +356,7 @@ async fn a_damaged_batch_costs_its_own_lines_alone_and_is_told() {
     lines.retain(|line| !["13a", "13c"].contains(&line.as_str()));
     assert_eq!((read, stream.lines_skipped()), (lines, 2));
     check_balance(&collector);
-    let (messages, _, _, skipped) = play(&mut view(&collector, backlog())).await;
+    let (messages, _, _, skipped) = play(&mut view(&collector, &backlog())).await;
     assert_eq!((messages.len(), skipped), (87, 3));
     let (messages, skipped) = play_fleet(&mut FleetStream::new(&collector, &backlog(), |_| true)).await;
     assert_eq!((messages.len(), skipped), (116, 4));

@@ -163,6 +163,25 @@ fn old_segments_that_nobody_needs_make_room_on_a_full_disk() {
 }
 
 #[test]
+fn a_disk_that_stays_full_whatever_goes_costs_few_old_records() {
+    let sim = Sim::new(1);
+    let log = open(&sim, bounds());
+    append_all(&log, &specs(0..100));
+    let before = segment_names(&sim).len();
+    for spec in specs(100..200) {
+        // As much goes to somebody else as is made room.
+        sim.set_faults(Faults { space: Some(0), ..Faults::default() });
+        let refused = append(&log, &[spec]).remove(0).unwrap_err();
+        assert!(matches!(refused, AppendError::Refused { .. }), "{refused:?}");
+    }
+    let after = segment_names(&sim).len();
+    assert!(after + 3 >= before && before >= 10, "{before} segments, then {after}");
+    sim.set_faults(Faults::default());
+    append_all(&log, &specs(200..210));
+    assert_eq!(log.counted().lines_in, 110 * 3);
+}
+
+#[test]
 fn a_start_reads_one_segment_whatever_the_backlog() {
     let read_at_start = |records: u64| {
         let sim = Sim::new(1);
