@@ -208,7 +208,11 @@ async fn connection<S, H, F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let link = Link::new();
-    let guard = Guard::new(stream, settings.deadlines, Arc::clone(&link));
+    let mut guard = Guard::new(stream, settings.deadlines, Arc::clone(&link));
+    // hyper takes 16 KiB for its buffers at once: not for who says nothing, or is slow to.
+    if shutdown.run_until_cancelled(guard.first_head()).await == Some(false) {
+        return close(guard, &shutdown).await;
+    }
     // Boxed, so that a connection without a request does not keep room for one: hyper has it from the first byte on.
     let service = service_fn(move |request| {
         Box::pin(answer(request, peer, handler.clone(), Arc::clone(&link), Arc::clone(&settings)))
@@ -229,9 +233,13 @@ async fn connection<S, H, F>(
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "connection ended early");
     }
-    let close = serving.into_parts().io.into_inner().close();
+    close(serving.into_parts().io.into_inner(), &shutdown).await;
+}
+
+/// Closes a connection so that the far side can read what was sent, while the drain shuts down in less time.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(guard: Guard<S>, shutdown: &CancellationToken) {
     tokio::select! {
-        () = close => {}
+        () = guard.close() => {}
         () = async { shutdown.cancelled().await; tokio::time::sleep(SHUTDOWN_DISCARD).await } => {}
     }
 }

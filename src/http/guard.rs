@@ -132,6 +132,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
     }
 
+    /// Waits for the first head, or for whatever will be said of it; `false` when there is none and nothing to say. An error is
+    /// found again by who reads. Cancel safe.
+    pub(super) async fn first_head(&mut self) -> bool {
+        std::future::poll_fn(|cx| self.poll_head(cx)).await.unwrap_or(true)
+    }
+
     /// Closes the connection so that the far side can read the last answer: no more is sent, and what it still sends is
     /// read and thrown away for a while. A reset would take the answer from it unread.
     pub(super) async fn close(mut self) {
