@@ -5,8 +5,6 @@
 
 mod support;
 
-#[path = "access/drain.rs"]
-mod drain;
 #[path = "access/links.rs"]
 mod links;
 #[path = "access/pki.rs"]

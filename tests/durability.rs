@@ -5,24 +5,15 @@
 
 mod support;
 
-use std::{
-    io::{BufRead, BufReader, Read},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
-};
+use std::path::{Path, PathBuf};
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-use support::{Client, assert_balances, fly_record, text};
-
-/// `fleetdrain serve --spool` as a process of its own.
-struct Drain {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    ingest: SocketAddr,
-    control: SocketAddr,
-}
+use support::{
+    Client, assert_balances,
+    drain::{Drain, run},
+    fly_record, text,
+};
 
 /// An empty directory of a test's own.
 fn dir(name: &str) -> PathBuf {
@@ -31,49 +22,30 @@ fn dir(name: &str) -> PathBuf {
     dir
 }
 
-fn spawn(dir: &Path, env: &[(&str, &str)]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--spool"])
-        .arg(dir)
-        // Little is held, so that readers find the rest on the disk.
-        .env("FLEETDRAIN_HISTORY__BYTES", "20KB")
-        .envs(env.iter().copied())
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
+/// `fleetdrain serve --spool`.
+struct Spooled(Drain);
 
-impl Drain {
+impl Spooled {
     fn start(dir: &Path) -> Self {
-        let mut child = spawn(dir, &[]);
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut listening = |what: &str| {
-            let mut line = String::new();
-            stderr.read_line(&mut line).unwrap();
-            let addr = line.trim().strip_prefix(&format!("{what} listening on http://"));
-            addr.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
-        };
-        let (ingest, control) = (listening("ingest"), listening("control"));
-        Self { child, stderr, ingest, control }
+        Self(Drain::start(&[
+            ("FLEETDRAIN_SPOOL__DIR", dir.to_str().unwrap()),
+            // Little is held, so that readers find the rest on the disk.
+            ("FLEETDRAIN_HISTORY__BYTES", "20KB"),
+        ]))
     }
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    fn kill(self) {
+        self.0.kill();
     }
 
     /// Its exit code and what it said.
-    fn terminate(mut self) -> (i32, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code().expect("it ended by itself"), said)
+    fn terminate(self) -> (i32, String) {
+        self.0.signal("-TERM");
+        self.0.wait()
     }
 
     async fn post(&self, headers: &[(&str, &str)], body: String) -> Value {
-        let response = Client::connect(self.ingest).await.send(Method::POST, "/", headers, body).await;
+        let response = Client::connect(self.0.ingest).await.send(Method::POST, "/", headers, body).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["fleetdrain-ack"], "disk");
         let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
@@ -81,21 +53,15 @@ impl Drain {
     }
 
     async fn assert_balances(&self) {
-        assert_balances(&Client::connect(self.control).await.call(Method::GET, "/api/v1/stats").await.1);
+        assert_balances(&Client::connect(self.0.control).await.call(Method::GET, "/api/v1/stats").await.1);
     }
 
     /// The messages that a path answers, and its other lines.
     async fn messages(&self, path: &str) -> (Vec<String>, Vec<Value>) {
-        let text = text(self.control, path).await;
+        let text = text(self.0.control, path).await;
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let (entries, events): (Vec<_>, Vec<_>) = lines.partition(|line| line.get("event").is_none());
         (entries.iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect(), events)
-    }
-}
-
-impl Drop for Drain {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
     }
 }
 
@@ -116,20 +82,20 @@ const NOW: &str = "follow=false";
 async fn every_acknowledged_line_is_there_after_a_kill() {
     let dir = dir("kill");
     for round in 0..4 {
-        let drain = Drain::start(&dir);
+        let drain = Spooled::start(&dir);
         for body in bodies(20 * round, 20 * (round + 1)) {
             drain.post(&[], body).await;
         }
         drain.assert_balances().await;
         drain.kill();
     }
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let (all, events) = drain.messages(&format!("/api/v1/tail?since=1h&{NOW}")).await;
     assert_eq!(all, expected(0, 80, None));
     assert_eq!(events.len(), 1, "the end alone: {events:?}");
     let (of_b, _) = drain.messages(&format!("/api/v1/machines/b/logs?{NOW}")).await;
     assert_eq!(of_b, expected(0, 80, Some(1)));
-    let losses = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await.1;
+    let losses = Client::connect(drain.0.control).await.call(Method::GET, "/api/v1/losses").await.1;
     assert_eq!(losses["losses"], serde_json::json!([]), "four kills have cost nothing");
     let (last, _) = drain.messages(&format!("/api/v1/machines/b/logs?{NOW}&last=7")).await;
     assert_eq!(last, expected(0, 80, Some(1))[193..]);
@@ -141,11 +107,11 @@ async fn a_view_resumes_by_id_over_restarts_without_a_gap_or_a_repeat() {
     let dir = dir("resume");
     let (mut read, mut after) = (Vec::new(), String::new());
     for round in 0..3 {
-        let drain = Drain::start(&dir);
+        let drain = Spooled::start(&dir);
         for body in bodies(20 * round, 20 * (round + 1)) {
             drain.post(&[], body).await;
         }
-        let text = text(drain.control, &format!("/api/v1/tail?{NOW}&max_lines=70{after}&last=1000000")).await;
+        let text = text(drain.0.control, &format!("/api/v1/tail?{NOW}&max_lines=70{after}&last=1000000")).await;
         let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         for entry in entries.filter(|line| line.get("event").is_none()) {
             read.push(entry["message"].as_str().unwrap().to_owned());
@@ -153,7 +119,7 @@ async fn a_view_resumes_by_id_over_restarts_without_a_gap_or_a_repeat() {
         }
         drain.kill();
     }
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let (rest, _) = drain.messages(&format!("/api/v1/tail?{NOW}{after}")).await;
     read.extend(rest);
     assert_eq!(read, expected(0, 60, None));
@@ -164,10 +130,10 @@ async fn a_repeated_idempotency_key_is_known_after_a_kill() {
     let dir = dir("keys");
     let body = fly_record("a", "once") + "broken\n";
     let key = [("idempotency-key", "order 66")];
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let first = drain.post(&key, body.clone()).await;
     drain.kill();
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let again = drain.post(&key, body).await;
     assert_eq!(again["duplicate"], true);
     for count in ["received", "accepted", "filtered", "unrouted", "rejected"] {
@@ -180,9 +146,9 @@ async fn a_repeated_idempotency_key_is_known_after_a_kill() {
 #[tokio::test]
 async fn a_stopped_drain_leaves_nothing_behind_and_its_queues_go_on() {
     let dir = dir("stop");
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let path = "/api/v1/machines/a";
-    assert_eq!(Client::connect(drain.control).await.call(Method::PUT, path).await.0, StatusCode::CREATED);
+    assert_eq!(Client::connect(drain.0.control).await.call(Method::PUT, path).await.0, StatusCode::CREATED);
     for body in bodies(0, 20) {
         drain.post(&[], body).await;
     }
@@ -190,8 +156,8 @@ async fn a_stopped_drain_leaves_nothing_behind_and_its_queues_go_on() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("the spool is closed"), "{said}");
 
-    let drain = Drain::start(&dir);
-    let status = Client::connect(drain.control).await.call(Method::PUT, path).await.0;
+    let drain = Spooled::start(&dir);
+    let status = Client::connect(drain.0.control).await.call(Method::PUT, path).await.0;
     assert_eq!(status, StatusCode::OK, "it is still subscribed");
     for body in bodies(20, 22) {
         drain.post(&[], body).await;
@@ -202,7 +168,7 @@ async fn a_stopped_drain_leaves_nothing_behind_and_its_queues_go_on() {
     let (code, _) = drain.terminate();
     assert_eq!(code, 0);
 
-    let drain = Drain::start(&dir);
+    let drain = Spooled::start(&dir);
     let (read, _) = drain.messages(&format!("{path}/queue?{NOW}")).await;
     assert_eq!(read, Vec::<String>::new(), "all of it was delivered");
 }
@@ -210,16 +176,23 @@ async fn a_stopped_drain_leaves_nothing_behind_and_its_queues_go_on() {
 #[tokio::test]
 async fn a_second_process_exits_69_and_a_format_from_the_future_78() {
     let dir = dir("exits");
-    let drain = Drain::start(&dir);
-    let output = spawn(&dir, &[]).wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("in use by another process"));
+    let drain = Spooled::start(&dir);
+    let start_on = |dir: &Path| {
+        let (code, _, said) = run(
+            &["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--spool", dir.to_str().unwrap()],
+            &[],
+        );
+        (code, said)
+    };
+    let (code, said) = start_on(&dir);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("in use by another process"), "{said}");
     drain.kill();
     let format = dir.join("format");
     let known = std::fs::read_to_string(&format).unwrap();
     std::fs::write(&format, known.replace("spool 1", "spool 9")).unwrap();
-    let output = spawn(&dir, &[]).wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = spawn(Path::new("/proc/no such place"), &[]).wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(74), "{}", String::from_utf8_lossy(&output.stderr));
+    let (code, said) = start_on(&dir);
+    assert_eq!(code, 78, "{said}");
+    let (code, said) = start_on(Path::new("/proc/no such place"));
+    assert_eq!(code, 74, "{said}");
 }

@@ -6,67 +6,18 @@
 mod support;
 
 use std::{
-    io::{BufRead, BufReader, Read},
-    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{Client, assert_balances, fly_record};
+use support::{Client, assert_balances, drain::Drain, fly_record};
 
-/// `fleetdrain serve` as a process of its own.
-struct Drain {
-    child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
-    ingest: SocketAddr,
-    control: SocketAddr,
-}
-
-impl Drain {
-    fn start(env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut listening = |what: &str| {
-            let mut line = String::new();
-            stderr.read_line(&mut line).unwrap();
-            let addr = line.trim().strip_prefix(&format!("{what} listening on http://"));
-            addr.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
-        };
-        let (ingest, control) = (listening("ingest"), listening("control"));
-        Self { child, stderr, ingest, control }
-    }
-
-    /// With its loss journal in `dir`.
-    fn with_journal(dir: &Path) -> Self {
-        Self::start(&[("FLEETDRAIN_JOURNAL__DIR", dir.to_str().unwrap()), ("FLEETDRAIN_SHUTDOWN__DEADLINE", "100ms")])
-    }
-
-    fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
-    }
-
-    /// Its exit code and the rest of what it said.
-    fn wait(mut self) -> (i32, String) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code().expect("it ended by itself"), said)
-    }
-}
-
-impl Drop for Drain {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A drain with its loss journal in `dir`.
+fn with_journal(dir: &Path) -> Drain {
+    Drain::start(&[("FLEETDRAIN_JOURNAL__DIR", dir.to_str().unwrap()), ("FLEETDRAIN_SHUTDOWN__DEADLINE", "100ms")])
 }
 
 async fn subscribe(drain: &Drain, id: &str) {
@@ -132,14 +83,14 @@ async fn read_a_line_of_many(drain: &Drain) -> support::Lines {
 #[tokio::test]
 async fn what_a_reader_is_too_slow_for_is_told_and_exits_74() {
     let dir = journal_dir("slow");
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     // One group: the reader has taken all of it from the queue, and cannot hand it on.
     let _slow = read_a_line_of_many(&drain).await;
     drain.signal("-TERM");
     let (code, said) = drain.wait();
     assert_eq!(code, 74, "{said}");
     let told = said.split(" acknowledged lines were left").next().unwrap().rsplit(' ').next().unwrap();
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     let lost: u64 = losses(&drain).await.iter().map(|loss| loss["lines"].as_u64().unwrap()).sum();
     assert_eq!(told, lost.to_string(), "{said}");
     drop(drain);
@@ -218,14 +169,14 @@ async fn losses(drain: &Drain) -> Vec<Value> {
 #[tokio::test]
 async fn what_a_stop_leaves_behind_is_on_record() {
     let dir = journal_dir("stop");
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     subscribe(&drain, "a").await;
     subscribe(&drain, "b").await;
     post(&drain, [fly_record("a", "one"), fly_record("b", "two"), fly_record("a", "three")].join("\n")).await;
     drain.signal("-TERM");
     let (code, said) = drain.wait();
     assert!(code == 74 && said.contains("3 acknowledged lines"), "{said}");
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     let mut told: Vec<_> = losses(&drain)
         .await
         .iter()
@@ -241,7 +192,7 @@ async fn what_a_stop_leaves_behind_is_on_record() {
 #[tokio::test]
 async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
     let dir = journal_dir("kill");
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     subscribe(&drain, "a").await;
     post(&drain, [fly_record("a", "one"), fly_record("a", "two")].join("\n")).await;
     let heartbeat = dir.join("losses.heartbeat");
@@ -251,7 +202,7 @@ async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
     }
     drain.signal("-KILL");
     drop(drain);
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     let told = losses(&drain).await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((&told[0]["reason"], &told[0]["lines"]), (&"unclean_stop".into(), &Value::Null));
@@ -290,7 +241,7 @@ async fn with_a_spool_losses_are_beside_it_and_a_kill_costs_nothing() {
 #[tokio::test]
 async fn a_directory_holds_one_drains_losses() {
     let dir = journal_dir("lock");
-    let drain = Drain::with_journal(&dir);
+    let drain = with_journal(&dir);
     let second = Command::new(env!("CARGO_BIN_EXE_fleetdrain"))
         .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
         .env("FLEETDRAIN_JOURNAL__DIR", &dir)

@@ -18,10 +18,12 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::{
-    drain::{Drain, run},
     pki::scratch,
     soon,
-    support::Client,
+    support::{
+        Client,
+        drain::{Drain, run},
+    },
 };
 
 const KEY: &str = "a key of more than 32 bytes for tests";

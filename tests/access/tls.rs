@@ -13,9 +13,9 @@ use tokio::{
 
 use crate::{
     SOON,
-    drain::{Drain, run},
     pki::{Pki, handshake, scratch, shown},
     soon,
+    support::drain::{Drain, run},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

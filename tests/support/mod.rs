@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a panic here is a test's failure report")]
 
+pub(crate) mod drain;
+
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;

@@ -1,5 +1,8 @@
 //! `fleetdrain serve` as a process of its own, and the client commands.
 
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a panic here is a test's failure report")]
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -61,6 +64,12 @@ impl Drain {
             assert_ne!(self.stderr.read_line(&mut said).unwrap(), 0, "{text} is not said: {said}");
         }
         said
+    }
+
+    /// Ends it at once, as a crash does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Its exit code and the rest of what it said.
