@@ -3,7 +3,7 @@
 //! *Reserve* takes what the body needs: its permit on the byte budget, and room in the `block` queues it goes to. *Durable*
 //! is where the spool makes it safe; in memory there is nothing to do. *Commit* publishes, and cannot fail. Whatever fails
 //! before that rolls back by being dropped, so a refusal takes nothing. Nobody sees a line before it is as safe as its answer
-//! says: with a spool it is published by the spool's writer, in the order of the log.
+//! says: with a spool it is published by the spool's own thread, in the order of the log.
 
 #[cfg(feature = "spool")]
 pub(crate) mod keyed;

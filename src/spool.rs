@@ -112,7 +112,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, or begins one there, and starts its two threads.
+    /// Opens the spool in `dir`, or begins one there, and starts its three threads.
     ///
     /// # Errors
     ///

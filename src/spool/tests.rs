@@ -15,7 +15,7 @@ use super::{
     offline::{Checked, repair_in, verify_in},
     sim::{Faults, Rng, Sim},
     threads::hand,
-    write::{Completion, Handed},
+    write::{Completion, Handed, tell},
 };
 
 mod crash;
@@ -90,7 +90,7 @@ fn append(log: &Log, specs: &[Spec]) -> Vec<Result<Appended, AppendError>> {
             Handed { done: Completion::new(move |result| results.lock().push(result)), ..hand(&record).unwrap() }
         })
         .collect();
-    log.commit(handed);
+    log.commit(handed, tell);
     let results = std::mem::take(&mut *results.lock());
     assert_eq!(results.len(), specs.len());
     results

@@ -1,13 +1,13 @@
-//! The spool's two threads, and the bounded queue before the writer.
+//! The spool's threads, and the bounded queue before the writer.
 //!
 //! The writer takes all that waits, writes and syncs it, and takes all that has come meanwhile: a lone sender never waits for
-//! company, and a hundred share one sync. The keeper stores tables and removes what is old, each second.
+//! company, and a hundred share one sync. The teller tells each its fate, in the log's order. The keeper stores tables and removes what is old, each second.
 
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::{Context, Poll},
     thread::{self, JoinHandle},
     time::Duration,
@@ -21,7 +21,7 @@ use super::{
     AppendError, Appended, NewRecord, Observer, ReserveError,
     format::{checksum, encode_meta, machine_hash},
     log::{Log, nanoseconds},
-    write::{Completion, Handed},
+    write::{Committed, Completion, Handed, tell},
 };
 
 /// How often the keeper looks.
@@ -72,7 +72,10 @@ impl Threads {
         // Made first, so that the one thread ends if the other cannot be started.
         let threads = Self { queue: Arc::clone(&queue), joins: Mutex::default() };
         let (writer, writers_log) = (Arc::clone(&queue), Arc::clone(log));
-        threads.spawn("spool-writer", move || writer.write(&writers_log))?;
+        let (committed, told) = mpsc::channel();
+        threads.spawn("spool-writer", move || writer.write(&writers_log, &committed))?;
+        let teller = Arc::clone(&queue);
+        threads.spawn("spool-teller", move || teller.tell(&told))?;
         let log = Arc::clone(log);
         threads.spawn("spool-keeper", move || queue.keep(&log))?;
         Ok(threads)
@@ -118,6 +121,18 @@ impl Drop for Threads {
     }
 }
 
+/// If a thread should panic, nobody waits for it.
+struct Shut<'a>(&'a Queue);
+
+impl Drop for Shut<'_> {
+    fn drop(&mut self) {
+        self.0.shut();
+        // Told outside the lock.
+        let left = std::mem::take(&mut self.0.state.lock().records);
+        drop(left);
+    }
+}
+
 impl Queue {
     fn shut(&self) {
         self.state.lock().is_shut = true;
@@ -125,18 +140,14 @@ impl Queue {
         self.shutting.notify_all();
     }
 
+    /// The teller's thread: what a record's owner does when it is durable takes no time from the next one's write.
+    fn tell(&self, told: &mpsc::Receiver<Committed>) {
+        let _shut = Shut(self);
+        told.iter().for_each(tell);
+    }
+
     /// The writer's thread.
-    fn write(&self, log: &Log) {
-        /// If the thread should panic, nobody waits for it.
-        struct Shut<'a>(&'a Queue);
-        impl Drop for Shut<'_> {
-            fn drop(&mut self) {
-                self.0.shut();
-                // Told outside the lock.
-                let left = std::mem::take(&mut self.0.state.lock().records);
-                drop(left);
-            }
-        }
+    fn write(&self, log: &Log, committed: &mpsc::Sender<Committed>) {
         let _shut = Shut(self);
         loop {
             let records = {
@@ -149,7 +160,8 @@ impl Queue {
             if records.is_empty() {
                 break;
             }
-            log.commit(records);
+            // Where there is no teller any more, what is dropped here says so.
+            log.commit(records, |group| drop(committed.send(group)));
         }
         log.seal_active();
     }
@@ -218,8 +230,8 @@ impl Slot {
         Pending(receiver)
     }
 
-    /// Hands the record to the writer, whose thread calls `then` when its fate is known: one record after the other, in the
-    /// log's order.
+    /// Hands the record to the writer; one thread calls `then` when its fate is known: one record after the other, in the log's
+    /// order.
     pub fn append_then(
         self,
         record: &NewRecord<'_>,

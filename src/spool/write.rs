@@ -93,6 +93,21 @@ impl Handed {
     }
 }
 
+/// A group of records, and what became of it.
+pub(super) type Committed = (Vec<Handed>, Result<Vec<RecordHeader>, AppendError>);
+
+/// Tells each record of a group its fate.
+pub(super) fn tell((group, result): Committed) {
+    match result {
+        Ok(headers) => {
+            for (record, header) in group.into_iter().zip(headers) {
+                record.done.call(Ok(appended(&header)));
+            }
+        }
+        Err(error) => group.into_iter().for_each(|record| record.done.call(Err(error.clone()))),
+    }
+}
+
 /// What only the writer knows.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
@@ -139,24 +154,16 @@ impl Active {
 }
 
 impl Log {
-    /// Writes and syncs the records, in their order and in as few groups as segments allow, and tells each its fate.
-    pub(super) fn commit(&self, mut records: VecDeque<Handed>) {
+    /// Writes and syncs the records, in their order and in as few groups as segments allow, and hands on what became of each
+    /// group: in the log's order, with no lock held.
+    pub(super) fn commit(&self, mut records: VecDeque<Handed>, mut known: impl FnMut(Committed)) {
         while !records.is_empty() {
-            // Told outside the lock, by the one thread that commits: so in the log's order.
-            let (group, result) = self.commit_group(&mut records);
-            match result {
-                Ok(headers) => {
-                    for (record, header) in group.into_iter().zip(headers) {
-                        record.done.call(Ok(appended(&header)));
-                    }
-                }
-                Err(error) => group.into_iter().for_each(|record| record.done.call(Err(error.clone()))),
-            }
+            known(self.commit_group(&mut records));
         }
     }
 
     /// Takes as many records as fit into one segment, and makes them durable.
-    fn commit_group(&self, records: &mut VecDeque<Handed>) -> (Vec<Handed>, Result<Vec<RecordHeader>, AppendError>) {
+    fn commit_group(&self, records: &mut VecDeque<Handed>) -> Committed {
         let mut writer = self.writer.lock();
         let mut room = Room { retries: 0, freed: 0, needed: records.iter().map(Handed::bytes).sum() };
         loop {
