@@ -188,6 +188,25 @@ pub(crate) struct Refused {
     pub(crate) retry_after: Duration,
 }
 
+/// What the spool keeps of a body: as it was sent, so that it is read again as it was read. Whether a record was too long hangs
+/// on a setting that may change, so where one was, it is an array of the others, each as it was sent.
+#[cfg(feature = "spool")]
+fn kept_body(draft: &Draft) -> Bytes {
+    let batch = &draft.batch;
+    if draft.rejected[RejectReason::LineTooLong as usize] == 0 {
+        return batch.bytes.clone();
+    }
+    let mut body = vec![b'['];
+    for row in &batch.rows {
+        if body.len() > 1 {
+            body.push(b',');
+        }
+        body.extend_from_slice(row.raw.of(&batch.bytes, &batch.arena));
+    }
+    body.push(b']');
+    body.into()
+}
+
 fn refuse<T>(draft: Draft, cause: Cause) -> Result<T, Refused> {
     Err(Refused { draft: Box::new(draft), cause, retry_after: RETRY_AFTER })
 }
@@ -317,9 +336,10 @@ impl LogCollector {
             Err(ReserveError::Busy | ReserveError::Full) => return refuse(draft, Cause::Spool),
         };
         let lines: Vec<_> = batch.groups.iter().map(|group| (batch.machine_id(group), Lines(group.counts))).collect();
+        let body = kept_body(&draft);
         let key = draft.key.as_ref().map(|key| keyed::encode(key, &draft));
         let record = slot.encode(&NewRecord {
-            body: batch.bytes.clone(),
+            body,
             received_at: batch.received_at,
             lines: batch.rows.len() as u32,
             machines: &lines,

@@ -328,7 +328,11 @@ impl LogCollector {
     ) -> Result<(LogQueue, bool), SubscribeError> {
         let backlog = self.backlog_on_disk(machine_id, options);
         let (machine, mut publisher) = self.machine_to_subscribe(machine_id)?;
-        self.subscribe_machine(&mut publisher, &machine, options, backlog)
+        let subscribed = self.subscribe_machine(&mut publisher, &machine, options, backlog)?;
+        drop(publisher);
+        #[cfg(feature = "spool")]
+        self.store_new_position(&machine, &subscribed);
+        Ok(subscribed)
     }
 
     fn machine_to_subscribe(
@@ -361,8 +365,6 @@ impl LogCollector {
             return Ok((LogQueue::new(self, machine, queue), false));
         }
         let queue = self.create_queue(publisher, machine, options, backlog)?;
-        #[cfg(feature = "spool")]
-        self.store_position(machine, &queue);
         Ok((LogQueue::new(self, machine, &queue), true))
     }
 
@@ -399,7 +401,11 @@ impl LogCollector {
                 return Ok(queue.map_or(Consume::Over(ended), Consume::Queue));
             }
         }
-        self.subscribe_machine(&mut publisher, &machine, options, backlog).map(|(queue, _)| Consume::Queue(queue))
+        let subscribed = self.subscribe_machine(&mut publisher, &machine, options, backlog)?;
+        drop(publisher);
+        #[cfg(feature = "spool")]
+        self.store_new_position(&machine, &subscribed);
+        Ok(Consume::Queue(subscribed.0))
     }
 
     /// The machine of that name, new if need be, under the publish lock and so not forgotten meanwhile.
@@ -685,6 +691,8 @@ impl LogCollector {
     /// What time brings: drops what was abandoned, forgets machines that are over their time. Call it about every second
     /// (it does nothing until something can be due); [`crate::LogDrainServer`] does.
     pub fn maintain(&self) {
+        #[cfg(feature = "spool")]
+        self.store_positions_in_time();
         self.journal_losses();
         let (keep, queue) = (&self.shared.config.machines, &self.shared.config.queue);
         let shortest = keep.finished_keep.min(keep.idle_expire).min(queue.abandoned_after);
@@ -725,7 +733,8 @@ impl LogCollector {
                 let (to, _) = queue.abandon(now, &self.shared.history, machine.trail());
                 publisher.moved(&machine, &queue, from, to);
             }
-            if facts.ended && queue.is_drained() {
+            // A shutdown ends queues that go on at the next start.
+            if facts.ended && queue.is_drained() && !self.is_shutting_down() {
                 self.journal_queue(&machine, &queue);
                 self.shared.roster.lock().remove(&key);
             }

@@ -119,6 +119,13 @@ impl Behind {
         }
     }
 
+    /// Lines that it has read, or dropped. More than were told of can only come from the disk, which knows of no limits, and whose
+    /// index may be damaged: those come in here.
+    fn pass(&mut self, lines: u64, ledger: &Ledger) {
+        ledger.queue_in(lines.saturating_sub(self.lines));
+        self.lines = self.lines.saturating_sub(lines);
+    }
+
     /// Whether it stands on the disk, at the line with that `machine_seq`.
     fn is_where(&self, seq: u64) -> bool {
         matches!(self.stand, Stand::Spooled) && self.cursor.next_seq() == seq
@@ -658,7 +665,7 @@ impl Queue {
         let group = &batch.groups[at.group as usize];
         let from = group.first_seq + u64::from(rows.start - group.rows.start);
         let (lines, _) = cost(batch, rows.clone(), self.terms.streams);
-        behind.lines -= lines;
+        behind.pass(lines, &self.common.ledger);
         let to = group.end_seq();
         let ids = ids(batch, rows, self.terms.streams);
         self.skip(state, from, to, lines, ids, reason);
@@ -718,7 +725,7 @@ impl Queue {
             }
             let rows = self.at_most_a_queueful(&batch, left.clone());
             let item = Item::whole(Arc::clone(&batch), at, rows.clone(), self.terms.streams);
-            behind.lines -= item.lines;
+            behind.pass(item.lines, &self.common.ledger);
             let place = if rows.end < left.end {
                 behind.stand = Stand::Held(at, rows.end..left.end);
                 Some(at)
@@ -768,9 +775,7 @@ impl Queue {
         };
         let rows = self.at_most_a_queueful(&step.batch, step.rows.clone());
         let item = Item::whole(Arc::clone(&step.batch), step.at, rows.clone(), self.terms.streams);
-        // A damaged index may have told too few.
-        self.common.ledger.queue_in(item.lines.saturating_sub(behind.lines));
-        behind.lines = behind.lines.saturating_sub(item.lines);
+        behind.pass(item.lines, &self.common.ledger);
         behind.received = step.batch.received;
         let place = if rows.end < step.rows.end {
             behind.cursor = step.batch.cursor_at(step.at, rows.end);

@@ -20,7 +20,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
-    time::{Instant, interval, timeout},
+    time::{interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -48,8 +48,6 @@ use self::wiring::Wiring;
 const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 /// How often the collector looks whether time has brought anything.
 const MAINTENANCE: Duration = Duration::from_millis(250);
-/// How often the queues' positions are noted in the spool: so much of a queue its reader may see again after a crash.
-const POSITIONS_EVERY: Duration = Duration::from_millis(500);
 /// How often the loss journal is written.
 const JOURNALING: Duration = Duration::from_secs(1);
 
@@ -211,25 +209,14 @@ async fn note_health(state: Arc<ControlState>, shutdown: CancellationToken) {
 
 async fn maintain(collector: LogCollector, shutdown: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
-    let mut stored = Instant::now();
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         if !collector.keeps_bodies() {
             collector.maintain();
             continue;
         }
-        let stores = stored.elapsed() >= POSITIONS_EVERY;
-        if stores {
-            stored = Instant::now();
-        }
         let collector = collector.clone();
-        let maintained = tokio::task::spawn_blocking(move || {
-            collector.maintain();
-            if stores {
-                collector.store_positions(true);
-            }
-        });
         // Who panicked has said so, and the next turn comes.
-        let _ = maintained.await;
+        let _ = spawn_blocking(move || collector.maintain()).await;
     }
 }
 
@@ -327,6 +314,8 @@ impl LogDrainServer {
     pub async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop(&self.collector, self.config.shutdown.deadline).await;
+            let collector = self.collector.clone();
+            on_a_thread_for_it(move || collector.store_positions(true)).await;
             close_journal(&self.collector).await;
         }
     }

@@ -66,6 +66,12 @@ impl LogQueue {
         }
     }
 
+    /// The queue itself.
+    #[cfg(any(test, feature = "spool"))]
+    pub(crate) fn inner(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
     /// The next lines of a queue that is behind; `None` if it has changed meanwhile.
     fn claim(&self) -> Option<Taken> {
         self.collector.claim(&self.machine, &self.queue)

@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, OnceLock, Weak},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -16,9 +17,6 @@ use tokio::time::Instant;
 
 use self::note::Note;
 use super::{CollectorConfig, LogCollector, Machine, Shared, SubscribeOptions};
-#[cfg(feature = "server")]
-use std::time::Duration;
-
 #[cfg(feature = "server")]
 use crate::{
     admission::{Receipt, keyed},
@@ -30,7 +28,11 @@ use crate::{
     history::{MachineCursor, Past, Trail},
     queue::{Ended, OnDisk, Queue, Reason, Wakes},
     spool::{Bounds, Observer, OpenError, Position, Removing, Spool},
+    stream::LogQueue,
 };
+
+/// How often the queues' positions are made durable: so much of a queue its reader may see again after a crash.
+const POSITIONS_EVERY: Duration = Duration::from_millis(500);
 
 /// Who hears of what the spool does on its own.
 #[derive(Debug)]
@@ -52,7 +54,21 @@ impl Observer for Listening {
 
 /// The positions that were stored last, by machine.
 #[derive(Debug, Default)]
-pub(super) struct Stored(HashMap<String, Position>);
+pub(super) struct Stored {
+    positions: HashMap<String, Position>,
+    at: Option<Instant>,
+}
+
+impl Stored {
+    /// Whether they are to be stored again; who is told so does.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.at.is_none_or(|at| now.duration_since(at) >= POSITIONS_EVERY);
+        if due {
+            self.at = Some(now);
+        }
+        due
+    }
+}
 
 impl LogCollector {
     /// A collector that keeps every body in the spool in `dir` before it takes it, and goes on from what is there: its lines,
@@ -71,9 +87,11 @@ impl LogCollector {
         let collector = Self::going_on(config, budget, start, epoch);
         // Set once, here.
         let _ = listening.shared.set(Arc::downgrade(&collector.shared));
-        for (machine, position) in positions {
-            collector.restore(&machine, &position);
+        for (machine, position) in &positions {
+            collector.restore(machine, position);
         }
+        // What was not taken up goes with the next store.
+        collector.shared.stored.lock().positions = positions.into_iter().collect();
         Ok(collector)
     }
 
@@ -94,7 +112,9 @@ impl LogCollector {
         });
         let decoded = kept.iter().filter_map(|(_, at, key)| {
             let (key, receipt) = keyed::decode(key)?;
-            Some((key.into(), now.duration_since(*at).unsigned_abs(), receipt))
+            // A clock that was set back makes none of them old.
+            let age = Duration::try_from(now.duration_since(*at)).unwrap_or_default();
+            Some((key.into(), age, receipt))
         });
         decoded.collect()
     }
@@ -172,38 +192,48 @@ impl LogCollector {
         let Some(spool) = self.spool() else { return };
         let mut stored = self.shared.stored.lock();
         let roster: Vec<_> = self.shared.roster.lock().values().cloned().collect();
-        let mut now: HashMap<String, Position> = HashMap::with_capacity(roster.len());
+        // With where each ends: of several queues of a machine the last one's terms count.
+        let mut now: HashMap<String, (Position, u64)> = HashMap::with_capacity(roster.len());
         for (machine, queue) in roster {
             let position = self.position(&machine, &queue);
             // A machine that was reopened may have an old queue still to be read: its next reader goes on from there.
+            let end = queue.end_at().unwrap_or(u64::MAX);
             now.entry(machine.id.to_string())
-                .and_modify(|other| {
-                    if queue.end_at().is_none() {
-                        other.note.clone_from(&position.note);
+                .and_modify(|(other, other_end)| {
+                    if end > *other_end {
+                        (other.note, *other_end) = (position.note.clone(), end);
                     }
                     other.at = other.at.min(position.at);
                 })
-                .or_insert(position);
+                .or_insert((position, end));
         }
+        let now: HashMap<_, _> = now.into_iter().map(|(machine, (position, _))| (machine, position)).collect();
         for (machine, position) in &now {
-            if stored.0.get(machine) != Some(position) {
+            if stored.positions.get(machine) != Some(position) {
                 spool.set_position(machine, position);
             }
         }
-        for machine in stored.0.keys().filter(|machine| !now.contains_key(*machine)) {
+        for machine in stored.positions.keys().filter(|machine| !now.contains_key(*machine)) {
             spool.remove_position(machine);
         }
-        stored.0 = now;
+        stored.positions = now;
         drop(stored);
         if durably && let Err(error) = spool.store_tables() {
             tracing::error!(%error, "the queues' positions could not be stored");
         }
     }
 
-    /// Notes a queue that was just created.
-    pub(super) fn store_position(&self, machine: &Machine, queue: &Queue) {
-        if let Some(spool) = self.spool() {
-            spool.set_position(&machine.id, &self.position(machine, queue));
+    /// Notes a queue if it was just created. Not with the publish lock held: this may wait for the disk.
+    pub(super) fn store_new_position(&self, machine: &Machine, (queue, is_new): &(LogQueue, bool)) {
+        if let Some(spool) = self.spool().filter(|_| *is_new) {
+            spool.set_position(&machine.id, &self.position(machine, queue.inner()));
+        }
+    }
+
+    /// Notes where every queue stands, if it is time for that.
+    pub(super) fn store_positions_in_time(&self) {
+        if self.spool().is_some() && self.shared.stored.lock().is_due(Instant::now()) {
+            self.store_positions(true);
         }
     }
 
@@ -215,8 +245,9 @@ impl LogCollector {
         Position { at, note: note.encode() }
     }
 
-    /// Writes what waits, notes where the queues stand, and lets go of the spool. Waits for the disk.
-    pub(crate) fn close_spool(&self) {
+    /// Writes what waits, notes where the queues stand, and lets go of the spool: for who ends it, after the last push. Waits for the
+    /// disk. Does nothing without a spool.
+    pub fn close_spool(&self) {
         if let Some(spool) = self.spool() {
             self.store_positions(false);
             spool.shut();
@@ -268,7 +299,9 @@ impl LogCollector {
             return;
         }
         let since = Timestamp::now().saturating_sub(after).unwrap_or(Timestamp::MIN);
-        let to = past.batch_at_time(since).map_or(self.shared.history.end().0, |place| place.seq());
+        // What cannot be known now is looked up in the next turn.
+        let Ok(place) = past.batch_at_time(since) else { return };
+        let to = place.map_or(self.shared.history.end().0, |place| place.seq());
         self.lose_before(to, abandoned, Reason::Abandoned);
     }
 }

@@ -28,6 +28,10 @@ const TABLE_SHARE: usize = 2;
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
+/// How long a disk that does not answer is asked again, and how often.
+const PERSISTENCE: Duration = Duration::from_secs(10);
+const PERSISTENCE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Where the history goes on from.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
@@ -84,10 +88,7 @@ impl Past {
     }
     /// How many lines a machine has in batches of these numbers, by kind.
     pub(crate) fn machine_lines(&self, machine: &str, seqs: Range<u64>) -> [u64; Kind::COUNT] {
-        self.spool.machine_lines(machine, seqs).unwrap_or_else(|error| {
-            tracing::error!(%error, "the spool's index cannot be read");
-            Default::default()
-        })
+        persist(|| self.spool.machine_lines(machine, seqs.clone())).unwrap_or_default()
     }
 
     /// The `machine_seq` of the machine's first line in batches from number `seq` on.
@@ -96,19 +97,19 @@ impl Past {
         trail.next_seq - behind
     }
 
-    /// The number of the first batch received at `time` or later, if there is one.
-    pub(crate) fn batch_at_time(&self, time: Timestamp) -> Option<Place> {
-        found(self.spool.first(Seek::Time(time)))
+    /// The first batch received at `time` or later, if there is one; an error if that cannot be known now.
+    pub(crate) fn batch_at_time(&self, time: Timestamp) -> Result<Option<Place>, ReadError> {
+        persist(|| self.spool.first(Seek::Time(time)))
     }
 
     /// The batch that holds `line`, or the next one.
     pub(crate) fn batch_at_line(&self, line: u64) -> Option<Place> {
-        found(self.spool.first(Seek::Line(line)))
+        found(|| self.spool.first(Seek::Line(line)))
     }
 
     /// The last batch before that number, with lines of `machine` if one is named.
     pub(crate) fn batch_before(&self, seq: u64, machine: Option<&str>) -> Option<Place> {
-        found(match machine {
+        found(|| match machine {
             Some(machine) => self.spool.machine_last_before(machine, seq),
             None => self.spool.last_before(seq),
         })
@@ -116,8 +117,11 @@ impl Past {
 
     /// Makes the batch at `place` again; `None` if it is damaged, or was removed meanwhile.
     pub(crate) fn load(&self, place: &Place) -> Option<Batch> {
-        let permit = self.wait_for_room(place.bytes() + place.bytes() / TABLE_SHARE);
-        let record = match self.spool.read(place) {
+        self.load_into(self.wait_for_room(place.bytes() + place.bytes() / TABLE_SHARE), place)
+    }
+
+    fn load_into(&self, permit: Option<Permit>, place: &Place) -> Option<Batch> {
+        let record = match persist(|| self.spool.read(place)) {
             Ok(record) => record,
             Err(ReadError::Gone) => return None,
             Err(error) => {
@@ -131,7 +135,9 @@ impl Past {
         self.parsers.lock().push(parser);
         let mut batch = Batch::new(record.body, parsed.arena, parsed.rows, record.received_at);
         if batch.lines() != record.lines {
+            // Whoever reads it counts on that; its lines are told as missed, as a damaged one's are.
             tracing::error!(seq = record.seq, was = record.lines, is = batch.lines(), "a batch is not what it was");
+            return None;
         }
         (batch.seq, batch.first_line, batch.epoch) = (record.seq, record.first_line, self.epoch());
         batch.from_spool = true;
@@ -151,8 +157,9 @@ impl Past {
         if read == 0 {
             return (0, 0);
         }
-        let place = found(self.spool.machine_first(machine, cursor.from));
-        let batch = place.filter(|place| place.seq() == cursor.from).and_then(|place| self.load(&place));
+        let place = found(|| self.spool.machine_first(machine, cursor.from));
+        // Not made to wait for room: who asks may be the one that makes some.
+        let batch = place.filter(|place| place.seq() == cursor.from).and_then(|place| self.load_into(None, &place));
         let Some(batch) = batch else { return (read, 0) };
         let Some(group) = batch.groups.iter().find(|group| batch.machine_id(group) == machine) else {
             return (read, 0);
@@ -191,12 +198,27 @@ async fn wait_for<T: Send + 'static>(slots: &Arc<Semaphore>, read: impl FnOnce()
     }
 }
 
-/// An index that cannot be read says nothing of what is there.
-fn found(place: Result<Option<Place>, ReadError>) -> Option<Place> {
-    place.unwrap_or_else(|error| {
-        tracing::error!(%error, "the spool's index cannot be read");
-        None
-    })
+/// Asks the disk again for a while when it does not answer: nothing is lost for an error that passes.
+fn persist<T>(mut ask: impl FnMut() -> Result<T, ReadError>) -> Result<T, ReadError> {
+    let until = Instant::now() + PERSISTENCE;
+    loop {
+        match ask() {
+            Err(ReadError::Io(error)) if Instant::now() < until => {
+                tracing::debug!(%error, "the spool cannot be read now");
+                std::thread::sleep(PERSISTENCE_PAUSE);
+            }
+            Err(error @ ReadError::Io(_)) => {
+                tracing::error!(%error, "the spool cannot be read");
+                return Err(error);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// What a disk that does not answer holds cannot be found, and is told as missed.
+fn found(find: impl FnMut() -> Result<Option<Place>, ReadError>) -> Option<Place> {
+    persist(find).ok().flatten()
 }
 
 impl FleetCursor {
@@ -228,7 +250,7 @@ impl MachineCursor {
             .map_or((trail.end, trail.next_seq), |(at, batch)| (at.batch, batch.groups[at.group as usize].first_seq));
         let mut from = self.from;
         loop {
-            let place = found(past.spool.machine_first(machine, from)).filter(|place| place.seq() < end);
+            let place = found(|| past.spool.machine_first(machine, from)).filter(|place| place.seq() < end);
             let Some(place) = place else {
                 let missed = end_seq.saturating_sub(self.next);
                 self.pass_by(missed, end);

@@ -13,10 +13,6 @@ use crate::{
 };
 
 impl LogQueue {
-    pub(crate) fn inner(&self) -> &Arc<Queue> {
-        &self.queue
-    }
-
     pub(crate) fn machine(&self) -> &Arc<Machine> {
         &self.machine
     }

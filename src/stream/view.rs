@@ -9,15 +9,18 @@ mod past;
 use std::{
     fmt,
     ops::Range,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::{
     batch::{Batch, EntryId, EntryView, FIRST_SEQ, Group, GroupRef},
     collector::{LogCollector, Machine},
-    history::{FleetCursor, FleetStep, MachineCursor, MachineStep, Next, Trail},
+    history::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, Trail},
     queue::Ended,
 };
 
@@ -71,6 +74,38 @@ pub(crate) enum Seen<T> {
     Past,
 }
 
+/// What comes next, on its way from the disk: kept by who waits for it, so that a wait that is cut short loses nothing.
+struct Fetching<T>(Mutex<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T> fmt::Debug for Fetching<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetching").finish_non_exhaustive()
+    }
+}
+
+impl<T> Future for Fetching<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.0.get_mut().as_mut().poll(cx)
+    }
+}
+
+fn fetch<T: Send + 'static>(
+    collector: &LogCollector,
+    read: impl FnOnce(&History) -> T + Send + 'static,
+) -> Fetching<T> {
+    let collector = collector.clone();
+    // Nobody ever waits for the lock: it makes a view one that tasks can share.
+    Fetching(Mutex::new(Box::pin(async move {
+        let Some(past) = collector.shared.history.past() else {
+            unreachable!("without a spool nothing is on the disk")
+        };
+        let of = collector.clone();
+        past.read(move || read(&of.shared.history)).await
+    })))
+}
+
 /// Lines of one machine, as they lie in their batch.
 #[derive(Debug)]
 pub(crate) struct MachineLines {
@@ -93,6 +128,7 @@ pub(crate) struct MachineView {
     cursor: MachineCursor,
     /// Whether the next step needs the disk, and what was fetched for it.
     on_disk: bool,
+    fetching: Option<Fetching<(MachineCursor, Next<MachineStep>)>>,
     fetched: Option<Next<MachineStep>>,
     /// Lines lost where it cannot be known how many, still to be told.
     unknown_skipped: bool,
@@ -112,7 +148,7 @@ impl MachineView {
         let machine = collector.watch_machine(machine_id);
         let viewer = Viewer::new(collector);
         let (cursor, unknown_skipped) = machine_start(collector, &machine, start, wanted);
-        Self { viewer, machine, cursor, on_disk: false, fetched: None, unknown_skipped, ended: None }
+        Self { viewer, machine, cursor, on_disk: false, fetching: None, fetched: None, unknown_skipped, ended: None }
     }
 
     /// The next lines, or `None` when caught up or at the end; see [`MachineView::ended`].
@@ -153,13 +189,16 @@ impl MachineView {
 
     /// Fetches what the next step gives, where the last was [`Seen::Past`]. Cancel safe.
     pub(crate) async fn fetch(&mut self) {
-        let (collector, machine, mut cursor) = (self.viewer.0.clone(), Arc::clone(&self.machine), self.cursor.clone());
-        let Some(past) = self.viewer.0.shared.history.past() else { return };
-        let read = move || {
-            let next = cursor.read_past(&collector.shared.history, &machine.id, machine.trail());
-            (cursor, next)
-        };
-        let (cursor, next) = past.read(read).await;
+        let (collector, machine, cursor) = (&self.viewer.0, &self.machine, &self.cursor);
+        let fetching = self.fetching.get_or_insert_with(|| {
+            let (machine, mut cursor) = (Arc::clone(machine), cursor.clone());
+            fetch(collector, move |history| {
+                let next = cursor.read_past(history, &machine.id, machine.trail());
+                (cursor, next)
+            })
+        });
+        let (cursor, next) = fetching.await;
+        self.fetching = None;
         (self.cursor, self.on_disk) = (cursor, false);
         self.fetched = Some(next);
     }
@@ -361,6 +400,7 @@ pub struct FleetStream {
     cursor: FleetCursor,
     /// Whether the next step needs the disk, and what was fetched for it.
     on_disk: bool,
+    fetching: Option<Fetching<(FleetCursor, Next<FleetStep>)>>,
     fetched: Option<FleetStep>,
     /// Lines lost of which nothing is left, to be told with the next batch.
     lost: u64,
@@ -371,7 +411,7 @@ impl FleetStream {
     pub(crate) fn new(collector: &LogCollector, start: &ViewStart, wanted: impl Fn(&EntryView<'_>) -> bool) -> Self {
         let viewer = Viewer::new(collector);
         let (cursor, unknown_skipped) = fleet_start(collector, start, wanted);
-        Self { viewer, cursor, on_disk: false, fetched: None, lost: 0, unknown_skipped }
+        Self { viewer, cursor, on_disk: false, fetching: None, fetched: None, lost: 0, unknown_skipped }
     }
 
     /// The next batch, or `None` when the collector has shut down and everything was read. Cancel safe.
@@ -418,13 +458,15 @@ impl FleetStream {
 
     /// Fetches what the next step gives, where the last was [`Seen::Past`]. Cancel safe.
     pub(crate) async fn fetch(&mut self) {
-        let (collector, mut cursor) = (self.viewer.0.clone(), self.cursor);
-        let Some(past) = self.viewer.0.shared.history.past() else { return };
-        let read = move || {
-            let next = cursor.read_past(&collector.shared.history);
-            (cursor, next)
-        };
-        let (cursor, next) = past.read(read).await;
+        let (collector, mut cursor) = (&self.viewer.0, self.cursor);
+        let fetching = self.fetching.get_or_insert_with(|| {
+            fetch(collector, move |history| {
+                let next = cursor.read_past(history);
+                (cursor, next)
+            })
+        });
+        let (cursor, next) = fetching.await;
+        self.fetching = None;
         (self.cursor, self.on_disk) = (cursor, false);
         match next {
             Next::Lines(step) => self.fetched = Some(step),

@@ -383,3 +383,94 @@ async fn what_was_over_a_limit_comes_back_from_the_disk_and_is_accounted_for() {
     assert_eq!((stats.queue_lines, stats.queue_lines_delivered), (0, read.len() as u64));
     assert_eq!(stream.lines_skipped(), limited);
 }
+
+#[tokio::test]
+async fn records_that_were_too_long_are_not_there_when_the_body_is_read_back() {
+    let dir = Dir::new();
+    let mut config = CollectorConfig { line_bytes_max: 300, history_bytes: 0, ..CollectorConfig::default() };
+    let collector = LogCollector::with_spool(config.clone(), dir.path(), Bounds::new(1 << 30)).unwrap();
+    let queue = collector.subscribe("m").unwrap();
+    let line = |message: &str| format!("{{\"instance\":\"m\",\r\n\"message\":\"{message}\"}}");
+    let long = line(&"x".repeat(1000));
+    let bodies = [
+        format!("[{},{long},{},{long}]", line("a"), line("b")),
+        format!("{}{long}{}", line("c"), line("d")),
+        [line("e"), long.clone(), line("f")].join("\n").replace("\r\n", ""),
+        line("g"),
+    ];
+    for body in bodies {
+        let receipt = collector.push(body).unwrap();
+        assert_eq!(receipt.received, receipt.accepted + receipt.rejected);
+    }
+    let expected = ["a", "b", "c", "d", "e", "f", "g"];
+    let (messages, _, ids, skipped) = play(&mut view(&collector, &backlog())).await;
+    assert_eq!((messages.as_slice(), skipped), (expected.map(str::to_owned).as_slice(), 0));
+    assert!(ids.is_sorted_by_key(|id| id.line) && ids.last().unwrap().line == 6);
+    drop(queue);
+    collector.close_spool();
+    drop(collector);
+    // Whatever the bound is now.
+    config.line_bytes_max = 1 << 20;
+    let collector = LogCollector::with_spool(config, dir.path(), Bounds::new(1 << 30)).unwrap();
+    let (messages, skipped) = play_fleet(&mut FleetStream::new(&collector, &backlog(), |_| true)).await;
+    assert_eq!((messages.as_slice(), skipped), (expected.map(str::to_owned).as_slice(), 0));
+    let mut stream = LogStream::new(collector.subscribe("m").unwrap());
+    assert_eq!(drain(&mut stream).await, expected);
+    check_balance(&collector);
+}
+
+#[tokio::test]
+async fn a_machine_that_was_finished_twice_keeps_all_its_lines_over_a_restart() {
+    // The order of the roster is random.
+    for _ in 0..8 {
+        let dir = Dir::new();
+        let first = dir.open();
+        for (from, to) in [(0, 3), (3, 8)] {
+            drop(first.subscribe("m").unwrap());
+            push_bodies(&first, from..to);
+            assert!(first.finish("m"));
+        }
+        first.close_spool();
+        drop(first);
+        let second = dir.open();
+        let mut stream = LogStream::new(second.queue_to_read("m").unwrap());
+        let read: Vec<_> = stream.collect().await.iter().map(|entry| entry.message().to_owned()).collect();
+        assert_eq!(read, stdout_of_m(0..8));
+        check_balance(&second);
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_forgets_no_subscription() {
+    let dir = Dir::new();
+    let first = dir.open();
+    drop(first.subscribe("m").unwrap());
+    first.shut_down();
+    first.maintain();
+    first.abandon_and_tidy(tokio::time::Instant::now());
+    first.close_spool();
+    drop(first);
+    let second = dir.open();
+    push_bodies(&second, 0..2);
+    let (queue, created) = second.subscribe_with("m", SubscribeOptions::default()).unwrap();
+    assert!(!created, "it is subscribed still");
+    assert_eq!(drain(&mut LogStream::new(queue)).await, stdout_of_m(0..2));
+}
+
+#[tokio::test]
+async fn lines_over_a_limit_never_cost_the_account_of_a_queue_that_is_behind() {
+    let dir = Dir::new();
+    let mut config = CollectorConfig { history_bytes: 0, ..CollectorConfig::default() };
+    config.queue.lines = 1;
+    config.limit.machine.lines_per_second = 1;
+    let collector = LogCollector::with_spool(config, dir.path(), Bounds::new(1 << 30)).unwrap();
+    let mut stream = LogStream::new(collector.subscribe("m").unwrap());
+    let lines = |count: usize| "{\"instance\":\"m\",\"message\":\"x\"}\n".repeat(count);
+    for count in [1, 20, 3, 8] {
+        let _ = collector.push(lines(count)).unwrap();
+        check_balance(&collector);
+    }
+    drain(&mut stream).await;
+    check_balance(&collector);
+    assert!(stream.lines_skipped() <= 32, "{}", stream.lines_skipped());
+}

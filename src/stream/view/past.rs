@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::ViewStart;
 use crate::{
     batch::{Batch, EntryId, EntryView},
     history::{FleetCursor, History, MachineCursor, Past, Trail},
+    spool::Place,
 };
 
 /// The latest of the places that `start` names, and whether it is unknown what was missed before it.
@@ -27,12 +30,16 @@ pub(super) fn machine_start(
         }
     }
     if let Some(since) = start.since {
-        cursor = latest(cursor, from(past.batch_at_time(since).map_or(trail.end, |place| place.seq())));
+        cursor = latest(cursor, from(at_time(past, since).map_or(trail.end, |place| place.seq())));
     }
     if let Some(last) = start.last {
         cursor = latest(cursor, newest_of_machine(past, machine, trail, last, wanted));
     }
     (cursor, unknown)
+}
+
+fn at_time(past: &Past, time: Timestamp) -> Option<Place> {
+    past.batch_at_time(time).ok().flatten()
 }
 
 /// Behind the line `id`; `None` where it cannot be known how many lines were missed since.
@@ -100,7 +107,7 @@ pub(super) fn fleet_start(
         None => {}
     }
     if let Some(since) = start.since {
-        let line = past.batch_at_time(since).map_or(u64::MAX, |place| place.first_line());
+        let line = at_time(past, since).map_or(u64::MAX, |place| place.first_line());
         cursor = cursor.max(history.at_line(line));
     }
     if let Some(last) = start.last {
