@@ -43,7 +43,8 @@ if [ "${#missing[@]}" -gt 0 ] && ! install_missing "${missing[@]}"; then
     servers=no
 fi
 
-# Documentation tests are part of this.
+# Documentation tests are part of this, and the replay of fuzzing's seeds. Fuzzing itself is not: building it takes another compiler
+# more than three minutes on two cores; see scripts/fuzz.sh.
 cargo test --workspace --all-features "$@"
 
 # Each bench is tried once, so that none rots. A filter is for the tests.

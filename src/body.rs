@@ -7,6 +7,8 @@
 //! What is held at rest, decoder state included, is never more than its caller allows. While the buffer moves to a larger one, both may exist for
 //! the time of a copy: at most one such pair a thread, since no call here waits.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod inflate;
 #[cfg(test)]
 mod tests;
@@ -292,7 +294,7 @@ impl BodyReader {
     }
 
     /// Bytes really held now: the buffer's capacity and the decoder's state.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn held_bytes(&self) -> usize {
         self.out.capacity() + self.decoder.held_bytes()
     }

@@ -11,6 +11,8 @@ mod account;
 pub(crate) mod auth;
 mod chunked;
 pub(crate) mod counters;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod guard;
 mod head;
 mod hold;

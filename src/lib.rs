@@ -92,6 +92,10 @@ pub mod cli;
 #[doc(hidden)]
 pub mod bench;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(feature = "server")]
 pub use crate::service::LogDrainServer;
 pub use crate::{

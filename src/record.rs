@@ -28,7 +28,12 @@ mod scan;
 mod shape;
 mod text;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+mod agreement;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "only tests and fuzzing ask it")]
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,10 @@ pub mod offline;
 mod read;
 mod threads;
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing needs less of it than the tests do"))]
 mod sim;
 #[cfg(test)]
 mod tests;

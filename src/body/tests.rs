@@ -328,6 +328,17 @@ fn a_zstd_frame_that_says_it_is_too_large_ends_at_its_header() {
 }
 
 #[test]
+fn a_zstd_frame_that_decodes_to_less_than_it_says_is_corrupt() {
+    // One segment of 102 bytes, and an empty last block: zstd itself does not look at that end.
+    let wire = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 102, 0x01, 0x00, 0x00];
+    let result = read(Encoding::Zstd, &wire);
+    assert!(matches!(result, Err(BodyError::Corrupt { damage: Damage::Found(_), .. })), "{result:?}");
+    let mut sound = wire;
+    sound[5] = 0;
+    assert_eq!(read(Encoding::Zstd, &sound).unwrap(), b"");
+}
+
+#[test]
 fn room_is_asked_for_and_never_passed() {
     let data = lines(20_000);
     for encoding in ALL {

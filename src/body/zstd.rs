@@ -31,6 +31,9 @@ pub(super) struct Zstd {
     head: [u8; HEADER_MAX],
     head_len: usize,
     state: State,
+    /// Bytes that the frame at hand still has to decode to, where its header says how many: zstd does not look when its last
+    /// block is empty.
+    owed: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,7 +54,7 @@ impl Zstd {
     /// `room`: what the body may hold now.
     pub(super) fn new(room: usize) -> Self {
         let context = take_context(room);
-        Self { context, head: [0; HEADER_MAX], head_len: 0, state: State::Head }
+        Self { context, head: [0; HEADER_MAX], head_len: 0, state: State::Head, owed: None }
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -128,6 +131,7 @@ impl Zstd {
         if window > WINDOW_BYTES_MAX {
             return Err(Damage::Window { bytes: window, bound: WINDOW_BYTES_MAX }.into());
         }
+        self.owed = content;
         let block = window.min(BLOCK_BYTES_MAX);
         // As `ZSTD_decodingBufferSize_min` has it: a window, two blocks and 64 bytes, beside a block of input.
         let state_bytes = STATE_BYTES + (window + 3 * block + 64) as usize;
@@ -142,7 +146,12 @@ impl Zstd {
         let left = context
             .decompress_stream(&mut OutBuffer::around_pos(out, end), &mut from)
             .map_err(|code| Damage::Found(get_error_name(code)))?;
+        let decoded = (out.len() - end) as u64;
+        self.owed = self.owed.map(|owed| owed.saturating_sub(decoded));
         if left == 0 {
+            if self.owed.is_some_and(|owed| owed > 0) {
+                return Err(Damage::Found("a frame decodes to less than it says"));
+            }
             self.state = State::Head;
         }
         Ok(from.pos())

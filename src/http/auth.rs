@@ -93,6 +93,9 @@ pub(crate) fn presented(headers: &HeaderMap) -> Option<Presented> {
     Some(Presented::Password(pair[colon + 1..].to_vec()))
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;

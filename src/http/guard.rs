@@ -465,5 +465,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+mod seen;
 #[cfg(test)]
 mod tests;

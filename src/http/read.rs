@@ -34,6 +34,8 @@ use serde_json::{Map, Value, json};
 use tokio::task::spawn_blocking;
 
 pub(crate) use self::access::Access;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::params::fuzz;
 use self::{
     access::{Denied, Who},
     encode::{Encoder, Format},

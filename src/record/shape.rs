@@ -136,7 +136,7 @@ pub(super) struct Shapes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// None is ever known: every record by the scanner.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     Never,
     /// By words; on every processor.
     Portable,
@@ -319,7 +319,7 @@ impl Shape {
     fn read(&mut self, way: Way, body: &[u8], start: usize, found: &mut Found) -> Option<Match> {
         found.belong_to(self.number);
         match way {
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzzing"))]
             Way::Never => None,
             Way::Portable => self.read_portably(body, start, found).ok().flatten(),
             #[cfg(target_arch = "x86_64")]

@@ -4,8 +4,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::Value as Serde;
 
 use super::{
+    agreement::{agreed_within, expected, parsers, strings, strings_by_serde},
     reference::{self, Entry, Expected},
-    shape::{Shapes, Way},
     *,
 };
 
@@ -13,67 +13,10 @@ const LIMITS: Limits = Limits { line_bytes_max: 1 << 20, errors_max: usize::MAX 
 
 const FLY: &str = r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"6e82d4e6a37548","name":"quiet-hill-42"},"region":"ams"},"host":"c0de","log":{"level":"info"},"message":"time=\"12:00\" level=debug msg=\"checked\"","timestamp":"2026-06-27T01:19:12.541906845Z"}"#;
 
-/// What every way through the parser makes of a body.
-fn all_ways(body: &[u8], limits: Limits) -> [Parsed; 3] {
-    parsers().map(|mut parser| parser.parse(body, limits))
-}
-
-/// By the best way that this processor has, by the portable one, and by the scanner alone.
-fn parsers() -> [Parser; 3] {
-    [
-        Parser::default(),
-        Parser { shapes: Shapes::new(Way::Portable), ..Parser::default() },
-        Parser { shapes: Shapes::new(Way::Never), ..Parser::default() },
-    ]
-}
-
-fn expected(body: &[u8], parsed: Parsed) -> Expected {
-    let rows = parsed.rows.iter().enumerate();
-    let entries = rows.map(|(ordinal, row)| {
-        assert_eq!(row.ordinal as usize, ordinal);
-        assert!(!row.raw.is_arena());
-        let text = |span: Span| str::from_utf8(span.of(body, &parsed.arena)).expect("valid UTF-8").to_owned();
-        let view = EntryView { body, arena: &parsed.arena, row, origin: None };
-        let entry = view.to_entry();
-        let by_serde = serde_json::to_string(&entry).expect("no map is involved");
-        for view in [view, entry.view()] {
-            let mut written = Vec::new();
-            view.write_json(&mut written, false);
-            assert_eq!(String::from_utf8(written).as_deref(), Ok(&*by_serde));
-        }
-        Entry {
-            raw: row.raw.of(body, &[]).to_vec(),
-            machine: text(row.machine),
-            message: text(row.message),
-            stream: if row.stream.is_empty() { view.stream().to_owned() } else { text(row.stream) },
-            timestamp: text(row.timestamp),
-            app: text(row.app),
-            region: text(row.region),
-            host: text(row.host),
-            level: text(row.level),
-        }
-    });
-    let entries = entries.collect();
-    let Parsed { received, rejected, repaired, errors, .. } = parsed;
-    Expected { entries, received, rejected, repaired, errors }
-}
-
 /// All ways through the parser and the reference agree; gives what they say.
 #[track_caller]
 fn agreed(body: impl AsRef<[u8]>) -> Expected {
     agreed_within(body.as_ref(), LIMITS)
-}
-
-#[track_caller]
-fn agreed_within(body: &[u8], limits: Limits) -> Expected {
-    let wanted = reference::parse(body, limits);
-    assert_eq!(wanted.received, wanted.entries.len() as u64 + wanted.rejected.iter().sum::<u64>());
-    for parsed in all_ways(body, limits) {
-        assert!(parsed.samples.len() <= 100 && parsed.samples.iter().all(|sample| sample.bytes.len() <= 1024));
-        let got = expected(body, parsed);
-        assert!(got == wanted, "{}\ngot {got:?}\nwanted {wanted:?}", String::from_utf8_lossy(body));
-    }
-    wanted
 }
 
 /// The one entry of a record with a machine and `fields`.
@@ -984,12 +927,6 @@ mod differential {
         })
     }
 
-    /// The fields of a record by serde_json's reading of it, which knows no spans: strings only.
-    fn strings_by_serde(record: &Serde) -> Vec<Option<&str>> {
-        let text = |path: &str| record.pointer(path).and_then(Serde::as_str).filter(|text| !text.is_empty());
-        vec![text("/fly/app/name"), text("/fly/region"), text("/host"), text("/log/level").or(text("/level"))]
-    }
-
     fn cases() -> u32 {
         std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000)
     }
@@ -1052,9 +989,7 @@ mod differential {
                 Ok(tree) => {
                     prop_assert!(!malformed, "{}", record);
                     if let Ok(entry) = parsed {
-                        let ours = [entry.app_name(), entry.region(), entry.host(), entry.level()];
-                        let theirs = strings_by_serde(&tree);
-                        prop_assert_eq!(ours.map(|text| Some(text).filter(|text| !text.is_empty())).to_vec(), theirs);
+                        prop_assert_eq!(strings(&entry), strings_by_serde(&tree));
                     }
                 }
             }

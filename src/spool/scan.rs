@@ -10,6 +10,7 @@ use super::{
     format::{Base, HEADER, RECORD, RecordHeader, SegmentHeader, UnknownVersion, decode_machines, machine_hash},
     fs::File,
     index::MemIndex,
+    log::read_footer,
 };
 
 /// Bytes read at once.
@@ -75,8 +76,12 @@ pub(crate) fn scan(file: &dyn File, base: Base, until: u64) -> Result<Scanned, S
     let mut scanned = Scanned { end: HEADER as u64, ..Scanned::default() };
     let marker = match read_header(file, base)? {
         Some(header) => Some(header.marker),
-        // The first record's place is known, and so what all of them begin with.
-        None => window.header(HEADER as u64)?.filter(|first| first.base.seq >= base.seq).map(|first| first.marker),
+        // One bad sector may hold the first record too, whose checksum does not cover what it begins with: the footer is asked first.
+        None => match read_footer(file, base)? {
+            Some(footer) => Some(footer.marker),
+            // The first record's place is known, and so what all of them begin with.
+            None => window.header(HEADER as u64)?.filter(|first| first.base.seq >= base.seq).map(|first| first.marker),
+        },
     };
     scanned.marker = marker;
     let (mut next, mut at) = (base, HEADER as u64);

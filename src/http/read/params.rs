@@ -174,6 +174,9 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     duration(text).filter(|duration| *duration <= DURATION_MAX)
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;

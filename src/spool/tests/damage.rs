@@ -137,6 +137,21 @@ fn repair_makes_whole_what_verify_finds() {
 }
 
 #[test]
+fn repair_keeps_what_stands_behind_a_first_sector_that_is_gone() {
+    let (sim, specs) = spool(60);
+    let names = segment_names(&sim);
+    // All but the last are sealed. The second range is the header's end and the first record's marker.
+    for (name, range) in names[..names.len() - 1].iter().flat_map(|name| [(name, 0..512), (name, 50..68)]) {
+        let other = sim.copy();
+        other.damage(name, |content| content[range].fill(0x5a));
+        let before = missing(&read_all(&open(&other.copy(), bounds())), &specs);
+        assert!(before.len() < 10, "{before:?}");
+        repair_in(Arc::new(other.clone())).unwrap();
+        assert_eq!(missing(&read_all(&open(&other, bounds())), &specs), before);
+    }
+}
+
+#[test]
 fn looking_changes_nothing() {
     let (sim, _) = spool(60);
     sim.damage(&segment_names(&sim)[1], |content| content[100] ^= 1);

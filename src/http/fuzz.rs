@@ -1,0 +1,3 @@
+//! The targets of rooms in here.
+
+pub(crate) use super::guard::fuzz::framing;
