@@ -13,7 +13,7 @@ use super::{
     offline::{repair_in, verify_in},
     sim::Sim,
     threads::hand,
-    write::{Completion, Handed},
+    write::{Completion, Handed, tell},
 };
 use crate::fuzzing::Choices;
 
@@ -45,7 +45,7 @@ fn append(log: &Log, seq: u64) {
     let record = NewRecord { body, received_at: at(seq), lines, machines: &machines, key: &key };
     let handed = hand(&record).expect("a record of few bytes");
     let done = Completion::new(|fate| assert!(fate.is_ok(), "{fate:?}"));
-    log.commit(VecDeque::from([Handed { done, ..handed }]));
+    log.commit(VecDeque::from([Handed { done, ..handed }]), tell);
 }
 
 /// A sound spool: several segments, the last of them not sealed, a cursor and a position.
