@@ -230,9 +230,11 @@ impl LogCollector {
         }
     }
 
-    /// Notes where every queue stands, if it is time for that.
+    /// Notes where every queue stands, if it is time for that, and lets go of what readers have left.
     pub(super) fn store_positions_in_time(&self) {
-        if self.spool().is_some() && self.shared.stored.lock().is_due(Instant::now()) {
+        let now = Instant::now();
+        self.shared.history.past().into_iter().for_each(|past| past.forget(now));
+        if self.spool().is_some() && self.shared.stored.lock().is_due(now) {
             self.store_positions(true);
         }
     }

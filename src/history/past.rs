@@ -3,7 +3,7 @@
 //! Everything here but [`Past::read`] waits for the disk. A batch that was read is charged to the budget like any other, for as
 //! long as it is held; so many are read at once as [`READS_MAX`] says.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -28,6 +28,11 @@ const TABLE_SHARE: usize = 2;
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
+/// A batch of fewer bytes fits into a frame or two, and is not kept for the next.
+const RECENT_BYTES_MIN: usize = 64 << 10;
+/// The part of the budget that such batches may hold, and how long each is kept that nobody comes back for.
+const RECENT_SHARE: usize = 16;
+const RECENT_KEEP: Duration = Duration::from_secs(1);
 /// How long a disk that does not answer is asked again, and how often.
 const PERSISTENCE: Duration = Duration::from_secs(10);
 const PERSISTENCE_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +56,30 @@ pub(crate) struct Past {
     parsers: Mutex<Vec<Parser>>,
     reads: Arc<Semaphore>,
     searches: Arc<Semaphore>,
+    recent: Mutex<Recent>,
+}
+
+/// Large batches that were read a moment ago, the newest last: a reader takes them frame by frame, holds nothing between two, and
+/// would read each once for every frame.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<(Arc<Batch>, Instant)>);
+
+impl Recent {
+    fn find(&mut self, seq: u64) -> Option<Arc<Batch>> {
+        let (batch, used) = self.0.iter_mut().find(|(batch, _)| batch.seq == seq)?;
+        *used = Instant::now();
+        Some(Arc::clone(batch))
+    }
+
+    fn keep(&mut self, batch: &Arc<Batch>, bytes_max: usize) {
+        if batch.bytes.len() < RECENT_BYTES_MIN {
+            return;
+        }
+        self.0.push_back((Arc::clone(batch), Instant::now()));
+        while self.0.iter().map(|(batch, _)| batch.charged_bytes()).sum::<usize>() > bytes_max {
+            self.0.pop_front();
+        }
+    }
 }
 
 impl Past {
@@ -62,6 +91,7 @@ impl Past {
             parsers: Mutex::default(),
             reads: permits(READS_MAX),
             searches: permits(SEARCHES_MAX),
+            recent: Mutex::default(),
         };
         Start { seq: seqs.end, line: lines.end, past: Some(past) }
     }
@@ -120,6 +150,21 @@ impl Past {
         self.load_into(self.wait_for_room(place.bytes() + place.bytes() / TABLE_SHARE), place)
     }
 
+    /// As [`Past::load`], for who may come back for the rest of it.
+    fn load_shared(&self, place: &Place) -> Option<Arc<Batch>> {
+        if let Some(batch) = self.recent.lock().find(place.seq()) {
+            return Some(batch);
+        }
+        let batch = Arc::new(self.load(place)?);
+        self.recent.lock().keep(&batch, self.budget.limit() / RECENT_SHARE);
+        Some(batch)
+    }
+
+    /// Lets go of what nobody has come back for.
+    pub(crate) fn forget(&self, now: Instant) {
+        self.recent.lock().0.retain(|(_, used)| now.duration_since(*used) < RECENT_KEEP);
+    }
+
     fn load_into(&self, permit: Option<Permit>, place: &Place) -> Option<Batch> {
         let record = match persist(|| self.spool.read(place)) {
             Ok(record) => record,
@@ -173,7 +218,10 @@ impl Past {
         let until = Instant::now() + ROOM_WAIT;
         loop {
             match self.budget.try_reserve(bytes) {
-                None if Instant::now() < until => std::thread::sleep(ROOM_LOOK),
+                None if Instant::now() < until => {
+                    self.recent.lock().0.clear();
+                    std::thread::sleep(ROOM_LOOK);
+                }
                 permit => return permit,
             }
         }
@@ -233,8 +281,8 @@ impl FleetCursor {
                 *self = history.at_line(held.max(self.line));
                 return Next::Lost(missed);
             };
-            if let Some(batch) = past.load(&place) {
-                return Next::Lines(self.pass(Arc::new(batch)));
+            if let Some(batch) = past.load_shared(&place) {
+                return Next::Lines(self.pass(batch));
             }
             line = place.first_line() + place.lines();
         }
@@ -261,15 +309,17 @@ impl MachineCursor {
                 self.first = self.first.max(past.seq_at(machine, place.seq(), trail));
             }
             from = place.seq() + 1;
-            let Some(mut batch) = past.load(&place) else { continue };
-            let Some(at) = batch.groups.iter().position(|group| batch.machine_id(group) == machine) else { continue };
-            batch.groups[at].first_seq = self.first;
-            let at = GroupRef { batch: batch.seq, group: at as u32 };
-            if batch.groups[at.group as usize].end_seq() <= self.next {
-                (self.from, self.first) = (from, batch.groups[at.group as usize].end_seq());
+            let Some(batch) = past.load_shared(&place) else { continue };
+            let Some(group) = batch.groups.iter().find(|group| batch.machine_id(group) == machine) else { continue };
+            if self.first + group.lines() <= self.next {
+                (self.from, self.first) = (from, self.first + group.lines());
                 continue;
             }
-            return Next::Lines(self.pass(at, Arc::new(batch)));
+            // The machine's own lines alone, whose numbers are this cursor's.
+            let mut own = batch.compact(group, group.rows.clone(), Streams::ALL);
+            own.groups[0].first_seq = self.first;
+            own.permit = past.budget.try_reserve(own.bytes.len() + own.table_bytes());
+            return Next::Lines(self.pass(GroupRef { batch: batch.seq, group: 0 }, Arc::new(own)));
         }
     }
 }

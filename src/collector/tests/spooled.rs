@@ -474,3 +474,51 @@ async fn lines_over_a_limit_never_cost_the_account_of_a_queue_that_is_behind() {
     check_balance(&collector);
     assert!(stream.lines_skipped() <= 32, "{}", stream.lines_skipped());
 }
+
+#[tokio::test]
+async fn a_large_batch_is_read_in_pieces_by_who_goes_back_and_is_let_go_of() {
+    let dir = Dir::new();
+    let collector = dir.open();
+    let record = |number: u32| {
+        let machine = if number.is_multiple_of(2) { "m" } else { "other" };
+        format!("{{\"instance\":\"{machine}\",\"message\":\"{number} {}\"}}\n", "x".repeat(200))
+    };
+    let _ = collector.push((0..1000).map(record).collect::<String>()).unwrap();
+    push_bodies(&collector, 0..20);
+    let before = collector.stats().memory_used_bytes;
+    let (mut machine, mut fleet) = (view(&collector, &backlog()), FleetStream::new(&collector, &backlog(), |_| true));
+    for number in (0..1000_u32).step_by(2) {
+        let lines = loop {
+            match machine.step() {
+                Some(Seen::Lines(lines)) => break lines,
+                Some(Seen::Past) => machine.fetch().await,
+                _ => panic!("there is more"),
+            }
+        };
+        let first = lines.entries().next().unwrap();
+        assert!(first.message().starts_with(&format!("{number} ")), "{number}");
+        assert_eq!(first.machine_seq(), Some(u64::from(number / 2) + 1));
+        if number < 998 {
+            machine.put_back(&lines, lines.rows.start + 1);
+        }
+    }
+    for number in 0..1000_u32 {
+        let lines = loop {
+            match fleet.step() {
+                Some(Seen::Lines(lines)) => break lines,
+                Some(Seen::Past) => fleet.fetch().await,
+                _ => panic!("there is more"),
+            }
+        };
+        let first = lines.entries().next().unwrap();
+        assert!(first.message().starts_with(&format!("{number} ")), "{number}");
+        if number < 999 {
+            fleet.put_back(&lines, number + 1);
+        }
+    }
+    drop((machine, fleet));
+    assert!(collector.stats().memory_used_bytes > before, "it is kept for the next piece");
+    let later = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
+    collector.shared.history.past().unwrap().forget(later);
+    assert_eq!(collector.stats().memory_used_bytes, before, "and let go of when nobody comes");
+}
