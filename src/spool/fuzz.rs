@@ -176,12 +176,15 @@ fn held(log: &Log) -> Vec<Record> {
     records
 }
 
-/// Each way to find a record finds those that are held, and no others.
+/// Each way to find a record finds those that are held.
 fn assert_ways(log: &Log, held: &[Record]) {
     for machine in MACHINES {
         let of_machine = held.iter().filter(|record| record.machines().any(|(id, _)| id == machine));
-        let found = MachineRecords::new(log, machine, 0).filter_map(Result::ok);
-        assert!(found.map(|record| record.seq).eq(of_machine.map(|record| record.seq)), "{machine}");
+        let found: Vec<_> = MachineRecords::new(log, machine, 0).filter_map(Result::ok).collect();
+        assert!(found.is_sorted_by(|one, next| one.seq < next.seq), "{machine}");
+        assert!(found.iter().all(|record| is_written(record, record.seq)), "{machine}");
+        // Where bytes went from the middle of a file, an index says where records were, and a scan finds some where they are now.
+        assert!(of_machine.clone().all(|record| found.contains(record)), "{machine}");
     }
     for record in held {
         let place = log.first(Seek::Line(record.first_line)).ok().flatten().expect("a line that is held is found");
