@@ -86,6 +86,11 @@ impl Link {
         }
     }
 
+    /// Whether the far side has closed its half of the connection; see [`Link::gone`].
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     /// Waits until the far side has closed its half of the connection: it will send nothing more, and most likely it is
     /// gone. Seen only while hyper has nothing else to read.
     ///
@@ -93,7 +98,7 @@ impl Link {
     pub(crate) async fn gone(&self) {
         let mut went = std::pin::pin!(self.went.notified());
         went.as_mut().enable();
-        if !self.gone.load(Ordering::Acquire) {
+        if !self.is_gone() {
             went.await;
         }
     }

@@ -48,6 +48,7 @@ use self::{
 };
 use super::{
     Body, full,
+    link::Link,
     problem::Problem,
     rejected::{Rejected, RejectedRecords},
     status::{Counted, Health, Reason, Trouble, Verdict},
@@ -362,7 +363,8 @@ impl Asked<'_> {
             Consume::Queue(queue) => Source::Queue(LogStream::new(queue)),
             Consume::Over(ended) => Source::Over(ended.into()),
         };
-        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+        let link = self.head.extensions.get::<Arc<Link>>().cloned();
+        Ok(lines(encoder, Reader::new(source, encoder, limits).delivering_to(link).into_body()))
     }
 
     /// Subscribes; with a backlog on the disk on a thread of its own.

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use super::{
     encode::{Encoder, EndReason, Frame},
     source::{Filled, Source},
 };
-use crate::http::Body;
+use crate::http::{Body, link::Link};
 
 /// Silence after which something is sent, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -50,6 +51,8 @@ pub(super) struct Reader {
     quiet_since: Instant,
     /// When the next frame may be made.
     paced_until: Option<Instant>,
+    /// Where what is shown is thereby delivered: the connection, whose far side must be there for it.
+    link: Option<Arc<Link>>,
     over: bool,
 }
 
@@ -73,8 +76,21 @@ impl Reader {
             waiting_since: None,
             quiet_since: now,
             paced_until: None,
+            link: None,
             over: false,
         }
+    }
+
+    /// Hands on nothing any more once the far side has closed its half of the connection: what it would not read is for the next
+    /// reader. One that does not follow gets what there is; it may have closed its half with the request.
+    pub(super) fn delivering_to(mut self, link: Option<Arc<Link>>) -> Self {
+        self.link = link.filter(|_| self.follow);
+        self
+    }
+
+    /// Whether nobody is there for what would be handed on.
+    fn is_left(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_gone())
     }
 
     /// The answer's body.
@@ -91,6 +107,11 @@ impl Reader {
             sleep_until(self.total.map_or(at, |total| at.min(total))).await;
         }
         while !self.over {
+            if self.is_left() {
+                self.over = true;
+                self.source = Source::Over(EndReason::CaughtUp);
+                return None;
+            }
             let (frame, filled) = self.fill();
             if !frame.is_empty() {
                 let now = Instant::now();
@@ -159,9 +180,16 @@ impl Reader {
         let quiet = (self.quiet_since + KEEP_ALIVE, Woken::Quiet);
         let deadlines = [total, item, Some(quiet)].into_iter().flatten();
         let (at, woken) = deadlines.min_by_key(|(at, _)| *at).expect("there is always the one of silence");
-        match timeout_at(at, self.source.changed()).await {
-            Ok(()) => Woken::Changed,
-            Err(_) => woken,
+        let left = async {
+            match &self.link {
+                Some(link) => link.gone().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = left => Woken::Changed,
+            changed = timeout_at(at, self.source.changed()) => changed.map_or(woken, |()| Woken::Changed),
         }
     }
 }
@@ -239,5 +267,31 @@ mod tests {
         let _ = push("3");
         assert_eq!(reader.next_frame().await.unwrap(), b"3\n");
         assert_eq!(since.elapsed(), Duration::ZERO, "it was quiet again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_delivered_to_who_has_gone() {
+        let collector = LogCollector::default();
+        let queue = collector.subscribe("m").unwrap();
+        let encoder = Encoder { format: Format::Text, raw: false };
+        for follow in [true, false] {
+            let limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow };
+            let link = Link::new();
+            let source = Source::Queue(LogStream::new(queue.clone()));
+            let mut reader = Reader::new(source, encoder, limits).delivering_to(Some(Arc::clone(&link)));
+            let going = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                link.set_gone();
+                let _ = collector.push_line("m", "for the next").unwrap();
+            };
+            if follow {
+                let (frame, ()) = tokio::join!(reader.next_frame(), going);
+                assert_eq!((frame, queue.lines()), (None, 1));
+            } else {
+                // It may have closed its half with the request.
+                link.set_gone();
+                assert_eq!(reader.next_frame().await.unwrap(), b"for the next\n");
+            }
+        }
     }
 }
