@@ -20,7 +20,6 @@ mod idempotency;
 pub(crate) mod ingest;
 pub(crate) mod link;
 pub(crate) mod listen;
-mod parsers;
 pub(crate) mod problem;
 pub(crate) mod read;
 pub(crate) mod rejected;

@@ -14,6 +14,8 @@ use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
 
+#[cfg(any(feature = "server", feature = "spool"))]
+pub(crate) use self::pool::Parsers;
 use self::{
     fields::{Found, Texts},
     scan::Scanner,
@@ -24,6 +26,8 @@ use crate::batch::{EntryView, LogEntry, Row, Span};
 mod fields;
 mod forms;
 mod lex;
+#[cfg(any(feature = "server", feature = "spool"))]
+mod pool;
 mod scan;
 mod shape;
 mod text;

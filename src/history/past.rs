@@ -13,7 +13,7 @@ use super::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, T
 use crate::{
     batch::{Batch, GroupRef, Kind, SPOOLED, Streams},
     budget::{Budget, Permit},
-    record::{Limits, Parser},
+    record::{Limits, Parsers},
     spool::{Place, ReadError, Seek, Spool},
 };
 
@@ -53,7 +53,7 @@ pub(crate) struct Start {
 pub(crate) struct Past {
     spool: Spool,
     budget: Arc<Budget>,
-    parsers: Mutex<Vec<Parser>>,
+    parsers: Parsers,
     reads: Arc<Semaphore>,
     searches: Arc<Semaphore>,
     recent: Mutex<Recent>,
@@ -88,7 +88,7 @@ impl Past {
         let past = Self {
             spool,
             budget,
-            parsers: Mutex::default(),
+            parsers: Parsers::new(READS_MAX + SEARCHES_MAX),
             reads: permits(READS_MAX),
             searches: permits(SEARCHES_MAX),
             recent: Mutex::default(),
@@ -174,10 +174,8 @@ impl Past {
                 return None;
             }
         };
-        let mut parser = self.parsers.lock().pop().unwrap_or_default();
         // What was accepted then is now, whatever the bound has become.
-        let parsed = parser.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
-        self.parsers.lock().push(parser);
+        let parsed = self.parsers.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
         let mut batch = Batch::new(record.body, parsed.arena, parsed.rows, record.received_at);
         if batch.lines() != record.lines {
             // Whoever reads it counts on that; its lines are told as missed, as a damaged one's are.

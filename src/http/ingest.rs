@@ -19,6 +19,7 @@ use hyper::{
         WWW_AUTHENTICATE,
     },
 };
+use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -34,7 +35,6 @@ use super::{
     hold::{Expired, Hold, Holding},
     idempotency::{Claim, KEY_BYTES_MAX, Keys, Known},
     link::Link,
-    parsers::Parsers,
     problem::{Problem, Reason},
     rejected::RejectedRecords,
 };
@@ -44,7 +44,7 @@ use crate::{
     budget::{Budget, Permit},
     collector::LogCollector,
     config::Config,
-    record::Limits,
+    record::{Limits, Parsers},
 };
 
 /// The header that tells what an acknowledgement is worth.
@@ -335,7 +335,7 @@ impl Ingest {
         let held = arrived.held;
         let (mut draft, mut permit) = match length {
             0..=PARSE_INLINE_BYTES_MAX => {
-                self.parsers.build(arrived, self.record_limits(), self.collector.keeps_bodies())
+                build(&self.parsers, arrived, self.record_limits(), self.collector.keeps_bodies())
             }
             _ => self.build_elsewhere(arrived).await?,
         };
@@ -352,7 +352,7 @@ impl Ingest {
         let (parsers, limits, whole) = (self.parsers.clone(), self.record_limits(), self.collector.keeps_bodies());
         let build = move || {
             let _slot = slot;
-            parsers.build(arrived, limits, whole)
+            build(&parsers, arrived, limits, whole)
         };
         match tokio::task::spawn_blocking(build).await {
             Ok(built) => Ok(built),
@@ -447,11 +447,17 @@ impl Inbound<'_> {
 }
 
 /// A whole body, decoded, and the permit on what it holds.
-pub(super) struct Arrived {
-    pub(super) bytes: Bytes,
+struct Arrived {
+    bytes: Bytes,
     /// Bytes that `bytes` really holds: its buffer's capacity.
     held: usize,
-    pub(super) permit: Permit,
+    permit: Permit,
+}
+
+/// Parses a body into a draft; see [`Draft::new`] for `whole`.
+fn build(parsers: &Parsers, arrived: Arrived, limits: Limits, whole: bool) -> (Draft, Permit) {
+    let parsed = parsers.parse(&arrived.bytes, limits);
+    (Draft::new(arrived.bytes, parsed, Timestamp::now(), whole), arrived.permit)
 }
 
 /// Whether a sender waits for a 100 before it sends the body.
