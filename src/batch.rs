@@ -714,21 +714,39 @@ impl<'a> EntryView<'a> {
             self.write_text(out, span);
         }
         if let Some(origin) = self.origin {
-            out.extend_from_slice(b",\"id\":\"");
-            origin.id(row.machine.of(self.body, self.arena)).write(out);
-            out.extend_from_slice(b"\",\"received_at\":\"");
-            clock.write(out, origin.received_at);
-            out.extend_from_slice(b"\",\"machine_seq\":");
-            match shown_seq(origin.machine_seq) {
-                Some(seq) => write_decimal(out, seq),
-                None => out.extend_from_slice(b"null"),
-            }
+            out.push(b',');
+            self.write_origin(origin, clock, out);
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
             write_raw(out, self.raw());
         }
         out.push(b'}');
+    }
+
+    /// Appends the record as sent, on one line, with what the drain gave it as one member more, `fleetdrain`.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn write_noted(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        write_raw(out, self.raw());
+        let Some(origin) = self.origin else { return };
+        // A record with a machine's name is an object with one member at least, and ends with its brace.
+        out.pop();
+        out.extend_from_slice(b",\"fleetdrain\":{");
+        self.write_origin(origin, clock, out);
+        out.extend_from_slice(b"}}");
+    }
+
+    /// Appends the members `id`, `received_at` and `machine_seq`.
+    fn write_origin(&self, origin: Origin, clock: &mut Clock, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"id\":\"");
+        origin.id(self.row.machine.of(self.body, self.arena)).write(out);
+        out.extend_from_slice(b"\",\"received_at\":\"");
+        clock.write(out, origin.received_at);
+        out.extend_from_slice(b"\",\"machine_seq\":");
+        match shown_seq(origin.machine_seq) {
+            Some(seq) => write_decimal(out, seq),
+            None => out.extend_from_slice(b"null"),
+        }
     }
 
     /// Appends a text of the row as a JSON string. One that lies in the record between quotes is one already: it was read as a

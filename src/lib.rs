@@ -82,6 +82,9 @@ pub(crate) mod journal;
 
 pub mod stream;
 
+#[cfg(feature = "sinks")]
+pub(crate) mod sink;
+
 pub(crate) mod metrics;
 
 #[cfg(feature = "cli")]

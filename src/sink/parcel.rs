@@ -1,0 +1,136 @@
+//! Lines on their way to a store.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::batch::{Batch, EntryView};
+
+/// Lines of one or several batches, in the order in which they were received.
+///
+/// Holds its batches, and with them their part of the byte budget, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    /// The same for the same lines, in every process: what a store that knows repeats is to know it by. At most 128 bytes of
+    /// letters, digits, `-` and `_`.
+    id: String,
+    runs: Vec<Run>,
+    lines: usize,
+    /// Bytes of the records as sent.
+    bytes: u64,
+}
+
+/// Lines of one batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) batch: Arc<Batch>,
+    /// By their place in the body.
+    pub(crate) rows: Rows,
+}
+
+/// Which rows of a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum Rows {
+    Range(Range<u32>),
+    /// Ascending.
+    These(Arc<[u32]>, Range<usize>),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::Range(rows) => rows.len(),
+            Self::These(_, range) => range.len(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let (range, these): (_, &[u32]) = match self {
+            Self::Range(rows) => (rows.clone(), &[]),
+            Self::These(rows, range) => (0..0, &rows[range.clone()]),
+        };
+        range.chain(these.iter().copied())
+    }
+}
+
+impl Run {
+    fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+        self.rows.iter().map(|row| self.batch.view_of(&self.batch.rows[row as usize]))
+    }
+}
+
+impl Parcel {
+    /// A parcel of `runs`, which are in order and hold a line at least.
+    pub(crate) fn new(runs: Vec<Run>) -> Self {
+        let lines = runs.iter().map(|run| run.rows.len()).sum();
+        let bytes = runs.iter().flat_map(Run::entries).map(|entry| entry.raw().len() as u64).sum();
+        let mut parcel = Self { id: String::new(), runs, lines, bytes };
+        parcel.id = parcel.id_of_lines();
+        parcel
+    }
+
+    /// The epoch, the first line, the last line and how many there are: with a filter in between others are missing.
+    fn id_of_lines(&self) -> String {
+        let line = |entry: Option<EntryView<'_>>| entry.and_then(|entry| entry.line()).unwrap_or_default();
+        let first = line(self.runs.first().and_then(|run| run.entries().next()));
+        let last = line(self.runs.last().and_then(|run| run.entries().last()));
+        let epoch = self.runs.first().map_or(0, |run| run.batch.epoch);
+        format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.lines)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Bytes of the records as sent.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The lines, in the order in which they were received.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+        self.runs.iter().flat_map(Run::entries)
+    }
+}
+
+#[cfg(test)]
+impl Parcel {
+    /// The lines of a body, as one that was pushed.
+    pub(crate) fn of_body(body: impl Into<bytes::Bytes>) -> Self {
+        let collector = crate::LogCollector::default();
+        let _ = collector.push(body).expect("there is room");
+        let history = &collector.shared.history;
+        let batch = history.batch_before(history.end().0).expect("a record was accepted");
+        let rows = Rows::Range(0..batch.lines() as u32);
+        Self::new(vec![Run { batch, rows }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{batch::Clock, sink::Encoding};
+
+    #[test]
+    fn each_line_is_written_with_what_the_drain_knows_of_it() {
+        let parcel =
+            Parcel::of_body("{\"instance\":\"m\",\"message\":\"a\"}\n\n [1]\n{\"instance\":\"n\",\r\"log\":{} } \n");
+        let mut clock = Clock::default();
+        let mut lines = Vec::new();
+        for entry in parcel.entries() {
+            let mut line = Vec::new();
+            Encoding::Raw.write(&entry, &mut clock, &mut line);
+            lines.push(serde_json::from_slice::<serde_json::Value>(&line).unwrap());
+        }
+        assert_eq!((parcel.lines(), lines.len()), (2, 2));
+        assert_eq!((&lines[0]["message"], &lines[1]["instance"]), (&"a".into(), &"n".into()));
+        for (line, entry) in lines.iter().zip(parcel.entries()) {
+            let note = &line["fleetdrain"];
+            assert_eq!(note["id"], entry.id().unwrap().to_string());
+            assert_eq!(note["received_at"], entry.received_at().unwrap().to_string());
+            assert_eq!(note["machine_seq"], 1);
+        }
+    }
+}
