@@ -74,6 +74,11 @@ impl Draft {
         }
     }
 
+    /// Bytes that it holds, where its body's buffer has no room to spare.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.batch.bytes.len() + self.batch.table_bytes()
+    }
+
     /// Whether the body is not blank and every record of it is malformed: answered 400, with nothing taken.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.received > 0 && self.rejected[RejectReason::MalformedJson as usize] == self.received
@@ -428,7 +433,7 @@ impl LogCollector {
         let parsed = Parser::default().parse(&body, limits);
         // To be given back as it came: what is published may be less.
         let mut draft = Draft::new(body.clone(), parsed, Timestamp::now(), self.keeps_bodies());
-        let held = draft.batch.bytes.len() + draft.batch.table_bytes();
+        let held = draft.held_bytes();
         if !permit.try_resize(held) {
             let cause = if held > self.budget().body_bytes_max() { Cause::TooLarge } else { Cause::Memory };
             return refuse(body, cause);

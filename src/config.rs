@@ -64,6 +64,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[spool]`
     pub spool: Spool,
+    /// `[fly]`
+    pub fly: Fly,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`
@@ -390,6 +392,58 @@ impl SpoolFull {
         match self {
             Self::Refuse => "refuse",
             Self::DropOldest => "drop_oldest",
+        }
+    }
+}
+
+/// `[fly]`: Fly's NATS as a source.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Fly {
+    /// Whether logs are taken from there.
+    pub enabled: bool,
+    /// Where it is, as in `nats://HOST:PORT`.
+    pub url: String,
+    /// The organisation's slug: the user.
+    pub org: Option<String>,
+    /// The access token: the password. The first counts.
+    pub tokens: Vec<String>,
+    /// A file of tokens, one a line.
+    pub token_file: Option<PathBuf>,
+    /// What is subscribed to.
+    pub subjects: Vec<String>,
+    /// Members of a queue group share the messages.
+    pub queue_group: Option<String>,
+    /// Messages that make a batch.
+    pub batch_lines: usize,
+    /// Bytes that make a batch.
+    pub batch_bytes: usize,
+    /// The longest that a message waits for others.
+    pub batch_age: Duration,
+    /// Messages that may wait while the drain is full; what comes then is dropped and counted.
+    pub pending_max: usize,
+    /// Whether a numbered line goes to standard output every ten seconds.
+    pub canary: bool,
+    /// Our own app, whose records are left out: `FLY_APP_NAME`.
+    pub own_app: Option<String>,
+}
+
+impl Default for Fly {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            url: "nats://[fdaa::3]:4223".to_owned(),
+            org: None,
+            tokens: Vec::new(),
+            token_file: None,
+            subjects: vec!["logs.>".to_owned()],
+            queue_group: None,
+            batch_lines: 4096,
+            batch_bytes: MIB,
+            batch_age: Duration::from_millis(5),
+            pending_max: 16_384,
+            canary: true,
+            own_app: None,
         }
     }
 }

@@ -97,6 +97,12 @@ impl Journal {
         self.notes.lock().note(loss);
     }
 
+    /// Notes a time in which a source was not heard; an entry of its own, however long it is.
+    #[cfg_attr(not(feature = "fly"), allow(dead_code, reason = "only a source that connects has gaps"))]
+    pub(crate) fn note_gap(&self, place: &'static str, reason: &'static str, from: Timestamp, to: Timestamp) {
+        self.notes.lock().keep(Entry::of_gap(place, reason, from, to));
+    }
+
     /// Keeps losses in `dir` from now on, at most about `bytes_max` of them, and takes stock of how the process before this one
     /// stopped.
     ///

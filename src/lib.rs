@@ -59,6 +59,9 @@ pub mod http;
 pub mod service;
 
 #[cfg(feature = "server")]
+pub(crate) mod fly;
+
+#[cfg(feature = "server")]
 mod body;
 pub mod record;
 

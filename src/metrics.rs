@@ -29,6 +29,6 @@ mod text;
 pub(crate) use histogram::Histogram;
 
 #[cfg(feature = "server")]
-pub(crate) use catalogue::SPOOL_REASONS;
+pub(crate) use catalogue::{SOURCE_REASONS, SPOOL_REASONS};
 #[cfg(feature = "server")]
-pub(crate) use scrape::{BodyRefusal, Listener, MachineSeries, Metrics, Snapshot, SpoolSnapshot};
+pub(crate) use scrape::{BodyRefusal, FlySnapshot, Listener, MachineSeries, Metrics, Snapshot, SpoolSnapshot};

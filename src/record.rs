@@ -144,6 +144,12 @@ impl Parser {
     pub(crate) fn parse(&mut self, body: &[u8], limits: Limits) -> Parsed {
         forms::parse(self, body, limits)
     }
+
+    /// As [`Parser::parse`], of a body that is known to be lines: a first record that is an array, or two, spoils only itself.
+    #[cfg(feature = "fly")]
+    pub(crate) fn parse_lines(&mut self, body: &[u8], limits: Limits) -> Parsed {
+        forms::parse_lines(self, body, limits)
+    }
 }
 
 /// Parses one record by the drain's field rules: the counterpart of the Python module's function of that name.

@@ -20,7 +20,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
-    time::{interval, timeout},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -72,6 +72,52 @@ struct Running {
     tokens: ListenerTokens,
     certificates: Certificates,
     reloaded: Arc<AtomicBool>,
+    fly: Fly,
+}
+
+/// The source `fly`, where it runs: stopped before the collector takes no more.
+#[derive(Default)]
+struct Fly {
+    token: Arc<parking_lot::Mutex<String>>,
+    stop: CancellationToken,
+    task: TaskTracker,
+}
+
+impl Fly {
+    #[cfg(feature = "fly")]
+    fn start(config: &Config, wiring: &Wiring) -> Self {
+        let fly = Self::default();
+        fly.task.close();
+        fly.reload(config);
+        if config.fly.enabled {
+            let rejected = Arc::clone(&wiring.rejected);
+            let keep: crate::fly::Keep = Box::new(move |samples, at| rejected.keep(samples, at));
+            let (counters, token) = (Arc::clone(&wiring.fly), Arc::clone(&fly.token));
+            let source = crate::fly::FlySource::new(config, wiring.collector.clone(), counters, token, keep);
+            fly.task.spawn(source.run(fly.stop.clone()));
+        }
+        fly
+    }
+
+    #[cfg(not(feature = "fly"))]
+    fn start(config: &Config, _: &Wiring) -> Self {
+        if config.fly.enabled {
+            tracing::error!("fly.enabled is set, and this program is built without it");
+        }
+        let fly = Self::default();
+        fly.task.close();
+        fly
+    }
+
+    /// For the next time it connects.
+    fn reload(&self, config: &Config) {
+        *self.token.lock() = config.fly.tokens.first().cloned().unwrap_or_default();
+    }
+
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.task.wait().await;
+    }
 }
 
 /// The live tokens of both listeners.
@@ -145,6 +191,7 @@ impl Running {
         let reloaded = Arc::clone(&wiring.reloaded);
         let bound = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
         let ingest = bound(&ingest_listener, ingest_addr);
+        let fly = Fly::start(config, &wiring);
         let service = Ingest::new(
             config,
             collector.clone(),
@@ -174,14 +221,17 @@ impl Running {
             tracker.spawn(keep_journal(collector.clone(), shutdown.clone()));
         }
         tracker.close();
-        Ok(Self { ingest, control, shutdown, tracker, tokens, certificates, reloaded })
+        Ok(Self { ingest, control, shutdown, tracker, tokens, certificates, reloaded, fly })
     }
 
     /// Whether every connection was over within `deadline`.
     async fn stop(&self, collector: &LogCollector, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
         self.shutdown.cancel();
+        // What a source has in hand is taken before nothing is any more; readers get the rest of the time.
+        let _ = timeout(deadline / 2, self.fly.stop()).await;
         collector.shut_down();
-        timeout(deadline, self.tracker.wait()).await.is_ok()
+        timeout_at(until, self.tracker.wait()).await.is_ok()
     }
 
     /// Whether the tokens of `config` would let everybody read who reaches the control listener. Its checks are of the
@@ -196,6 +246,7 @@ impl Running {
         self.tokens.ingest.replace(&config.ingest.tokens, SigningKeys::default());
         self.tokens.control.replace(&config.control.tokens, config.control.signing_keys.clone());
         self.certificates.replace(config);
+        self.fly.reload(config);
     }
 }
 
@@ -356,6 +407,7 @@ impl Drop for LogDrainServer {
     fn drop(&mut self) {
         if let Some(running) = &self.running {
             running.shutdown.cancel();
+            running.fly.stop.cancel();
         }
     }
 }

@@ -15,6 +15,7 @@ Examples:
   fleetdrain serve
   fleetdrain serve --spool /var/lib/fleetdrain
   fleetdrain serve --config fleetdrain.toml --include-stderr
+  FLEETDRAIN_FLY__ORG=my-org FLEETDRAIN_FLY__TOKEN=secret fleetdrain serve --fly
   FLEETDRAIN_CONTROL__TOKEN=secret fleetdrain serve --control 0.0.0.0:8081";
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,9 @@ pub(super) struct Settings {
     /// Keep batches in this directory, so that what is acknowledged outlives a crash
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// Take logs from Fly's NATS: FLEETDRAIN_FLY__ORG and FLEETDRAIN_FLY__TOKEN say who asks
+    #[arg(long)]
+    fly: bool,
     /// Queues take stderr too, not only stdout
     #[arg(long)]
     include_stderr: bool,
@@ -62,6 +66,7 @@ impl Settings {
             ("--listen", "ingest.listen", self.listen.clone()),
             ("--control", "control.listen", self.control.clone()),
             ("--spool", "spool.dir", spool),
+            ("--fly", "fly.enabled", self.fly.then(|| "true".to_owned())),
             ("--include-stderr", "queue.streams", include_stderr),
             ("--insecure-control", "control.insecure", insecure_control),
             ("--log-format", "log.format", self.log_format.clone()),

@@ -18,8 +18,9 @@ use super::{
     value::format_size,
 };
 
-/// The two keys that are secrets, and what to use in the file instead.
-const TOKENS: [(&str, &str); 2] = [("ingest.token", "ingest.token_file"), ("control.token", "control.token_file")];
+/// The keys that are secrets, and what to use in the file instead.
+const TOKENS: [(&str, &str); 3] =
+    [("ingest.token", "ingest.token_file"), ("control.token", "control.token_file"), ("fly.token", "fly.token_file")];
 
 /// Only variables that begin so and hold `__` are the server's; `FLEETDRAIN_URL` is a client's.
 const PREFIX: &str = "FLEETDRAIN_";
@@ -164,8 +165,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     loading.read_signing_keys();
     loading.read_identities();
     loading.derive_memory(sources.memory);
-    let on_fly = sources.env.iter().any(|(name, value)| name == "FLY_APP_NAME" && !value.is_empty());
-    loading.derive_control(on_fly);
+    let app = sources.env.iter().find(|(name, value)| name == "FLY_APP_NAME" && !value.is_empty());
+    loading.derive_control(app.is_some());
+    loading.config.fly.own_app = app.map(|(_, name)| name.clone());
+    loading.warn_of_fly();
     loading.warn_of_open_doors();
     loading.finish()
 }
@@ -307,14 +310,19 @@ impl Loading {
     }
 
     fn tokens(&mut self, key: &str) -> &mut Vec<String> {
-        if key.starts_with("ingest.") { &mut self.config.ingest.tokens } else { &mut self.config.control.tokens }
+        match key.split_once('.').map(|(section, _)| section) {
+            Some("ingest") => &mut self.config.ingest.tokens,
+            Some("fly") => &mut self.config.fly.tokens,
+            _ => &mut self.config.control.tokens,
+        }
     }
 
     /// Those of the files are as live as those of the environment.
     fn read_token_files(&mut self) {
         let ingest = ("ingest.token_file", self.config.ingest.token_file.clone());
         let control = ("control.token_file", self.config.control.token_file.clone());
-        for (key, path) in [ingest, control] {
+        let fly = ("fly.token_file", self.config.fly.token_file.clone());
+        for (key, path) in [ingest, control, fly] {
             let Some(path) = path else { continue };
             let read = fs::read_to_string(&path).map_err(|source| Problem::Unreadable { path, source });
             match read.and_then(|text| tokens(&text)) {
@@ -451,6 +459,26 @@ impl Loading {
             let warning = "control.cors_origins lets no page read while there is neither signing_key_file nor a token";
             self.warnings.push(warning.to_owned());
         }
+    }
+
+    fn warn_of_fly(&mut self) {
+        let super::Fly { enabled: true, org, tokens, queue_group, canary, own_app, .. } = &self.config.fly else {
+            return;
+        };
+        let warnings = [
+            (org.is_none() != tokens.is_empty() || tokens.len() > 1).then_some(
+                "fly.org and one token go together: the slug is the user, the token (FLEETDRAIN_FLY__TOKEN or fly.token_file) the password",
+            ),
+            (org.is_none() && tokens.is_empty())
+                .then_some("fly has neither org nor token: Fly's NATS lets nobody in without"),
+            queue_group.as_ref().map(|_| {
+                "fly.queue_group: each message goes to one member, so every machine's log here is a part of it only"
+            }),
+            (*canary && own_app.is_none()).then_some(
+                "fly.canary waits for our own standard output to come back, and FLY_APP_NAME is not set: off Fly, set it to false",
+            ),
+        ];
+        self.warnings.extend(warnings.into_iter().flatten().map(str::to_owned));
     }
 
     fn finish(self) -> Result<Loaded, Mistakes> {

@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 48] = [
+pub static SETTINGS: [Setting; 59] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -360,6 +360,65 @@ pub static SETTINGS: [Setting; 48] = [
         "what is done when it is full of what sinks have not sent; without sinks the oldest goes",
     ),
     setting(
+        "fly.enabled",
+        Kind::Switch(|c| &mut c.fly.enabled),
+        "take logs from Fly's NATS, as `--fly` says; see docs/fly.md",
+    ),
+    setting(
+        "fly.url",
+        Kind::Word { expected: "nats://HOST:PORT", read: read_nats_url, show: |c| c.fly.url.clone() },
+        "where Fly's NATS is; the default is that of any private network",
+    ),
+    setting(
+        "fly.org",
+        Kind::Word { expected: "a slug, or none", read: read_org, show: |c| shown(c.fly.org.as_ref()) },
+        "the organisation's slug, as `fly orgs list` tells it: the user",
+    ),
+    setting(
+        "fly.token_file",
+        Kind::Path(|c| &mut c.fly.token_file),
+        "a file with the access token, the password; read again on SIGHUP, for the next time it connects",
+    ),
+    setting(
+        "fly.subjects",
+        Kind::Word {
+            expected: "subjects such as logs.> or logs.my-app.>, none of them within another",
+            read: read_subjects,
+            show: |c| c.fly.subjects.join(","),
+        },
+        "what is subscribed to: `logs.APP.REGION.MACHINE`, where `*` is any one and `>` any rest",
+    ),
+    setting(
+        "fly.queue_group",
+        Kind::Word { expected: "a name, or none", read: read_queue_group, show: |c| shown(c.fly.queue_group.as_ref()) },
+        "share the messages with other members: each then has only a part of every machine's log",
+    ),
+    setting(
+        "fly.batch_lines",
+        Kind::Count { at: |c| &mut c.fly.batch_lines, min: 1, max: 100_000 },
+        "messages that make a batch",
+    ),
+    setting(
+        "fly.batch_bytes",
+        Kind::Size { at: |c| &mut c.fly.batch_bytes, min: 1 << 10, max: 16 * MIB },
+        "bytes that make a batch",
+    ),
+    setting(
+        "fly.batch_age",
+        Kind::Time { at: |c| &mut c.fly.batch_age, min: MILLISECOND, max: Duration::from_secs(1) },
+        "the longest that a message waits for others to make a batch",
+    ),
+    setting(
+        "fly.pending_max",
+        Kind::Count { at: |c| &mut c.fly.pending_max, min: 1, max: 10_000_000 },
+        "messages that wait while the drain is full, in memory.budget as 1 KiB each and at most an eighth of it; more are dropped and counted",
+    ),
+    setting(
+        "fly.canary",
+        Kind::Switch(|c| &mut c.fly.canary),
+        "write a numbered line to standard output every 10s and look whether Fly brings it back",
+    ),
+    setting(
         "shutdown.deadline",
         Kind::Time { at: |c| &mut c.shutdown.deadline, min: Duration::ZERO, max: HOUR },
         "how long ending streams and flushing may take; keep it under the platform's kill time-out (Fly: 5s)",
@@ -423,6 +482,70 @@ fn is_origin(text: &str) -> bool {
         None => !host.is_empty() && host.bytes().all(is_name),
     };
     is_host && port.is_none_or(is_port)
+}
+
+fn shown(name: Option<&String>) -> String {
+    name.cloned().unwrap_or_else(|| "none".to_owned())
+}
+
+/// A host and a port; who we are does not belong here.
+fn read_nats_url(config: &mut Config, text: &str) -> bool {
+    let rest = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
+    let host_and_port = rest.and_then(|rest| rest.rsplit_once(':'));
+    let known = host_and_port.is_some_and(|(host, port)| {
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        let is_bracketed = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && is_bracketed && host.bytes().all(is_host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if known {
+        text.clone_into(&mut config.fly.url);
+    }
+    known
+}
+
+/// What a token of a subject, a user or a queue group may be: nothing that NATS would take for something else.
+fn is_nats_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>".contains(&byte))
+}
+
+fn read_org(config: &mut Config, text: &str) -> bool {
+    config.fly.org = (text != "none").then(|| text.to_owned());
+    is_nats_name(text)
+}
+
+fn read_queue_group(config: &mut Config, text: &str) -> bool {
+    config.fly.queue_group = (text != "none").then(|| text.to_owned());
+    is_nats_name(text)
+}
+
+/// A message that two of them match would come twice.
+fn read_subjects(config: &mut Config, text: &str) -> bool {
+    let subjects: Vec<String> = text.split(',').map(|subject| subject.trim().to_owned()).collect();
+    let known = subjects.iter().all(|subject| is_subject(subject))
+        && subjects.iter().enumerate().all(|(at, subject)| !subjects[..at].iter().any(|other| overlap(subject, other)));
+    if known {
+        config.fly.subjects = subjects;
+    }
+    known
+}
+
+fn is_subject(subject: &str) -> bool {
+    let (rest, last) = subject.rsplit_once('.').unwrap_or(("*", subject));
+    let is_token = |token: &str| token == "*" || is_nats_name(token);
+    rest.split('.').all(is_token) && (last == ">" || is_token(last))
+}
+
+/// Whether some message has a subject that both match.
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut ones, mut others) = (one.split('.'), other.split('.'));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
 }
 
 fn read_streams(config: &mut Config, text: &str) -> bool {

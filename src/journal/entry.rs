@@ -13,9 +13,10 @@ const APP_BYTES_MAX: usize = 128;
 /// Lines that were lost, as whoever gave them up tells it.
 #[derive(Clone, Debug)]
 pub(crate) struct Loss {
+    /// Empty: of whatever machine.
     pub(crate) machine: String,
     pub(crate) app: String,
-    /// `queue`, `spool` or `sink:NAME`.
+    /// `queue`, `spool`, `source:NAME` or `sink:NAME`.
     pub(crate) place: Cow<'static, str>,
     pub(crate) reason: &'static str,
     pub(crate) lines: u64,
@@ -57,7 +58,8 @@ impl From<Loss> for Entry {
         Self {
             from: loss.from,
             to: loss.to.max(loss.from),
-            machine: Some(loss.machine),
+            // No machine has an empty name.
+            machine: Some(loss.machine).filter(|machine| !machine.is_empty()),
             app: Some(app).filter(|app| !app.is_empty()),
             place: loss.place,
             reason: loss.reason.into(),
@@ -84,6 +86,11 @@ impl Entry {
             last_id: None,
             undelivered,
         }
+    }
+
+    /// A time in which a source was not heard: nobody knows what it would have sent.
+    pub(super) fn of_gap(place: &'static str, reason: &'static str, from: Timestamp, to: Timestamp) -> Self {
+        Self { place: place.into(), reason: reason.into(), ..Self::of_unclean_stop(from, to, None) }
     }
 
     /// Adds what was lost of the same machine, place and reason.

@@ -68,6 +68,9 @@ pub(crate) const REJECT_REASONS: [&str; 5] =
 /// Why lines go from the spool that not every sink has: the closed set of the contract.
 pub(crate) const SPOOL_REASONS: [&str; 3] = ["expired", "full", "corrupt"];
 
+/// Why a source's records never reach the ledger: the closed set of the contract.
+pub(crate) const SOURCE_REASONS: [&str; 2] = ["own_app", "overflow"];
+
 /// Fly overwrites `app`, `region`, `host` and `instance` when it scrapes: those names would never arrive.
 const MACHINE: &[&str] = &["machine", "source_app", "source_region"];
 
@@ -116,6 +119,24 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Records that are none of a machine."),
     family!("fleetdrain_lines_repaired_total", Counter, Count, &[], Source::Counter(|s| s.lines_repaired),
         "Records with invalid UTF-8 or lone surrogates that became U+FFFD."),
+    family!("fleetdrain_source_lines_dropped_total", Counter, Count, &["source", "reason"], Written,
+        "Records that a source left out or could not hold, and the ledger never received."),
+    family!("fleetdrain_fly_connected", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.fly.connected))),
+        "1 while the source fly is connected and subscribed."),
+    family!("fleetdrain_fly_reconnects_total", Counter, Count, &[], Source::Counter(|s| s.fly.reconnects),
+        "Connections to Fly's NATS after the first."),
+    family!("fleetdrain_fly_slow_consumers_total", Counter, Count, &[], Source::Counter(|s| s.fly.slow_consumers),
+        "Times that more messages waited than may, and some were dropped."),
+    family!("fleetdrain_fly_messages_total", Counter, Count, &[], Source::Counter(|s| s.fly.messages),
+        "Messages that came from Fly's NATS, those dropped included."),
+    family!("fleetdrain_fly_bytes_total", Counter, Bytes, &[], Source::Counter(|s| s.fly.bytes),
+        "Bytes of the messages that were taken."),
+    family!("fleetdrain_fly_canary_sent_total", Counter, Count, &[], Source::Counter(|s| s.fly.canary_sent),
+        "Canaries written to standard output."),
+    family!("fleetdrain_fly_canary_received_total", Counter, Count, &[], Source::Counter(|s| s.fly.canary_received),
+        "Canaries that Fly brought back."),
+    family!("fleetdrain_fly_canary_lag_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.fly.canary_lag_seconds),
+        "From standard output to us, of the last canary that came back."),
     family!("fleetdrain_log_lag_seconds", Histogram, Seconds, &[], Written,
         "From a record's own timestamp to its receipt."),
 

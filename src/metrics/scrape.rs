@@ -14,7 +14,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use super::{
     catalogue::{
-        FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, ReadGauges, SPOOL_REASONS, Source,
+        FAMILIES, Family, Kind, REJECT_REASONS, ReadCounter, ReadCounters, ReadGauge, ReadGauges, SOURCE_REASONS,
+        SPOOL_REASONS, Source,
     },
     histogram::Histogram,
     process,
@@ -112,6 +113,7 @@ pub(crate) struct Snapshot {
     pub(crate) viewers: u64,
     pub(crate) viewer_skipped_lines: u64,
     pub(crate) spool: SpoolSnapshot,
+    pub(crate) fly: FlySnapshot,
     /// The loudest machines, each once.
     pub(crate) machines: Vec<MachineSeries>,
     /// How many machines are not in `machines`.
@@ -132,6 +134,22 @@ pub(crate) struct SpoolSnapshot {
     pub(crate) unsent_bytes: u64,
     pub(crate) segments: u64,
     pub(crate) oldest_age_seconds: f64,
+}
+
+/// What the source `fly` has counted; all 0 without it. `messages` = received by the ledger + `lines_dropped` + in hand.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct FlySnapshot {
+    pub(crate) connected: bool,
+    pub(crate) reconnects: u64,
+    pub(crate) slow_consumers: u64,
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    /// By [`SOURCE_REASONS`].
+    #[serde(skip)]
+    pub(crate) lines_dropped: [u64; SOURCE_REASONS.len()],
+    pub(crate) canary_sent: u64,
+    pub(crate) canary_received: u64,
+    pub(crate) canary_lag_seconds: f64,
 }
 
 /// One machine's own series. The texts are what a sender wrote.
@@ -264,6 +282,11 @@ impl Metrics {
             ("fleetdrain_http_request_duration_seconds", _) => {
                 for (listener, requests) in Listener::NAMES.iter().zip(&self.requests) {
                     write_histogram(name, &[("listener", listener)], &requests.durations, out);
+                }
+            }
+            ("fleetdrain_source_lines_dropped_total", _) => {
+                for (reason, lines) in SOURCE_REASONS.iter().zip(snapshot.fly.lines_dropped) {
+                    write_sample(out, name, &[("source", "fly"), ("reason", reason)], lines);
                 }
             }
             ("fleetdrain_delivery_latency_seconds", _) => write_histogram(name, &[], &self.delivery_latency, out),

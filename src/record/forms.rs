@@ -29,6 +29,16 @@ const REPAIR_GROWTH: usize = 3;
 
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
+    parse_by(parser, body, limits, Reader::read)
+}
+
+/// As [`parse`], of a body that is known to be lines, whatever its first record looks like.
+#[cfg(feature = "fly")]
+pub(super) fn parse_lines(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
+    parse_by(parser, body, limits, |reader| reader.lines(0))
+}
+
+fn parse_by(parser: &mut Parser, body: &[u8], limits: Limits, read: impl FnOnce(&mut Reader<'_>)) -> Parsed {
     let arena = std::mem::take(&mut parser.arena);
     let mut reader = Reader {
         parser,
@@ -39,7 +49,7 @@ pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed 
         counted: 0,
         line: 1,
     };
-    reader.read();
+    read(&mut reader);
     reader.finish()
 }
 

@@ -11,6 +11,7 @@ use super::Certificates;
 use crate::{
     collector::{LogCollector, MachineFacts, Stats},
     config::Config,
+    fly::FlyCounters,
     http::{
         HttpCounters,
         problem::Reason,
@@ -18,7 +19,7 @@ use crate::{
         rejected::RejectedRecords,
         status::Counted,
     },
-    metrics::{MachineSeries, Metrics, SPOOL_REASONS, Snapshot},
+    metrics::{MachineSeries, Metrics, SOURCE_REASONS, SPOOL_REASONS, Snapshot},
 };
 
 /// What both listeners share.
@@ -28,6 +29,7 @@ pub(super) struct Wiring {
     pub(super) counters: Arc<HttpCounters>,
     metrics: Arc<Metrics>,
     pub(super) rejected: Arc<RejectedRecords>,
+    pub(super) fly: Arc<FlyCounters>,
     /// Whether the last reload of the configuration worked.
     pub(super) reloaded: Arc<AtomicBool>,
     machines_max: usize,
@@ -49,6 +51,7 @@ impl Wiring {
             counters,
             metrics,
             rejected: Arc::default(),
+            fly: Arc::default(),
             reloaded: Arc::new(AtomicBool::new(true)),
             machines_max: config.metrics.machines_max,
             certificates,
@@ -59,12 +62,18 @@ impl Wiring {
     pub(super) fn control(&self, access: Access) -> Arc<ControlState> {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
         let (counted, spooled) = (Arc::clone(&self.counters), self.collector.clone());
+        let (fly, fly_counted, fly_troubles) = (Arc::clone(&self.fly), Arc::clone(&self.fly), Arc::clone(&self.fly));
         let hooks = Hooks {
             metrics: Box::new(move || rendering.render()),
-            counters: Box::new(move || of_bodies(&counting).into_iter().chain(of_spool(&spooled)).collect()),
+            counters: Box::new(move || {
+                of_bodies(&counting).into_iter().chain(of_spool(&spooled)).chain(of_fly(&fly)).collect()
+            }),
             rejected: Arc::clone(&self.rejected),
-            counted: Box::new(move || Counted { dropped: 0, refused: refused_for_want_of_room(&counted) }),
-            troubles: Box::new(Vec::new),
+            counted: Box::new(move || Counted {
+                dropped: fly_counted.overflow(),
+                refused: refused_for_want_of_room(&counted),
+            }),
+            troubles: Box::new(move || fly_troubles.troubles()),
         };
         ControlState::new(self.collector.clone(), access, hooks)
     }
@@ -88,6 +97,7 @@ impl Wiring {
             machines: machines.into_iter().map(series).collect(),
             machines_omitted,
             spool: self.collector.spool_counted(),
+            fly: self.fly.snapshot(),
             ..of_collector(&stats)
         }
     }
@@ -121,6 +131,22 @@ fn of_spool(collector: &LogCollector) -> Map<String, Value> {
         ("spool_lines_dropped_by_reason".to_owned(), by_reason.into()),
     ];
     counters.into_iter().map(|(name, value)| (format!("spool_{name}"), value)).chain(dropped).collect()
+}
+
+/// The counters of the source `fly`, under the names of their metrics.
+fn of_fly(counters: &FlyCounters) -> Map<String, Value> {
+    let counted = counters.snapshot();
+    let Ok(Value::Object(counters)) = serde_json::to_value(&counted) else { return Map::new() };
+    let by_reason: Map<String, Value> = SOURCE_REASONS
+        .iter()
+        .zip(counted.lines_dropped)
+        .map(|(reason, lines)| ((*reason).to_owned(), lines.into()))
+        .collect();
+    let dropped = [
+        ("source_lines_dropped".to_owned(), counted.lines_dropped.iter().sum::<u64>().into()),
+        ("source_lines_dropped_by_reason".to_owned(), by_reason.into()),
+    ];
+    counters.into_iter().map(|(name, value)| (format!("fly_{name}"), value)).chain(dropped).collect()
 }
 
 /// Bodies that were not at fault themselves.
