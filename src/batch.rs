@@ -120,7 +120,12 @@ impl Streams {
     pub const ALL: Self = Self((1 << Kind::COUNT) - 1);
 
     pub(crate) fn wants(self, kind: Kind) -> bool {
-        self.0 & (1 << kind as u8) != 0
+        self.wants_number(kind as usize)
+    }
+
+    /// As [`Streams::wants`], by the kind's number.
+    pub(crate) fn wants_number(self, kind: usize) -> bool {
+        self.0 & (1 << kind) != 0
     }
 
     /// A bit for each kind.

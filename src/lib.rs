@@ -64,6 +64,8 @@ pub mod record;
 
 pub mod batch;
 pub mod budget;
+#[cfg(feature = "server")]
+pub(crate) mod filter;
 
 pub mod admission;
 

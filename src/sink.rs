@@ -15,7 +15,10 @@ mod null;
 
 use std::{pin::Pin, time::Duration};
 
-pub(crate) use self::{encode::Encoding, parcel::Parcel};
+pub(crate) use self::{
+    encode::Encoding,
+    parcel::{Parcel, Rows, Run},
+};
 
 /// A destination's own settings, by its `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]

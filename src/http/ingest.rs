@@ -516,6 +516,10 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     let refusal = match cause {
         Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
+        Cause::SinkFull => {
+            let refusal = Problem::refusal(Reason::QueueFull, "a sink for it is full, and has full=block");
+            Problem { status: StatusCode::SERVICE_UNAVAILABLE, ..refusal }
+        }
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
         Cause::Spool => Problem::refusal(Reason::Spool, "the spool has no room for it, or its disk refused it"),
         Cause::Unknown => {

@@ -13,6 +13,7 @@ const APP_BYTES_MAX: usize = 128;
 /// Lines that were lost, as whoever gave them up tells it.
 #[derive(Clone, Debug)]
 pub(crate) struct Loss {
+    /// Empty: nobody knows which.
     pub(crate) machine: String,
     pub(crate) app: String,
     /// `queue`, `spool` or `sink:NAME`.
@@ -57,7 +58,7 @@ impl From<Loss> for Entry {
         Self {
             from: loss.from,
             to: loss.to.max(loss.from),
-            machine: Some(loss.machine),
+            machine: Some(loss.machine).filter(|machine| !machine.is_empty()),
             app: Some(app).filter(|app| !app.is_empty()),
             place: loss.place,
             reason: loss.reason.into(),

@@ -35,7 +35,7 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Range(rows) => rows.len(),
             Self::These(_, range) => range.len(),
@@ -52,7 +52,7 @@ impl Rows {
 }
 
 impl Run {
-    fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
         self.rows.iter().map(|row| self.batch.view_of(&self.batch.rows[row as usize]))
     }
 }
