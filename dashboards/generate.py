@@ -369,7 +369,8 @@ def overview():
                query("max by (instance) (process_open_fds{} / process_max_fds{})", "{{instance}}"), thresholds=steps((0.9, RED))),
     ]
     spool = [
-        series("Spool", "Bytes on the disk, and those that not every sink has.", "bytes",
+        series("Spool", "Bytes on the disk, those that not every sink has, and the bound on both.", "bytes",
+               query("sum(fleetdrain_spool_budget_bytes{})", "bound"),
                query("sum(fleetdrain_spool_bytes{})", "on the disk"), query("sum(fleetdrain_spool_unsent_bytes{})", "unsent")),
         series("Spool's flow", "Lines written, released when every sink had them, and dropped.", "cps",
                query("sum(rate(fleetdrain_spool_lines_in_total{}[$__rate_interval]))", "in"),
