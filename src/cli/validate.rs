@@ -1,7 +1,10 @@
 //! `fleetdrain validate` and `fleetdrain config`.
 
 use super::{Exit, Failure, complain, print, serve::Settings, text::Table};
-use crate::config::{Effective, Loaded, default_toml, reference};
+use crate::{
+    config::{Effective, Loaded, default_toml, reference},
+    metrics,
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,9 @@ pub(super) struct ConfigArgs {
     /// The table of docs/configuration.md instead
     #[arg(long, hide = true)]
     markdown: bool,
+    /// The table of docs/metrics.md instead
+    #[arg(long, hide = true, conflicts_with = "markdown")]
+    metrics_markdown: bool,
 }
 
 /// Prints every setting with its value and who set it; warnings go to standard error.
@@ -36,7 +42,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 pub(super) fn print_config(args: &ConfigArgs) -> Result<Exit, Failure> {
-    let text = if args.markdown { reference() } else { default_toml() };
+    let text = match args {
+        ConfigArgs { metrics_markdown: true, .. } => metrics::reference(),
+        ConfigArgs { markdown: true, .. } => reference(),
+        ConfigArgs { .. } => default_toml(),
+    };
     print(text.as_bytes())
 }
 

@@ -139,6 +139,7 @@ impl LogCollector {
             lines: counted.lines,
             bytes: counted.bytes,
             unsent_bytes: counted.unsent_bytes,
+            budget_bytes: counted.budget_bytes,
             segments: counted.segments,
             oldest_age_seconds: counted.oldest.map_or(0.0, age),
         }

@@ -148,6 +148,8 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Bytes of the spool on the disk."),
     family!("fleetdrain_spool_unsent_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.unsent_bytes as f64),
         "Bytes of it that not every sink has."),
+    family!("fleetdrain_spool_budget_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.budget_bytes as f64),
+        "The bytes that the spool may take of the disk; 0 without one."),
     family!("fleetdrain_spool_segments", Gauge, Count, &[], Source::Gauge(|s| s.spool.segments as f64),
         "Files that the spool is made of."),
     family!("fleetdrain_spool_oldest_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.spool.oldest_age_seconds),

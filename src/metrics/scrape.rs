@@ -130,6 +130,7 @@ pub(crate) struct SpoolSnapshot {
     pub(crate) lines: u64,
     pub(crate) bytes: u64,
     pub(crate) unsent_bytes: u64,
+    pub(crate) budget_bytes: u64,
     pub(crate) segments: u64,
     pub(crate) oldest_age_seconds: f64,
 }
