@@ -321,9 +321,11 @@ impl Ingest {
     async fn grow(&self, permit: &mut Permit, bytes: usize, hold: &mut Hold<'_>) -> Result<(), Problem> {
         self.check_fits(bytes)?;
         let budget = self.collector.budget();
-        hold.until(budget, || permit.try_resize(bytes).then_some(())).await.map_err(|expired| match expired {
-            Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
-            Expired::ShuttingDown => shutting_down(),
+        hold.until(budget, permit.bytes(), || permit.try_resize(bytes).then_some(())).await.map_err(|expired| {
+            match expired {
+                Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
+                Expired::ShuttingDown => shutting_down(),
+            }
         })
     }
 
@@ -382,7 +384,7 @@ impl Ingest {
                 None
             }
         };
-        let outcome = hold.until(self.collector.budget(), attempt).await;
+        let outcome = hold.until(self.collector.budget(), 0, attempt).await;
         let admission = outcome.map_err(|expired| match expired {
             Expired::Refuse => refusal.unwrap_or_else(shutting_down),
             Expired::ShuttingDown => shutting_down(),
