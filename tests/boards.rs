@@ -236,6 +236,7 @@ fn every_rate_on_a_board_has_the_interval_of_its_scrapes() {
 
 #[test]
 fn boards_can_be_imported_and_provisioned() {
+    let uid = Regex::new(r#""uid": "([^"]*)""#).unwrap();
     for name in BOARDS {
         let board = board(name);
         assert_eq!(board["uid"], format!("fleetdrain-{name}"));
@@ -249,7 +250,6 @@ fn boards_can_be_imported_and_provisioned() {
         assert_eq!(variables[0]["current"]["value"], input);
         assert_eq!(board["annotations"]["list"][0]["name"], "Restarts");
         // No data source by its own number, anywhere.
-        let uid = Regex::new(r#""uid": "([^"]*)""#).unwrap();
         let written = read(&format!("dashboards/{name}.json"));
         for found in uid.captures_iter(&written) {
             assert!(&found[1] == "${datasource}" || found[1] == format!("fleetdrain-{name}"), "{name}: {}", &found[1]);
