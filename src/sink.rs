@@ -8,9 +8,13 @@
 
 #![allow(dead_code, reason = "the delivery loop comes next")]
 
+mod compress;
 mod encode;
+mod lots;
 mod parcel;
+mod template;
 
+mod file;
 mod null;
 
 use std::{pin::Pin, time::Duration};
@@ -20,6 +24,7 @@ pub(crate) use self::{encode::Encoding, parcel::Parcel};
 /// A destination's own settings, by its `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settings {
+    File(file::Settings),
     Null(null::Settings),
 }
 
@@ -29,8 +34,9 @@ impl Settings {
     /// # Errors
     ///
     /// When a setting cannot be: a template with an unknown field, a URL that is none, a file of secrets that cannot be read.
-    pub(crate) fn make(&self, _made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
+    pub(crate) fn make(&self, made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
         Ok(match self {
+            Self::File(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
         })
     }
@@ -38,6 +44,7 @@ impl Settings {
     /// How much makes a parcel unless it is set: what the store is known to like.
     pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
         match self {
+            Self::File(_) => file::Settings::parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
         }
     }
