@@ -16,6 +16,9 @@ mod template;
 
 mod file;
 mod null;
+#[cfg(feature = "s3")]
+mod s3;
+mod stdout;
 
 use std::{pin::Pin, time::Duration};
 
@@ -26,6 +29,9 @@ pub(crate) use self::{encode::Encoding, parcel::Parcel};
 pub(crate) enum Settings {
     File(file::Settings),
     Null(null::Settings),
+    #[cfg(feature = "s3")]
+    S3(s3::Settings),
+    Stdout(stdout::Settings),
 }
 
 impl Settings {
@@ -38,6 +44,9 @@ impl Settings {
         Ok(match self {
             Self::File(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
+            #[cfg(feature = "s3")]
+            Self::S3(settings) => Box::new(settings.make(made_for)?),
+            Self::Stdout(_) => Box::new(stdout::Settings::make(made_for)),
         })
     }
 
@@ -46,6 +55,9 @@ impl Settings {
         match self {
             Self::File(_) => file::Settings::parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
+            #[cfg(feature = "s3")]
+            Self::S3(_) => s3::Settings::parcel_defaults(),
+            Self::Stdout(_) => stdout::Settings::parcel_defaults(),
         }
     }
 }

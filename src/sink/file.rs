@@ -114,7 +114,9 @@ impl Settings {
         // By its ending is known how a file of the last run is to be read.
         match template.ending() {
             None => Err(bad("it must have an ending such as .ndjson".to_owned())),
-            Some(ending) if ending != self.compression.ending() && Compression::of_name(ending) != Compression::None => {
+            Some(ending)
+                if ending != self.compression.ending() && Compression::of_name(ending) != Compression::None =>
+            {
                 Err(bad(format!("its ending {ending} is not that of the compression")))
             }
             Some(_) => Ok(template),
@@ -189,7 +191,9 @@ impl Sink for FileSink {
         let directory = self.target.directory.clone();
         Box::pin(async move {
             let probed = spawn_blocking(move || Directory::probe(&directory)).await;
-            probed.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())).map_err(|error| self.target.failure(&error))
+            probed
+                .unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+                .map_err(|error| self.target.failure(&error))
         })
     }
 
@@ -255,7 +259,8 @@ impl State {
         match &mut self.directory {
             Some(directory) => Ok(directory),
             none => {
-                let directory = Directory::open(target.directory.clone(), target.compression, target.bounds, &target.disk)?;
+                let directory =
+                    Directory::open(target.directory.clone(), target.compression, target.bounds, &target.disk)?;
                 Ok(none.insert(directory))
             }
         }

@@ -7,7 +7,10 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::{Encoding, Parcel, template::{Field, Template}};
+use super::{
+    Encoding, Parcel,
+    template::{Field, Template},
+};
 use crate::batch::{Clock, EntryView};
 
 /// The lines of a parcel that have one name.
@@ -88,7 +91,8 @@ mod tests {
         assert_eq!(found, [("a-d", &[0, 2, 5][..]), ("b-c-d", &[1, 4]), ("_-d", &[3])]);
         for lot in &lots {
             let lines = std::str::from_utf8(&lot.lines).unwrap().lines();
-            let numbers = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].to_string());
+            let numbers =
+                lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].to_string());
             let expected: Vec<_> = lot.places.iter().map(|place| format!("\"{place}\"")).collect();
             assert_eq!(numbers.collect::<Vec<_>>(), expected);
         }

@@ -44,7 +44,17 @@ impl Part {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         sync_above(&path)?;
         let born = Instant::now();
-        Ok(Self { target, path, file: Some(file), len: 0, written: 0, is_torn: false, is_suspect: false, born, used: 0 })
+        Ok(Self {
+            target,
+            path,
+            file: Some(file),
+            len: 0,
+            written: 0,
+            is_torn: false,
+            is_suspect: false,
+            born,
+            used: 0,
+        })
     }
 
     pub(super) fn len(&self) -> u64 {

@@ -6,9 +6,9 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
+use super::*;
 use proptest::prelude::*;
 use serde_json::Value;
-use super::*;
 
 /// A directory of the test's own, removed behind it.
 struct TempDir(PathBuf);
@@ -282,7 +282,8 @@ impl Disk for Bad {
 
 #[tokio::test]
 async fn a_full_disk_leaves_no_torn_line_and_is_survived() {
-    for (compression, cannot_cut) in ALL.into_iter().flat_map(|compression| [(compression, false), (compression, true)]) {
+    for (compression, cannot_cut) in ALL.into_iter().flat_map(|compression| [(compression, false), (compression, true)])
+    {
         let dir = TempDir::new();
         let disk = Arc::new(Bad::default());
         let sink = made_on(&packed(dir.path(), compression), Arc::clone(&disk) as _);
