@@ -8,10 +8,17 @@
 
 #![allow(dead_code, reason = "the delivery loop comes next")]
 
+mod compress;
 mod encode;
+mod lots;
 mod parcel;
+mod template;
 
+mod file;
 mod null;
+#[cfg(feature = "s3")]
+mod s3;
+mod stdout;
 
 use std::{pin::Pin, time::Duration};
 
@@ -23,7 +30,11 @@ pub(crate) use self::{
 /// A destination's own settings, by its `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settings {
+    File(file::Settings),
     Null(null::Settings),
+    #[cfg(feature = "s3")]
+    S3(s3::Settings),
+    Stdout(stdout::Settings),
 }
 
 impl Settings {
@@ -32,16 +43,24 @@ impl Settings {
     /// # Errors
     ///
     /// When a setting cannot be: a template with an unknown field, a URL that is none, a file of secrets that cannot be read.
-    pub(crate) fn make(&self, _made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
+    pub(crate) fn make(&self, made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
         Ok(match self {
+            Self::File(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
+            #[cfg(feature = "s3")]
+            Self::S3(settings) => Box::new(settings.make(made_for)?),
+            Self::Stdout(_) => Box::new(stdout::Settings::make(made_for)),
         })
     }
 
     /// How much makes a parcel unless it is set: what the store is known to like.
     pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
         match self {
+            Self::File(_) => file::Settings::parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
+            #[cfg(feature = "s3")]
+            Self::S3(_) => s3::Settings::parcel_defaults(),
+            Self::Stdout(_) => stdout::Settings::parcel_defaults(),
         }
     }
 }

@@ -133,6 +133,13 @@ fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, Error> {
     }
 }
 
+/// Makes ring what everybody in the process speaks TLS by who does not say by what: object_store's client cannot be told.
+#[cfg(feature = "s3")]
+pub(crate) fn install_provider() {
+    // Fails where there is one already, which is as well.
+    let _ = ring::default_provider().install_default();
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
