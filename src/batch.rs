@@ -729,6 +729,12 @@ impl<'a> EntryView<'a> {
         out.push(b'}');
     }
 
+    /// Appends the record as sent, on one line, without a newline.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn write_record(&self, out: &mut Vec<u8>) {
+        write_raw(out, self.raw());
+    }
+
     /// Appends the record as sent, on one line, with what the drain gave it as one member more, `fleetdrain`.
     #[cfg(feature = "sinks")]
     pub(crate) fn write_noted(&self, clock: &mut Clock, out: &mut Vec<u8>) {

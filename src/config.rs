@@ -64,6 +64,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// `[spool]`
     pub spool: Spool,
+    /// `[sinks.NAME]`, by name
+    #[cfg(feature = "sinks")]
+    pub(crate) sinks: Vec<crate::sink::config::SinkConfig>,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`

@@ -86,6 +86,9 @@ pub mod stream;
 
 #[cfg(feature = "sinks")]
 pub(crate) mod sink;
+#[cfg(all(feature = "server", not(feature = "sinks")))]
+#[path = "sink/absent.rs"]
+pub(crate) mod sink;
 
 pub(crate) mod metrics;
 

@@ -6,13 +6,17 @@
 //!
 //! One destination is one file here, with its settings; one variant of `Settings`; one arm where they are made.
 
-#![allow(dead_code, reason = "the delivery loop comes next")]
+pub(crate) mod config;
 
 mod compress;
 mod encode;
 mod lots;
 mod parcel;
 mod template;
+
+mod dead_letter;
+mod drive;
+pub(crate) mod running;
 
 mod file;
 mod null;
@@ -38,6 +42,27 @@ pub(crate) enum Settings {
 }
 
 impl Settings {
+    /// What `type` may be.
+    pub(crate) const KINDS: &[&str] = &[
+        "file",
+        "null",
+        #[cfg(feature = "s3")]
+        "s3",
+        "stdout",
+    ];
+
+    /// Reads what is set of a destination of `kind`; `None` if there is no such kind.
+    pub(crate) fn read(kind: &str, table: toml::Table) -> Option<Result<Self, toml::de::Error>> {
+        Some(match kind {
+            "file" => table.try_into().map(Self::File),
+            "null" => table.try_into().map(Self::Null),
+            #[cfg(feature = "s3")]
+            "s3" => table.try_into().map(Self::S3),
+            "stdout" => table.try_into().map(Self::Stdout),
+            _ => return None,
+        })
+    }
+
     /// Makes the destination.
     ///
     /// # Errors

@@ -44,7 +44,8 @@ use crate::{
 };
 
 /// What an outlet without a spool does when it has no room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum OutletFull {
     /// Drops what comes, at once.
     #[default]

@@ -71,6 +71,9 @@ pub(crate) const SPOOL_REASONS: [&str; 3] = ["expired", "full", "corrupt"];
 /// Fly overwrites `app`, `region`, `host` and `instance` when it scrapes: those names would never arrive.
 const MACHINE: &[&str] = &["machine", "source_app", "source_region"];
 
+/// Whose name is its own.
+const SINK: &[&str] = &["sink"];
+
 use Kind::{Counter, Gauge, Histogram, Summary};
 use Source::Written;
 use Unit::{Bytes, Count, Seconds};
@@ -133,6 +136,23 @@ pub(crate) const FAMILIES: &[Family] = &[
         "From received to taken by a queue's reader, by groups of lines; of a body with many machines one in eight stands for all."),
     family!("fleetdrain_oldest_entry_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.oldest_entry_age_seconds),
         "How long the oldest queued or unsent entry has waited."),
+
+    family!("fleetdrain_sink_lines_in_total", Counter, Count, SINK, Written,
+        "Lines that a sink wants, what is in the spool and unsent included."),
+    family!("fleetdrain_sink_lines_filtered_total", Counter, Count, SINK, Written,
+        "Lines that a sink does not want."),
+    family!("fleetdrain_sink_lines_delivered_total", Counter, Count, SINK, Written,
+        "Lines that its store has."),
+    family!("fleetdrain_sink_lines_dropped_total", Counter, Count, &["sink", "reason"], Written,
+        "Lines that a sink gave up."),
+    family!("fleetdrain_sink_lines_in_flight", Gauge, Count, SINK, Written,
+        "Lines that a sink wants and its store has not said to have."),
+    family!("fleetdrain_sink_retries_total", Counter, Count, SINK, Written,
+        "Deliveries that were tried again."),
+    family!("fleetdrain_sink_lag_seconds", Gauge, Seconds, SINK, Written,
+        "How long ago the oldest of those in flight was received."),
+    family!("fleetdrain_sink_last_success_timestamp_seconds", Gauge, Seconds, SINK, Written,
+        "When its store last said to have lines, in seconds since 1970; 0: never."),
 
     family!("fleetdrain_spool_lines_in_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_in),
         "Lines written to the spool, those found in it at the start included."),

@@ -20,6 +20,7 @@ use super::{
     process,
     text::{write_head, write_sample},
 };
+use crate::collector::SinkStats;
 
 macro_rules! reasons {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -112,6 +113,8 @@ pub(crate) struct Snapshot {
     pub(crate) viewers: u64,
     pub(crate) viewer_skipped_lines: u64,
     pub(crate) spool: SpoolSnapshot,
+    /// Every sink.
+    pub(crate) sinks: Vec<SinkStats>,
     /// The loudest machines, each once.
     pub(crate) machines: Vec<MachineSeries>,
     /// How many machines are not in `machines`.
@@ -270,10 +273,33 @@ impl Metrics {
             ("fleetdrain_delivery_latency_seconds", _) => write_histogram(name, &[], &self.delivery_latency, out),
             ("fleetdrain_log_lag_seconds", _) => write_histogram(name, &[], &self.log_lag, out),
             ("fleetdrain_spool_fsync_seconds", _) => write_histogram(name, &[], &self.fsync, out),
+            (name, _) if name.starts_with("fleetdrain_sink_") => {
+                snapshot.sinks.iter().for_each(|sink| write_sink(sink, name, out));
+            }
             (_, Kind::Summary) => snapshot.machines.iter().for_each(|machine| machine.write_quantiles(name, out)),
             _ => snapshot.machines.iter().for_each(|machine| machine.write(name, out)),
         }
     }
+}
+
+fn write_sink(sink: &SinkStats, name: &str, out: &mut String) {
+    let label = ("sink", sink.name.as_str());
+    if name == "fleetdrain_sink_lines_dropped_total" {
+        for (reason, lines) in &sink.lines_dropped_by_reason {
+            write_sample(out, name, &[label, ("reason", reason)], lines);
+        }
+        return;
+    }
+    let value = match name {
+        "fleetdrain_sink_lines_in_total" => sink.lines_in as f64,
+        "fleetdrain_sink_lines_filtered_total" => sink.lines_filtered as f64,
+        "fleetdrain_sink_lines_delivered_total" => sink.lines_delivered as f64,
+        "fleetdrain_sink_lines_in_flight" => sink.lines_in_flight as f64,
+        "fleetdrain_sink_retries_total" => sink.retries as f64,
+        "fleetdrain_sink_lag_seconds" => sink.lag_seconds,
+        _ => sink.last_success_timestamp_seconds.unwrap_or(0.0),
+    };
+    write_sample(out, name, &[label], value);
 }
 
 fn counter(recorder: &PrometheusRecorder, family: &Family, labels: Vec<Label>) -> Counter {

@@ -259,8 +259,7 @@ impl State {
         match &mut self.directory {
             Some(directory) => Ok(directory),
             none => {
-                let directory =
-                    Directory::open(target.directory.clone(), target.compression, target.bounds, &target.disk)?;
+                let directory = Directory::open(&target.directory, target.compression, target.bounds, &target.disk)?;
                 Ok(none.insert(directory))
             }
         }

@@ -73,12 +73,12 @@ impl Directory {
     ///
     /// `ResourceBusy` if it, or one above or below it, is another sink's.
     pub(super) fn open(
-        root: PathBuf,
+        root: &Path,
         compression: Compression,
         bounds: Bounds,
         disk: &Arc<dyn Disk>,
     ) -> io::Result<Self> {
-        create(&root)?;
+        create(root)?;
         // The real place: the way to it may change.
         let root = root.canonicalize()?;
         let lock = lock(&root)?;
