@@ -11,6 +11,7 @@
 mod encode;
 mod parcel;
 
+mod http;
 mod null;
 
 use std::{pin::Pin, time::Duration};
@@ -23,6 +24,7 @@ pub(crate) use self::{
 /// A destination's own settings, by its `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settings {
+    Http(Box<http::Settings>),
     Null(null::Settings),
 }
 
@@ -32,8 +34,9 @@ impl Settings {
     /// # Errors
     ///
     /// When a setting cannot be: a template with an unknown field, a URL that is none, a file of secrets that cannot be read.
-    pub(crate) fn make(&self, _made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
+    pub(crate) fn make(&self, made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
         Ok(match self {
+            Self::Http(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
         })
     }
@@ -41,6 +44,7 @@ impl Settings {
     /// How much makes a parcel unless it is set: what the store is known to like.
     pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
         match self {
+            Self::Http(settings) => settings.parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
         }
     }
