@@ -821,7 +821,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
         if self.at != Some(at) {
             (self.at, self.text) = (Some(at), at.to_string());
         }
@@ -829,7 +829,7 @@ impl Clock {
     }
 }
 
-fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {

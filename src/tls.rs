@@ -1,4 +1,4 @@
-//! Certificates and TLS streams, of the listeners and of the client commands. The only user of rustls.
+//! Certificates and TLS streams, of the listeners, of the client commands and of sinks. The only user of rustls.
 //!
 //! Everything is read and checked before it is used: an [`Identity`] is a chain whose private key fits, so that giving a
 //! listener another one cannot fail half-way.
@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use tokio_rustls::server::TlsStream as ServerStream;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "sinks"))]
 pub(crate) use trust::Trust;
 
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "sinks"))]
 mod trust;
 
 /// The only protocol spoken: contract, 2.

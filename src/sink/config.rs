@@ -135,7 +135,7 @@ impl SinkConfig {
             .ok_or_else(|| Wrong::new("type", format!("{kind:?} is none of {kinds}")))?
             .map_err(|error| of_its_own(&error, &known))?;
         let config = Self::of(name, kind, settings, common)?;
-        let made_for = MadeFor { name, encoding: config.encoding };
+        let made_for = MadeFor { encoding: config.encoding };
         // What cannot be made is a mistake of the configuration.
         config.settings.make(&made_for).map_err(|bad| Wrong::new(bad.key, bad.problem))?;
         Ok(config)

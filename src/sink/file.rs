@@ -80,11 +80,11 @@ fn default_file_age() -> Duration {
 }
 
 impl Settings {
-    pub(super) fn make(&self, made_for: &MadeFor<'_>) -> Result<FileSink, BadSetting> {
+    pub(super) fn make(&self, made_for: &MadeFor) -> Result<FileSink, BadSetting> {
         self.make_on(made_for, Arc::new(Real))
     }
 
-    fn make_on(&self, made_for: &MadeFor<'_>, disk: Arc<dyn Disk>) -> Result<FileSink, BadSetting> {
+    fn make_on(&self, made_for: &MadeFor, disk: Arc<dyn Disk>) -> Result<FileSink, BadSetting> {
         let bad = |key, problem| Err(BadSetting { key, problem });
         if !self.directory.is_absolute() {
             return bad("directory", format!("{} is no absolute path", self.directory.display()));

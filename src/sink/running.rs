@@ -79,7 +79,7 @@ impl Sinks {
         forget_others(collector, &config.sinks).await;
         let (mut handles, mut loops) = (Vec::new(), JoinSet::new());
         for of in &config.sinks {
-            let made = of.settings.make(&MadeFor { name: &of.name, encoding: of.encoding });
+            let made = of.settings.make(&MadeFor { encoding: of.encoding });
             let sink: Arc<dyn Sink> = made.map_err(|source| BadSink { name: of.name.clone(), source })?.into();
             let bytes_max = of.queue_bytes.unwrap_or(config.memory.budget / 8);
             let terms = OutletTerms {
@@ -130,7 +130,7 @@ impl Sinks {
 pub(crate) async fn probe(config: &Config) -> Vec<(String, Result<(), String>)> {
     let mut answers = Vec::new();
     for of in &config.sinks {
-        let answer = match of.settings.make(&MadeFor { name: &of.name, encoding: of.encoding }) {
+        let answer = match of.settings.make(&MadeFor { encoding: of.encoding }) {
             Ok(sink) => match timeout(of.deliver_deadline, sink.probe()).await {
                 Ok(answer) => answer.map_err(|failure| failure.to_string()),
                 Err(_) => Err(format!("no answer within {:?}", of.deliver_deadline)),

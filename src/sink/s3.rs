@@ -77,7 +77,7 @@ fn bad(key: &'static str, problem: String) -> BadSetting {
 }
 
 impl Settings {
-    pub(super) fn make(&self, made_for: &MadeFor<'_>) -> Result<S3, BadSetting> {
+    pub(super) fn make(&self, made_for: &MadeFor) -> Result<S3, BadSetting> {
         let template =
             Template::parse(&self.key, true).map_err(|problem| bad("key", format!("{:?}: {problem}", self.key)))?;
         if !template.has(Field::Id) {
