@@ -54,6 +54,8 @@ cargo test --workspace --all-features "$@"
 if [ "$#" -eq 0 ]; then
     cargo build --workspace --all-features --bins
     scripts/crash.sh
+    # Bombs, for a quarter of a minute: what is resident stays within the budget.
+    scripts/hostile.sh
 fi
 
 if [ "$servers" = yes ]; then

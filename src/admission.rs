@@ -28,7 +28,7 @@ use crate::{
 };
 #[cfg(feature = "spool")]
 use crate::{
-    collector::Machine,
+    collector::{Machine, outlet::Wants},
     queue::QueueRoom,
     spool::{AppendError, Appended, Lines, NewRecord, ReserveError, Spool},
 };
@@ -168,6 +168,9 @@ pub enum Cause {
     /// A machine in it has a full queue that was subscribed with `full=block`.
     #[error("the queue of a machine in it is full")]
     QueueFull,
+    /// A sink that wants lines of it has no room, and was told to block.
+    #[error("a sink for it is full")]
+    SinkFull,
     /// The byte budget has no room now.
     #[error("the byte budget has no room")]
     Memory,
@@ -318,11 +321,14 @@ impl LogCollector {
         let Ok(rooms) = self.reserve_queues(&draft.batch, &machines) else {
             return refuse(draft, Cause::QueueFull);
         };
+        let Ok(wants) = self.shared.outlets.wants(&draft.batch) else {
+            return refuse(draft, Cause::SinkFull);
+        };
         #[cfg(feature = "spool")]
         if let Some(spool) = self.spool().filter(|_| !draft.batch.rows.is_empty()) {
-            return self.write(spool, draft, machines, rooms);
+            return self.write(spool, draft, machines, rooms, wants);
         }
-        Ok(Admission::Taken(self.commit(draft, |batch| self.publish(batch, machines, rooms))))
+        Ok(Admission::Taken(self.commit(draft, |batch| self.publish(batch, machines, rooms, wants))))
     }
 
     /// Hands a body to the spool, which publishes it once it is durable.
@@ -333,6 +339,7 @@ impl LogCollector {
         draft: Draft,
         machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
+        wants: Wants,
     ) -> Result<Admission, Refused> {
         let batch = &draft.batch;
         let slot = match spool.reserve(batch.bytes.len()) {
@@ -354,7 +361,7 @@ impl LogCollector {
         let collector = self.clone();
         record.append_then(move |result| {
             let fate = match result {
-                Ok(appended) => Ok(collector.commit_written(draft, &appended, machines, rooms)),
+                Ok(appended) => Ok(collector.commit_written(draft, &appended, machines, rooms, wants)),
                 Err(AppendError::Refused { .. }) => Err(Cause::Spool),
                 Err(AppendError::Unknown { .. }) => Err(Cause::Unknown),
             };
@@ -372,6 +379,7 @@ impl LogCollector {
         appended: &Appended,
         machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
+        wants: Wants,
     ) -> Receipt {
         let batch = &mut draft.batch;
         (batch.seq, batch.first_line, batch.received_at) = (appended.seq, appended.first_line, appended.received_at);
@@ -384,7 +392,7 @@ impl LogCollector {
         }
         let lines = batch.lines();
         self.commit(draft, |batch| {
-            self.publish(batch, machines, rooms);
+            self.publish(batch, machines, rooms, wants);
             (lines, 0, 0)
         })
     }

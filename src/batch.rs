@@ -120,7 +120,12 @@ impl Streams {
     pub const ALL: Self = Self((1 << Kind::COUNT) - 1);
 
     pub(crate) fn wants(self, kind: Kind) -> bool {
-        self.0 & (1 << kind as u8) != 0
+        self.wants_number(kind as usize)
+    }
+
+    /// As [`Streams::wants`], by the kind's number.
+    pub(crate) fn wants_number(self, kind: usize) -> bool {
+        self.0 & (1 << kind) != 0
     }
 
     /// A bit for each kind.
@@ -724,6 +729,12 @@ impl<'a> EntryView<'a> {
         out.push(b'}');
     }
 
+    /// Appends the record as sent, on one line, without a newline.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn write_record(&self, out: &mut Vec<u8>) {
+        write_raw(out, self.raw());
+    }
+
     /// Appends the record as sent, on one line, with what the drain gave it as one member more, `fleetdrain`.
     #[cfg(feature = "sinks")]
     pub(crate) fn write_noted(&self, clock: &mut Clock, out: &mut Vec<u8>) {
@@ -810,7 +821,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
         if self.at != Some(at) {
             (self.at, self.text) = (Some(at), at.to_string());
         }
@@ -818,7 +829,7 @@ impl Clock {
     }
 }
 
-fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {

@@ -10,6 +10,7 @@ use std::{
 use crate::{config::Mistakes, service::ServeError};
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod allocator;
 mod client;
 mod health;
 mod link;
@@ -24,6 +25,8 @@ mod stats;
 mod tail;
 mod text;
 mod validate;
+
+pub use allocator::Allocator;
 
 /// How a command ended, as the contract's exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,15 @@
 //! and the offers to all machines of a batch are one short critical section, so history order = queue order = `machine_seq`
 //! order. The obvious alternative, to number under the history's lock and offer concurrently, repeats and loses batches.
 //!
-//! Lock order: publish → shard of the table → machine → queue → history; the roster's is taken with none of these wanted
+//! Lock order: publish → shard of the table → machine → queue or outlet → history; the roster's is taken with none of these wanted
 //! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
 mod facts;
 mod limit;
 mod losses;
 mod machine;
+#[cfg_attr(not(feature = "sinks"), path = "collector/outlet/absent.rs")]
+pub(crate) mod outlet;
 mod publish;
 #[cfg(feature = "spool")]
 mod spooled;
@@ -34,10 +36,11 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
-pub use self::facts::{MachineFacts, Stats};
+pub use self::facts::{MachineFacts, SinkStats, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine};
 use self::{
     machine::{ById, Life},
+    outlet::Outlets,
     publish::Publisher,
 };
 use crate::{
@@ -186,6 +189,8 @@ pub(crate) struct Shared {
     seen: AtomicUsize,
     publisher: Mutex<Publisher>,
     roster: Mutex<Roster>,
+    /// The sinks' ends.
+    pub(crate) outlets: Outlets,
     subscriptions: AtomicUsize,
     /// Readers of all machines.
     pub(crate) fleet: Notify,
@@ -263,6 +268,7 @@ impl LogCollector {
             seen: AtomicUsize::new(0),
             publisher: Mutex::default(),
             roster: Mutex::default(),
+            outlets: Outlets::default(),
             subscriptions: AtomicUsize::new(0),
             fleet: Notify::new(),
             shutting_down: AtomicBool::new(false),
@@ -554,10 +560,11 @@ impl LogCollector {
         }
         drop(publisher);
         self.shared.fleet.notify_waiters();
+        self.shared.outlets.wake();
         self.shared.budget.announce_room();
     }
 
-    /// Drops what no reader has taken, with reason `shutdown`. Returns how many lines are lost when the process ends now:
+    /// Drops what no reader has taken and what sinks have not settled, with reason `shutdown`. Returns how many lines are lost when the process ends now:
     /// with these, what readers hold and have not handed on.
     pub(crate) fn drop_what_is_left(&self) -> u64 {
         let before = self.queue_lines_dropped();
@@ -568,7 +575,8 @@ impl LogCollector {
             queue.give_up(Reason::Shutdown, &self.shared.history, machine.trail())
         };
         let held: u64 = queues.iter().map(give_up).sum();
-        self.queue_lines_dropped() - before + held
+        drop(publisher);
+        self.queue_lines_dropped() - before + held + self.shared.outlets.give_up()
     }
 
     /// The ids of all machines that are subscribed and not finished, in no order.

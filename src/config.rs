@@ -66,6 +66,9 @@ pub struct Config {
     pub spool: Spool,
     /// `[fly]`
     pub fly: Fly,
+    /// `[sinks.NAME]`, by name
+    #[cfg(feature = "sinks")]
+    pub(crate) sinks: Vec<crate::sink::config::SinkConfig>,
     /// `[shutdown]`
     pub shutdown: Shutdown,
     /// `[log]`

@@ -235,6 +235,12 @@ impl FleetCursor {
         Self { seq, line }
     }
 
+    /// The batch that has the line wanted next is not before this number.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn seq(self) -> u64 {
+        self.seq
+    }
+
     /// The later of two places.
     pub(crate) fn max(self, other: Self) -> Self {
         if other.line > self.line { other } else { self }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use self::disk::Disk;
 pub(crate) use self::entry::{Entry, Loss};
+use crate::batch::EntryId;
 
 /// Notes within so long a time are one entry.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -241,6 +242,14 @@ impl Notes {
     fn not_on_disk(&self) -> Vec<Entry> {
         self.all().cloned().collect()
     }
+}
+
+/// The first and the last line of two stretches of them; what several readers give up comes in no order.
+pub(crate) fn widest(one: Option<(EntryId, EntryId)>, other: Option<(EntryId, EntryId)>) -> Option<(EntryId, EntryId)> {
+    let (Some((first, last)), Some((other_first, other_last))) = (one, other) else { return one.or(other) };
+    let earlier = if other_first.line < first.line { other_first } else { first };
+    let later = if other_last.line > last.line { other_last } else { last };
+    Some((earlier, later))
 }
 
 fn key_of(entry: &Entry) -> Key {

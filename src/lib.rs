@@ -67,6 +67,8 @@ pub mod record;
 
 pub mod batch;
 pub mod budget;
+#[cfg(feature = "server")]
+pub(crate) mod filter;
 
 pub mod admission;
 
@@ -86,6 +88,9 @@ pub(crate) mod journal;
 pub mod stream;
 
 #[cfg(feature = "sinks")]
+pub(crate) mod sink;
+#[cfg(all(feature = "server", not(feature = "sinks")))]
+#[path = "sink/absent.rs"]
 pub(crate) mod sink;
 
 pub(crate) mod metrics;

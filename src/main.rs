@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-// Bodies and batches come and go on different threads, which is where the system's allocator is slowest.
+// Bodies and batches come and go on different threads, which is where the system's allocator is slowest; and what is large is to be
+// gone when it is freed.
 #[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static GLOBAL: fleetdrain::cli::Allocator = fleetdrain::cli::Allocator;
 
 fn main() -> ExitCode {
     fleetdrain::cli::run(std::env::args_os())

@@ -10,7 +10,7 @@
 //!
 //! ## Metrics
 //!
-//! All of them: see [`catalogue::FAMILIES`].
+//! All of them: see [`catalogue::FAMILIES`], and `docs/metrics.md`, which is printed from it.
 
 mod histogram;
 
@@ -18,6 +18,8 @@ mod histogram;
 mod catalogue;
 #[cfg(feature = "server")]
 mod process;
+#[cfg(feature = "cli")]
+mod reference;
 #[cfg(feature = "server")]
 mod scrape;
 #[cfg(test)]
@@ -30,5 +32,7 @@ pub(crate) use histogram::Histogram;
 
 #[cfg(feature = "server")]
 pub(crate) use catalogue::{SOURCE_REASONS, SPOOL_REASONS};
+#[cfg(feature = "cli")]
+pub(crate) use reference::reference;
 #[cfg(feature = "server")]
 pub(crate) use scrape::{BodyRefusal, FlySnapshot, Listener, MachineSeries, Metrics, Snapshot, SpoolSnapshot};

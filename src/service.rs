@@ -34,6 +34,7 @@ use crate::{
         ingest::Ingest,
         read::{self, Access, ControlState},
     },
+    sink::running::{BadSink, Sinks},
     tls::Certificate,
 };
 #[cfg(feature = "spool")]
@@ -72,6 +73,7 @@ struct Running {
     tokens: ListenerTokens,
     certificates: Certificates,
     reloaded: Arc<AtomicBool>,
+    sinks: Sinks,
     fly: Fly,
 }
 
@@ -172,16 +174,18 @@ fn scheme(certificate: Option<&Arc<Certificate>>) -> &'static str {
 }
 
 impl Running {
-    fn start(
+    async fn start(
         collector: &LogCollector,
         config: &Config,
         ingest_addr: SocketAddr,
         control_addr: Option<SocketAddr>,
-    ) -> Result<Self, ListenError> {
+    ) -> Result<Self, ServeError> {
         let ingest_listener = http::listen(ingest_addr)?;
         let control_listener = control_addr.map(http::listen).transpose()?;
         collector.open();
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
+        // Before the first body: what is accepted goes to every sink.
+        let sinks = Sinks::start(collector, config, &shutdown).await?;
         let tokens = ListenerTokens {
             ingest: Arc::new(Tokens::new(&config.ingest.tokens)),
             control: Arc::new(Tokens::with_keys(&config.control.tokens, config.control.signing_keys.clone())),
@@ -210,7 +214,7 @@ impl Running {
             let access = Access::new(Arc::clone(&tokens.control), addr)
                 .with_tls(certificates.control.is_some())
                 .with_cors_origins(&config.control.cors_origins);
-            let state = wiring.control(access);
+            let state = wiring.control(access, sinks.hook());
             tracker.spawn(note_health(Arc::clone(&state), shutdown.clone()));
             let handler = move |request, _peer| read::handle(Arc::clone(&state), request);
             tracker.spawn(http::serve(listener, handler, settings, shutdown.clone(), tracker.clone()));
@@ -221,7 +225,7 @@ impl Running {
             tracker.spawn(keep_journal(collector.clone(), shutdown.clone()));
         }
         tracker.close();
-        Ok(Self { ingest, control, shutdown, tracker, tokens, certificates, reloaded, fly })
+        Ok(Self { ingest, control, shutdown, tracker, tokens, certificates, reloaded, fly, sinks })
     }
 
     /// Whether every connection was over within `deadline`.
@@ -231,7 +235,8 @@ impl Running {
         // What a source has in hand is taken before nothing is any more; readers get the rest of the time.
         let _ = timeout(deadline / 2, self.fly.stop()).await;
         collector.shut_down();
-        timeout_at(until, self.tracker.wait()).await.is_ok()
+        let (readers, ()) = tokio::join!(timeout_at(until, self.tracker.wait()), self.sinks.stop(until));
+        readers.is_ok()
     }
 
     /// Whether the tokens of `config` would let everybody read who reaches the control listener. Its checks are of the
@@ -352,7 +357,7 @@ impl LogDrainServer {
         let ingest = resolve(&format!("{}:{}", bracketed(&self.host), self.port))?;
         let control = self.control.as_deref().map(resolve).transpose()?;
         open_journal(&self.collector, &self.config).map_err(io::Error::other)?;
-        let running = Running::start(&self.collector, &self.config, ingest, control);
+        let running = Running::start(&self.collector, &self.config, ingest, control).await;
         if running.is_err() {
             close_journal(&self.collector).await;
         }
@@ -436,6 +441,9 @@ pub enum ServeError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A sink cannot be made, though its settings were well when they were read.
+    #[error("{0}")]
+    Sink(String),
     /// The directory of the loss journal cannot be had.
     #[error("the loss journal cannot be kept in {}", dir.display())]
     Journal {
@@ -461,11 +469,17 @@ pub enum ServeError {
     #[error("spool.dir is set, and this program is built without a spool")]
     NoSpool,
     /// Acknowledged lines that no reader took; they were dropped with reason `shutdown`.
-    #[error("{lines} acknowledged lines were left in queues, in no spool, and are dropped")]
+    #[error("{lines} acknowledged lines were left in queues and sinks, in no spool, and are dropped")]
     LinesLeft {
         /// How many.
         lines: u64,
     },
+}
+
+impl From<BadSink> for ServeError {
+    fn from(bad: BadSink) -> Self {
+        Self::Sink(bad.to_string())
+    }
 }
 
 /// Runs the drain until SIGTERM or SIGINT; `loader` reads the configuration anew on SIGHUP.
@@ -481,7 +495,7 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
     let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
     open_journal(&collector, &config)?;
-    let running = Running::start(&collector, &config, ingest, Some(control));
+    let running = Running::start(&collector, &config, ingest, Some(control)).await;
     if running.is_err() {
         close_journal(&collector).await;
     }
@@ -568,6 +582,10 @@ fn announce(running: &Running, config: &Config, warnings: &[String]) {
         Some(dir) => eprintln!("a 200 means: on disk, in {}, synced; memory stays within {budget}", dir.display()),
         None => eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken"),
     }
+    #[cfg(feature = "sinks")]
+    for sink in &config.sinks {
+        eprintln!("sink {} is a {}", sink.name, sink.kind);
+    }
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
@@ -635,12 +653,12 @@ mod tests {
     use super::*;
 
     /// Whether a control listener at `addr` with a token still has one after a reload that brings none.
-    fn keeps_its_token(addr: &str) -> bool {
+    async fn keeps_its_token(addr: &str) -> bool {
         let mut config = Config::default();
         config.control.tokens = vec!["secret".to_owned()];
         let collector = LogCollector::new(CollectorConfig::from(&config));
         let ingest = "127.0.0.1:0".parse().unwrap();
-        let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).unwrap();
+        let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).await.unwrap();
         reload(&running, &Loader::default());
         let kept = !running.tokens.control.live().is_open();
         assert_eq!(running.reloaded.load(Relaxed), !kept);
@@ -650,7 +668,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reload_never_opens_a_control_listener_off_loopback() {
-        assert!(keeps_its_token("0.0.0.0:0"));
-        assert!(!keeps_its_token("127.0.0.1:0"));
+        assert!(keeps_its_token("0.0.0.0:0").await);
+        assert!(!keeps_its_token("127.0.0.1:0").await);
     }
 }

@@ -6,48 +6,99 @@
 //!
 //! One destination is one file here, with its settings; one variant of `Settings`; one arm where they are made.
 
-#![allow(dead_code, reason = "the delivery loop comes next")]
+pub(crate) mod config;
 
+mod compress;
 mod encode;
+mod lots;
 mod parcel;
+mod template;
 
+mod dead_letter;
+mod drive;
+pub(crate) mod running;
+
+mod file;
+mod http;
 mod null;
+#[cfg(feature = "s3")]
+mod s3;
+mod stdout;
 
 use std::{pin::Pin, time::Duration};
 
-pub(crate) use self::{encode::Encoding, parcel::Parcel};
+pub(crate) use self::{
+    encode::Encoding,
+    parcel::{Parcel, Rows, Run},
+};
 
 /// A destination's own settings, by its `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settings {
+    File(file::Settings),
+    Http(Box<http::Settings>),
     Null(null::Settings),
+    #[cfg(feature = "s3")]
+    S3(s3::Settings),
+    Stdout(stdout::Settings),
 }
 
 impl Settings {
+    /// What `type` may be.
+    pub(crate) const KINDS: &[&str] = &[
+        "file",
+        "http",
+        "null",
+        #[cfg(feature = "s3")]
+        "s3",
+        "stdout",
+    ];
+
+    /// Reads what is set of a destination of `kind`; `None` if there is no such kind.
+    pub(crate) fn read(kind: &str, table: toml::Table) -> Option<Result<Self, toml::de::Error>> {
+        Some(match kind {
+            "file" => table.try_into().map(Self::File),
+            "http" => table.try_into().map(|settings| Self::Http(Box::new(settings))),
+            "null" => table.try_into().map(Self::Null),
+            #[cfg(feature = "s3")]
+            "s3" => table.try_into().map(Self::S3),
+            "stdout" => table.try_into().map(Self::Stdout),
+            _ => return None,
+        })
+    }
+
     /// Makes the destination.
     ///
     /// # Errors
     ///
     /// When a setting cannot be: a template with an unknown field, a URL that is none, a file of secrets that cannot be read.
-    pub(crate) fn make(&self, _made_for: &MadeFor<'_>) -> Result<Box<dyn Sink>, BadSetting> {
+    pub(crate) fn make(&self, made_for: &MadeFor) -> Result<Box<dyn Sink>, BadSetting> {
         Ok(match self {
+            Self::File(settings) => Box::new(settings.make(made_for)?),
+            Self::Http(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
+            #[cfg(feature = "s3")]
+            Self::S3(settings) => Box::new(settings.make(made_for)?),
+            Self::Stdout(_) => Box::new(stdout::Settings::make(made_for)),
         })
     }
 
     /// How much makes a parcel unless it is set: what the store is known to like.
     pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
         match self {
+            Self::File(_) => file::Settings::parcel_defaults(),
+            Self::Http(settings) => settings.parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
+            #[cfg(feature = "s3")]
+            Self::S3(_) => s3::Settings::parcel_defaults(),
+            Self::Stdout(_) => stdout::Settings::parcel_defaults(),
         }
     }
 }
 
 /// What a destination is told of the sink that it is made for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MadeFor<'a> {
-    /// The sink's name in the configuration: lower-case letters, digits and `_`.
-    pub(crate) name: &'a str,
+pub(crate) struct MadeFor {
     pub(crate) encoding: Encoding,
 }
 

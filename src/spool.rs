@@ -326,6 +326,7 @@ impl Log {
             lines_in: count(&counts.lines_in),
             bytes: self.bytes(),
             unsent_bytes: self.unsent_bytes(),
+            budget_bytes: self.bounds.bytes_max,
             segments: self.list.read().segments.len() as u64,
             oldest: self.first(Seek::Seq(0)).ok().flatten().map(|place| place.received_at()),
             lines: 0,

@@ -1,4 +1,4 @@
-//! Certificates and TLS streams, of the listeners and of the client commands. The only user of rustls.
+//! Certificates and TLS streams, of the listeners, of the client commands and of sinks. The only user of rustls.
 //!
 //! Everything is read and checked before it is used: an [`Identity`] is a chain whose private key fits, so that giving a
 //! listener another one cannot fail half-way.
@@ -19,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use tokio_rustls::server::TlsStream as ServerStream;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "sinks"))]
 pub(crate) use trust::Trust;
 
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "sinks"))]
 mod trust;
 
 /// The only protocol spoken: contract, 2.
@@ -131,6 +131,13 @@ fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, Error> {
         Err(error) => Err(error),
         Ok(()) => Err(Error::General("it never expires".to_owned())),
     }
+}
+
+/// Makes ring what everybody in the process speaks TLS by who does not say by what: object_store's client cannot be told.
+#[cfg(feature = "s3")]
+pub(crate) fn install_provider() {
+    // Fails where there is one already, which is as well.
+    let _ = ring::default_provider().install_default();
 }
 
 fn provider() -> Arc<CryptoProvider> {

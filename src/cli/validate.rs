@@ -1,7 +1,10 @@
 //! `fleetdrain validate` and `fleetdrain config`.
 
 use super::{Exit, Failure, complain, print, serve::Settings, text::Table};
-use crate::config::{Effective, Loaded, default_toml, reference};
+use crate::{
+    config::{Effective, Loaded, default_toml, reference},
+    metrics,
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +20,10 @@ Example:
 pub(super) struct Args {
     #[command(flatten)]
     settings: Settings,
+    /// Also ask every sink's store whether it would take lines; exit 69 if one would not
+    #[cfg(feature = "sinks")]
+    #[arg(long)]
+    connect: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -24,6 +31,9 @@ pub(super) struct ConfigArgs {
     /// The table of docs/configuration.md instead
     #[arg(long, hide = true)]
     markdown: bool,
+    /// The table of docs/metrics.md instead
+    #[arg(long, hide = true, conflicts_with = "markdown")]
+    metrics_markdown: bool,
 }
 
 /// Prints every setting with its value and who set it; warnings go to standard error.
@@ -32,11 +42,36 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
     }
-    print(&report(&loaded))
+    let printed = print(&report(&loaded))?;
+    #[cfg(feature = "sinks")]
+    if args.connect {
+        return super::client::block_on(connect(&loaded));
+    }
+    Ok(printed)
+}
+
+/// Asks every sink's store, and says what each answers.
+#[cfg(feature = "sinks")]
+async fn connect(loaded: &Loaded) -> Result<Exit, Failure> {
+    let mut exit = Exit::Success;
+    for (name, answer) in crate::sink::running::probe(&loaded.config).await {
+        match answer {
+            Ok(()) => complain(&format!("sinks.{name}: it would take lines")),
+            Err(reason) => {
+                complain(&format!("sinks.{name}: {reason}"));
+                exit = Exit::Unavailable;
+            }
+        }
+    }
+    Ok(exit)
 }
 
 pub(super) fn print_config(args: &ConfigArgs) -> Result<Exit, Failure> {
-    let text = if args.markdown { reference() } else { default_toml() };
+    let text = match args {
+        ConfigArgs { metrics_markdown: true, .. } => metrics::reference(),
+        ConfigArgs { markdown: true, .. } => reference(),
+        ConfigArgs { .. } => default_toml(),
+    };
     print(text.as_bytes())
 }
 
@@ -53,5 +88,9 @@ fn report(loaded: &Loaded) -> Vec<u8> {
     }
     let keys = loaded.config.control.signing_keys.len();
     table.row(["control signing keys".to_owned(), keys.to_string(), String::new(), String::new()]);
+    #[cfg(feature = "sinks")]
+    for sink in &loaded.config.sinks {
+        table.row([format!("sinks.{}", sink.name), sink.kind.clone(), String::new(), String::new()]);
+    }
     table.render()
 }

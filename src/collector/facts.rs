@@ -113,6 +113,28 @@ pub struct Stats {
     pub memory_used_bytes: u64,
     pub memory_budget_bytes: u64,
     pub oldest_entry_age_seconds: f64,
+    /// One for each sink.
+    pub sinks: Vec<SinkStats>,
+}
+
+/// One sink's counters: `lines_in = lines_delivered + lines_dropped + lines_in_flight` whenever they are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is the metric of its name; see the metrics reference")]
+pub struct SinkStats {
+    pub name: String,
+    pub lines_in: u64,
+    pub lines_filtered: u64,
+    pub lines_delivered: u64,
+    pub lines_dropped: u64,
+    pub lines_dropped_by_reason: BTreeMap<&'static str, u64>,
+    pub lines_in_flight: u64,
+    pub retries: u64,
+    /// How long the oldest line has waited that is neither delivered nor dropped.
+    pub lag_seconds: f64,
+    pub last_success_timestamp_seconds: Option<f64>,
+    /// Of a sink that is failing now.
+    pub last_error: Option<String>,
 }
 
 impl Stats {
@@ -197,7 +219,8 @@ impl LogCollector {
             history_seconds: age(oldest),
             memory_used_bytes: shared.budget.used() as u64,
             memory_budget_bytes: shared.budget.limit() as u64,
-            oldest_entry_age_seconds: age(queues.oldest),
+            oldest_entry_age_seconds: age([queues.oldest, shared.outlets.oldest()].into_iter().flatten().min()),
+            sinks: shared.outlets.stats(),
         }
     }
 

@@ -14,6 +14,7 @@ impl LogCollector {
     /// Has the queues that dropped lines tell the journal. Who leaves the roster has told before.
     pub(crate) fn journal_losses(&self) {
         let _one_at_a_time = self.shared.journaling.lock();
+        self.shared.outlets.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
         let losers = std::mem::take(&mut *self.shared.queues.losers.lock());
         if losers.is_empty() {
             return;
@@ -66,10 +67,11 @@ impl LogCollector {
 
     /// What an unclean stop would cost now: in memory is all there is of it.
     fn undelivered(&self) -> Undelivered {
-        let queues = self.queue_totals();
+        let (queues, sinks) = (self.queue_totals(), &self.shared.outlets);
         let now = Timestamp::now();
-        let oldest = queues.oldest.and_then(|oldest| now.checked_sub(oldest.elapsed()).ok());
-        Undelivered { lines: queues.lines, oldest: oldest.unwrap_or(now) }
+        let oldest = [queues.oldest, sinks.oldest()].into_iter().flatten().min();
+        let oldest = oldest.and_then(|oldest| now.checked_sub(oldest.elapsed()).ok());
+        Undelivered { lines: queues.lines + sinks.in_flight(), oldest: oldest.unwrap_or(now) }
     }
 
     /// What was lost from `since` on, of one machine or of all; see [`crate::journal::Journal::read`].

@@ -12,9 +12,10 @@ use super::{
     LogCollector, key,
     limit::{self, Meters},
     machine::{Machine, MachineState, Places, RANK_WINDOW, RATE_WINDOW},
+    outlet::Wants,
 };
 use crate::{
-    batch::{Batch, Group, GroupRef, Span},
+    batch::{Batch, Group, GroupRef, Span, Streams},
     history::Next,
     queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken, Wakes},
 };
@@ -111,13 +112,21 @@ impl LogCollector {
         mut batch: Batch,
         machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
+        mut wants: Wants,
     ) -> (u64, u64, u64) {
         let shared = &*self.shared;
         let groups = machines.into_iter().zip(&batch.groups);
         let new = |group| self.machine(batch.machine_id(group));
         let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
         let mut wakes = Wakes::with_capacity(machines.len());
-        let mut publisher = shared.publisher.lock();
+        let mut publisher = loop {
+            let publisher = shared.publisher.lock();
+            if wants.is_current(&shared.outlets) {
+                break publisher;
+            }
+            drop(publisher);
+            wants.renew(&shared.outlets, &batch);
+        };
         if !self.keeps_bodies() {
             // Else the spool has numbered it.
             (batch.seq, batch.first_line) = shared.history.end();
@@ -138,6 +147,7 @@ impl LogCollector {
         let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);
         let mut offering = Offering { batch: &batch, moment, wakes: &mut wakes };
+        wants.offer(&batch);
         shared.history.append(Arc::clone(&batch));
         let mut evicted = Vec::new();
         while let Some(batch) = shared.history.evict() {
@@ -145,20 +155,17 @@ impl LogCollector {
             evicted.push(batch);
         }
         let mut rooms = rooms.into_iter().peekable();
-        let mut fates = (0, 0, 0);
+        let (mut fates, mut queue_in) = ((0, 0, 0), 0);
         for (index, machine) in machines.iter().enumerate() {
             let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
-            let lines = batch.groups[index].lines();
-            match self.offer(&mut publisher, &mut offering, machine, index as u32, room) {
-                Some(offered) => {
-                    fates.0 += offered.accepted;
-                    fates.1 += offered.filtered;
-                }
-                None => fates.2 += lines,
-            }
+            let queue = self.offer(&mut publisher, &mut offering, machine, index as u32, room);
+            queue_in += queue.map_or(0, |(offered, _)| offered.accepted);
+            let (accepted, filtered, unrouted) = wants.fate(index, &batch.groups[index], queue);
+            fates = (fates.0 + accepted, fates.1 + filtered, fates.2 + unrouted);
         }
-        shared.ledger.queue_in(fates.0);
+        shared.ledger.queue_in(queue_in);
         drop(publisher);
+        wants.tell(&batch);
         shared.fleet.notify_waiters();
         drop(wakes);
         // Batches that nobody holds any more are freed here, out of everybody's way.
@@ -173,7 +180,7 @@ impl LogCollector {
         machine: &Arc<Machine>,
         index: u32,
         room: Option<QueueRoom>,
-    ) -> Option<Offered> {
+    ) -> Option<(Offered, Streams)> {
         let Offering { batch, moment, wakes } = offering;
         let at = GroupRef { batch: batch.seq, group: index };
         let group = &batch.groups[index as usize];
@@ -186,7 +193,7 @@ impl LogCollector {
             let (offered, went_behind) =
                 queue.offer(batch, at, room, &self.shared.history, machine.trail.load(), wakes);
             publisher.moved(machine, queue, None, went_behind);
-            offered
+            (offered, queue.terms.streams)
         });
         drop(state);
         if machine.watchers.load(Relaxed) > 0 {

@@ -44,6 +44,7 @@ struct Listening {
 impl Observer for Listening {
     fn removing(&self, removing: &Removing<'_>) {
         let Some(shared) = self.shared.get().and_then(Weak::upgrade) else { return };
+        shared.outlets.lose_before(removing.seqs().end, removing.lines().end, &shared.history);
         LogCollector { shared }.lose_before(removing.seqs().end, |_| true, Reason::HistoryEvicted);
     }
 
@@ -138,6 +139,7 @@ impl LogCollector {
             lines: counted.lines,
             bytes: counted.bytes,
             unsent_bytes: counted.unsent_bytes,
+            budget_bytes: counted.budget_bytes,
             segments: counted.segments,
             oldest_age_seconds: counted.oldest.map_or(0.0, age),
         }
@@ -235,6 +237,7 @@ impl LogCollector {
         let now = Instant::now();
         self.shared.history.past().into_iter().for_each(|past| past.forget(now));
         if self.spool().is_some() && self.shared.stored.lock().is_due(now) {
+            self.shared.outlets.store_cursors();
             self.store_positions(true);
         }
     }
@@ -252,6 +255,7 @@ impl LogCollector {
     pub fn close_spool(&self) {
         if let Some(spool) = self.spool() {
             self.store_positions(false);
+            self.shared.outlets.store_cursors();
             spool.shut();
         }
     }

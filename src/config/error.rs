@@ -82,6 +82,12 @@ pub enum Problem {
         /// The variable to use instead.
         variable: String,
     },
+    /// A setting of a sink that makes no sense; the text says what and why.
+    #[error("{message}")]
+    Sink {
+        /// What is wrong with it.
+        message: String,
+    },
     /// A file that cannot be read.
     #[error("cannot read {}", path.display())]
     Unreadable {

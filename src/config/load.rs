@@ -1,5 +1,8 @@
 //! From file, environment and flags to a [`Config`], or to every mistake in them.
 
+#[cfg(feature = "sinks")]
+mod sinks;
+
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -161,6 +164,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     for flag in &sources.flags {
         loading.set(flag.key, &Value::Text(flag.value.clone()), Place::Flag(flag.name), Source::Flag);
     }
+    #[cfg(feature = "sinks")]
+    loading.make_sinks();
     loading.read_token_files();
     loading.read_signing_keys();
     loading.read_identities();
@@ -181,6 +186,8 @@ struct Loading {
     places: BTreeMap<&'static str, (Source, Place)>,
     notes: BTreeMap<&'static str, String>,
     warnings: Vec<String>,
+    #[cfg(feature = "sinks")]
+    sinks: sinks::Tables,
 }
 
 impl Loading {
@@ -232,6 +239,11 @@ impl Loading {
         }
         for (section, value) in table.get_ref() {
             let place = at(section.span());
+            #[cfg(feature = "sinks")]
+            if section.get_ref() == "sinks" {
+                self.read_sinks(value, text, place, at);
+                continue;
+            }
             let section = section.get_ref().as_ref();
             let known = SETTINGS.iter().any(|setting| setting.section() == section);
             match value.get_ref() {
@@ -292,6 +304,10 @@ impl Loading {
         env.sort_unstable();
         for (name, value) in env {
             let place = Place::Variable(name.clone());
+            #[cfg(feature = "sinks")]
+            if self.set_sink_by_variable(name, value) {
+                continue;
+            }
             if let Some((key, _)) = TOKENS.iter().find(|(key, _)| variable(key) == *name) {
                 match tokens(value) {
                     Ok(tokens) => self.tokens(key).extend(tokens),

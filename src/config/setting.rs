@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Config, Full, GIB, LogFormat, MIB, Problem, SpoolFull,
-    value::{duration, format_duration, format_size, size},
+    value::{A_DURATION, A_SIZE, duration, format_duration, format_size, size},
 };
 use crate::batch::Streams;
 
@@ -635,7 +635,7 @@ impl Setting {
         let not_a = |expected| Problem::NotA { value: value.shown(), expected };
         match &self.kind {
             Kind::Size { at, min, max } => {
-                let bytes = value.as_size().ok_or_else(|| not_a("a size such as 65536, 64KiB or 10MB"))?;
+                let bytes = value.as_size().ok_or_else(|| not_a(A_SIZE))?;
                 *at(config) = within(bytes, *min, *max, format_size)?;
             }
             Kind::Count { at, min, max } => {
@@ -644,7 +644,7 @@ impl Setting {
             }
             Kind::Time { at, min, max } => {
                 let time = value.as_text().and_then(duration);
-                let time = time.ok_or_else(|| not_a("a duration such as 500ms, 30s or 1h30m"))?;
+                let time = time.ok_or_else(|| not_a(A_DURATION))?;
                 *at(config) = within(time, *min, *max, format_duration)?;
             }
             Kind::Address(at) => *at(config) = Some(address(value)?),

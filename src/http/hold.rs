@@ -4,7 +4,7 @@
 //! connection and perhaps memory: not for long, and not many.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -29,25 +29,31 @@ const RETRY_EVERY: Duration = Duration::from_millis(250);
 /// fails at the second of two queues gives back what it had of the first, which announces room to itself too.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
+/// Who holds more than this and wants more still waits alone: those who wait for each other's memory would all wait in vain, and
+/// everybody else with them. Smaller ones, `backpressure.waiting_max` of them, leave room.
+const MUCH_BYTES: usize = 1 << 20;
+
 /// How many senders are held, of how many that may be.
 #[derive(Debug)]
 pub(super) struct Holding {
     bounds: config::Backpressure,
     held: AtomicUsize,
+    /// One of them holds much.
+    holds_much: AtomicBool,
     shutdown: CancellationToken,
 }
 
 /// Why a sender is not held any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
-    /// It was held for as long as may be, or as many are held as may be, or it is gone.
+    /// It was held for as long as may be, or as many are held as may be, or it holds much and another such waits, or it is gone.
     Refuse,
     ShuttingDown,
 }
 
 impl Holding {
     pub(super) fn new(bounds: config::Backpressure, shutdown: CancellationToken) -> Self {
-        Self { bounds, held: AtomicUsize::new(0), shutdown }
+        Self { bounds, held: AtomicUsize::new(0), holds_much: AtomicBool::new(false), shutdown }
     }
 
     pub(super) fn is_shutting_down(&self) -> bool {
@@ -81,10 +87,13 @@ impl Hold<'_> {
     /// Holds the sender until `attempt` gives something: it is made at once, whenever `budget` has room again, every
     /// [`RETRY_EVERY`], and one last time when the sender was held for as long as may be.
     ///
+    /// `holds`: bytes of the budget that it holds while it waits for more of them; 0 if it waits for something else.
+    ///
     /// Cancel safe if `attempt` is.
     pub(super) async fn until<T>(
         &mut self,
         budget: &Budget,
+        holds: usize,
         mut attempt: impl FnMut() -> Option<T>,
     ) -> Result<T, Expired> {
         if let Some(found) = attempt() {
@@ -100,7 +109,7 @@ impl Hold<'_> {
                 return Ok(found);
             }
             if place.is_none() {
-                place = Some(Place::take(self.holding).ok_or(Expired::Refuse)?);
+                place = Some(Place::take(self.holding, holds > MUCH_BYTES).ok_or(Expired::Refuse)?);
             }
             self.wait(room).await?;
         }
@@ -133,18 +142,31 @@ async fn gone(link: Option<&Link>) {
 }
 
 /// One of the places for held senders.
-struct Place<'a>(&'a Holding);
+struct Place<'a> {
+    holding: &'a Holding,
+    holds_much: bool,
+}
 
 impl<'a> Place<'a> {
-    fn take(holding: &'a Holding) -> Option<Self> {
+    fn take(holding: &'a Holding, holds_much: bool) -> Option<Self> {
+        if holds_much && holding.holds_much.swap(true, Ordering::AcqRel) {
+            return None;
+        }
         let free = |held: usize| (held < holding.bounds.waiting_max).then_some(held + 1);
-        holding.held.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free).ok().map(|_| Self(holding))
+        let taken = holding.held.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free).is_ok();
+        if !taken && holds_much {
+            holding.holds_much.store(false, Ordering::Release);
+        }
+        taken.then(|| Self { holding, holds_much })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::AcqRel);
+        if self.holds_much {
+            self.holding.holds_much.store(false, Ordering::Release);
+        }
+        self.holding.held.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -171,12 +193,12 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(6_100)).await;
             drop(permit);
         };
-        let (found, ()) = tokio::join!(hold.until(&budget, || budget.try_reserve(700)), release);
+        let (found, ()) = tokio::join!(hold.until(&budget, 0, || budget.try_reserve(700)), release);
         assert!(found.is_ok());
         assert_eq!(start.elapsed().as_millis(), 6_100);
-        assert_eq!(hold.until(&budget, NEVER).await, Err(Expired::Refuse));
+        assert_eq!(hold.until(&budget, 0, NEVER).await, Err(Expired::Refuse));
         assert_eq!(start.elapsed().as_secs(), 10);
-        assert_eq!(hold.until(&budget, NEVER).await, Err(Expired::Refuse));
+        assert_eq!(hold.until(&budget, 0, NEVER).await, Err(Expired::Refuse));
         assert_eq!(start.elapsed().as_secs(), 10);
     }
 
@@ -185,7 +207,7 @@ mod tests {
         let (holding, budget) = (holding(1), Budget::new(800));
         let start = Instant::now();
         let after = |millis: u128| move || (start.elapsed().as_millis() >= millis).then_some(());
-        assert_eq!(holding.hold(None).until(&budget, after(1_000)).await, Ok(()));
+        assert_eq!(holding.hold(None).until(&budget, 0, after(1_000)).await, Ok(()));
         assert_eq!(start.elapsed().as_millis(), 1_000);
     }
 
@@ -195,7 +217,7 @@ mod tests {
         let (holding, budget) = (Holding::new(bounds, CancellationToken::new()), Budget::new(800));
         let start = Instant::now();
         let at_the_end = || (start.elapsed().as_millis() >= 9_900).then_some(());
-        assert_eq!(holding.hold(None).until(&budget, at_the_end).await, Ok(()));
+        assert_eq!(holding.hold(None).until(&budget, 0, at_the_end).await, Ok(()));
         assert_eq!(start.elapsed().as_millis(), 9_900);
     }
 
@@ -209,7 +231,7 @@ mod tests {
             budget.announce_room();
             None::<()>
         };
-        assert_eq!(holding.hold(None).until(&budget, futile).await, Err(Expired::Refuse));
+        assert_eq!(holding.hold(None).until(&budget, 0, futile).await, Err(Expired::Refuse));
         assert!((900..1_100).contains(&tries), "{tries} tries in 10 s");
     }
 
@@ -221,19 +243,44 @@ mod tests {
         let late = async {
             // At a moment when the first one is being tried again.
             tokio::time::sleep(RETRY_EVERY).await;
-            let refused = second.until(&budget, NEVER).await;
+            let refused = second.until(&budget, 0, NEVER).await;
             (refused, start.elapsed())
         };
-        let (one, other) = tokio::join!(first.until(&budget, NEVER), late);
+        let (one, other) = tokio::join!(first.until(&budget, 0, NEVER), late);
         assert_eq!((one, other), (Err(Expired::Refuse), (Err(Expired::Refuse), RETRY_EVERY)));
         assert_eq!(start.elapsed().as_secs(), 10);
         assert_eq!(holding.held.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_those_who_hold_much_and_want_more_one_waits() {
+        let (holding, budget) = (holding(3), Budget::new(8 << 20));
+        let [mut first, mut second] = [(); 2].map(|()| budget.try_reserve(3 << 20).unwrap());
+        let small = budget.try_reserve(1 << 20).unwrap();
+        let start = Instant::now();
+        let mut large = holding.hold(None);
+        let grown = large.until(&budget, first.bytes(), || first.try_resize(6 << 20).then_some(()));
+        let other = async {
+            let mut hold = holding.hold(None);
+            let refused = hold.until(&budget, second.bytes(), || second.try_resize(6 << 20).then_some(())).await;
+            assert_eq!((refused, start.elapsed()), (Err(Expired::Refuse), Duration::ZERO));
+            // Who holds little may wait beside it.
+            let mut waits = holding.hold(None);
+            let (waited, ()) = tokio::join!(waits.until(&budget, small.bytes(), NEVER), async {
+                sleep(RETRY_EVERY).await;
+                drop(second);
+            });
+            assert_eq!((waited, start.elapsed().as_secs()), (Err(Expired::Refuse), 10));
+        };
+        let (grown, ()) = tokio::join!(grown, other);
+        assert_eq!(grown, Ok(()));
+        assert!(!holding.holds_much.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn shutdown_ends_every_wait() {
         let (holding, budget) = (holding(1), Budget::new(800));
         holding.shutdown.cancel();
-        assert_eq!(holding.hold(None).until(&budget, NEVER).await, Err(Expired::ShuttingDown));
+        assert_eq!(holding.hold(None).until(&budget, 0, NEVER).await, Err(Expired::ShuttingDown));
     }
 }

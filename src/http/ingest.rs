@@ -321,9 +321,11 @@ impl Ingest {
     async fn grow(&self, permit: &mut Permit, bytes: usize, hold: &mut Hold<'_>) -> Result<(), Problem> {
         self.check_fits(bytes)?;
         let budget = self.collector.budget();
-        hold.until(budget, || permit.try_resize(bytes).then_some(())).await.map_err(|expired| match expired {
-            Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
-            Expired::ShuttingDown => shutting_down(),
+        hold.until(budget, permit.bytes(), || permit.try_resize(bytes).then_some(())).await.map_err(|expired| {
+            match expired {
+                Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
+                Expired::ShuttingDown => shutting_down(),
+            }
         })
     }
 
@@ -382,7 +384,7 @@ impl Ingest {
                 None
             }
         };
-        let outcome = hold.until(self.collector.budget(), attempt).await;
+        let outcome = hold.until(self.collector.budget(), 0, attempt).await;
         let admission = outcome.map_err(|expired| match expired {
             Expired::Refuse => refusal.unwrap_or_else(shutting_down),
             Expired::ShuttingDown => shutting_down(),
@@ -516,6 +518,10 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     let refusal = match cause {
         Cause::TooLarge => return too_large("the body does not fit an empty memory.budget".to_owned()),
         Cause::QueueFull => Problem::refusal(Reason::QueueFull, "a machine in it has a full queue with full=block"),
+        Cause::SinkFull => {
+            let refusal = Problem::refusal(Reason::QueueFull, "a sink for it is full, and has full=block");
+            Problem { status: StatusCode::SERVICE_UNAVAILABLE, ..refusal }
+        }
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
         Cause::Spool => Problem::refusal(Reason::Spool, "the spool has no room for it, or its disk refused it"),
         Cause::Unknown => {

@@ -77,6 +77,8 @@ pub(crate) struct Hooks {
     pub(crate) metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// Counters of `GET /api/v1/stats` beside the collector's: refused bodies, bytes, sinks, spool.
     pub(crate) counters: Box<dyn Fn() -> Map<String, Value> + Send + Sync>,
+    /// What is asked of sinks: which one, what, and its answer; `None`: all of them are asked for.
+    pub(crate) sinks: SinksHook,
     /// The last rejected records.
     pub(crate) rejected: Arc<RejectedRecords>,
     /// Lines dropped elsewhere than in queues, and bodies refused for want of room.
@@ -85,11 +87,42 @@ pub(crate) struct Hooks {
     pub(crate) troubles: Box<dyn Fn() -> Vec<Reason> + Send + Sync>,
 }
 
+/// What is asked of sinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SinkCall {
+    List,
+    Pause {
+        name: String,
+        paused: bool,
+    },
+    /// Waits for the disk.
+    Rewind {
+        name: String,
+        since: Timestamp,
+        dry_run: bool,
+    },
+}
+
+/// Why a sink does not do what it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SinkRefusal {
+    #[error("there is no such sink")]
+    Unknown,
+    #[error("there is no spool to go back in")]
+    NoSpool,
+    #[error("the spool cannot be read now")]
+    Unreadable,
+}
+
+/// Answers what is asked of sinks.
+pub(crate) type SinksHook = Box<dyn Fn(SinkCall) -> Result<Value, SinkRefusal> + Send + Sync>;
+
 impl Default for Hooks {
     fn default() -> Self {
         Self {
             metrics: Box::new(String::new),
             counters: Box::new(Map::new),
+            sinks: Box::new(|_| Err(SinkRefusal::Unknown)),
             rejected: Arc::default(),
             counted: Box::new(Counted::default),
             troubles: Box::new(Vec::new),
@@ -259,6 +292,17 @@ impl Asked<'_> {
             Call::Tail => self.tail(&query).await,
             Call::Rejected => Ok(self.rejected()),
             Call::Losses => self.losses(&query).await,
+            Call::Sinks => self.sinks(SinkCall::List).await,
+            Call::PauseSink => self.sinks(SinkCall::Pause { name: self.id.to_owned(), paused: true }).await,
+            Call::ResumeSink => self.sinks(SinkCall::Pause { name: self.id.to_owned(), paused: false }).await,
+            Call::RewindSink => {
+                let since = query.duration("since")?.ok_or_else(|| {
+                    Problem::new(StatusCode::BAD_REQUEST, "since is missing: how far to go back, such as since=2h")
+                })?;
+                let since = Timestamp::now().saturating_sub(since).unwrap_or(Timestamp::MIN);
+                let dry_run = query.flag("dry_run")?.unwrap_or_default();
+                self.sinks(SinkCall::Rewind { name: self.id.to_owned(), since, dry_run }).await
+            }
             Call::OpenApi => Ok(document(StatusCode::OK, &openapi::document())),
         }
     }
@@ -267,6 +311,18 @@ impl Asked<'_> {
         let state = Arc::clone(self.state);
         let metrics = aside(move || (state.hooks.metrics)()).await?;
         Ok(text(StatusCode::OK, PROMETHEUS, metrics))
+    }
+
+    async fn sinks(&self, call: SinkCall) -> Result<Response<Body>, Problem> {
+        let state = Arc::clone(self.state);
+        let answer = aside(move || (state.hooks.sinks)(call)).await?;
+        let status = |refusal| match refusal {
+            SinkRefusal::Unknown => StatusCode::NOT_FOUND,
+            SinkRefusal::NoSpool => StatusCode::CONFLICT,
+            SinkRefusal::Unreadable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let answer = answer.map_err(|refusal| Problem::new(status(refusal), refusal.to_string()))?;
+        Ok(document(StatusCode::OK, &answer))
     }
 
     fn stats(&self) -> Response<Body> {

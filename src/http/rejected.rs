@@ -29,7 +29,7 @@ pub(crate) struct Rejected {
 pub(crate) struct RejectedRecords(Mutex<VecDeque<Rejected>>);
 
 impl RejectedRecords {
-    pub(super) fn keep(&self, samples: Vec<RejectedSample>, at: Timestamp) {
+    pub(crate) fn keep(&self, samples: Vec<RejectedSample>, at: Timestamp) {
         if samples.is_empty() {
             return;
         }

@@ -13,7 +13,7 @@ const APP_BYTES_MAX: usize = 128;
 /// Lines that were lost, as whoever gave them up tells it.
 #[derive(Clone, Debug)]
 pub(crate) struct Loss {
-    /// Empty: of whatever machine.
+    /// Empty: nobody knows which.
     pub(crate) machine: String,
     pub(crate) app: String,
     /// `queue`, `spool`, `source:NAME` or `sink:NAME`.
@@ -58,7 +58,6 @@ impl From<Loss> for Entry {
         Self {
             from: loss.from,
             to: loss.to.max(loss.from),
-            // No machine has an empty name.
             machine: Some(loss.machine).filter(|machine| !machine.is_empty()),
             app: Some(app).filter(|app| !app.is_empty()),
             place: loss.place,

@@ -74,6 +74,9 @@ pub(crate) const SOURCE_REASONS: [&str; 2] = ["own_app", "overflow"];
 /// Fly overwrites `app`, `region`, `host` and `instance` when it scrapes: those names would never arrive.
 const MACHINE: &[&str] = &["machine", "source_app", "source_region"];
 
+/// Whose name is its own.
+const SINK: &[&str] = &["sink"];
+
 use Kind::{Counter, Gauge, Histogram, Summary};
 use Source::Written;
 use Unit::{Bytes, Count, Seconds};
@@ -155,6 +158,23 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_oldest_entry_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.oldest_entry_age_seconds),
         "How long the oldest queued or unsent entry has waited."),
 
+    family!("fleetdrain_sink_lines_in_total", Counter, Count, SINK, Written,
+        "Lines that a sink wants, what is in the spool and unsent included."),
+    family!("fleetdrain_sink_lines_filtered_total", Counter, Count, SINK, Written,
+        "Lines that a sink does not want."),
+    family!("fleetdrain_sink_lines_delivered_total", Counter, Count, SINK, Written,
+        "Lines that its store has."),
+    family!("fleetdrain_sink_lines_dropped_total", Counter, Count, &["sink", "reason"], Written,
+        "Lines that a sink gave up."),
+    family!("fleetdrain_sink_lines_in_flight", Gauge, Count, SINK, Written,
+        "Lines that a sink wants and its store has not said to have."),
+    family!("fleetdrain_sink_retries_total", Counter, Count, SINK, Written,
+        "Deliveries that were tried again."),
+    family!("fleetdrain_sink_lag_seconds", Gauge, Seconds, SINK, Written,
+        "How long ago the oldest of those in flight was received."),
+    family!("fleetdrain_sink_last_success_timestamp_seconds", Gauge, Seconds, SINK, Written,
+        "When its store last said to have lines, in seconds since 1970; 0: never."),
+
     family!("fleetdrain_spool_lines_in_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_in),
         "Lines written to the spool, those found in it at the start included."),
     family!("fleetdrain_spool_lines_released_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_released),
@@ -169,6 +189,8 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Bytes of the spool on the disk."),
     family!("fleetdrain_spool_unsent_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.unsent_bytes as f64),
         "Bytes of it that not every sink has."),
+    family!("fleetdrain_spool_budget_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.budget_bytes as f64),
+        "The bytes that the spool may take of the disk; 0 without one."),
     family!("fleetdrain_spool_segments", Gauge, Count, &[], Source::Gauge(|s| s.spool.segments as f64),
         "Files that the spool is made of."),
     family!("fleetdrain_spool_oldest_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.spool.oldest_age_seconds),

@@ -21,6 +21,7 @@ use super::{
     process,
     text::{write_head, write_sample},
 };
+use crate::collector::SinkStats;
 
 macro_rules! reasons {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -114,6 +115,8 @@ pub(crate) struct Snapshot {
     pub(crate) viewer_skipped_lines: u64,
     pub(crate) spool: SpoolSnapshot,
     pub(crate) fly: FlySnapshot,
+    /// Every sink.
+    pub(crate) sinks: Vec<SinkStats>,
     /// The loudest machines, each once.
     pub(crate) machines: Vec<MachineSeries>,
     /// How many machines are not in `machines`.
@@ -132,6 +135,7 @@ pub(crate) struct SpoolSnapshot {
     pub(crate) lines: u64,
     pub(crate) bytes: u64,
     pub(crate) unsent_bytes: u64,
+    pub(crate) budget_bytes: u64,
     pub(crate) segments: u64,
     pub(crate) oldest_age_seconds: f64,
 }
@@ -292,10 +296,33 @@ impl Metrics {
             ("fleetdrain_delivery_latency_seconds", _) => write_histogram(name, &[], &self.delivery_latency, out),
             ("fleetdrain_log_lag_seconds", _) => write_histogram(name, &[], &self.log_lag, out),
             ("fleetdrain_spool_fsync_seconds", _) => write_histogram(name, &[], &self.fsync, out),
+            (name, _) if name.starts_with("fleetdrain_sink_") => {
+                snapshot.sinks.iter().for_each(|sink| write_sink(sink, name, out));
+            }
             (_, Kind::Summary) => snapshot.machines.iter().for_each(|machine| machine.write_quantiles(name, out)),
             _ => snapshot.machines.iter().for_each(|machine| machine.write(name, out)),
         }
     }
+}
+
+fn write_sink(sink: &SinkStats, name: &str, out: &mut String) {
+    let label = ("sink", sink.name.as_str());
+    if name == "fleetdrain_sink_lines_dropped_total" {
+        for (reason, lines) in &sink.lines_dropped_by_reason {
+            write_sample(out, name, &[label, ("reason", reason)], lines);
+        }
+        return;
+    }
+    let value = match name {
+        "fleetdrain_sink_lines_in_total" => sink.lines_in as f64,
+        "fleetdrain_sink_lines_filtered_total" => sink.lines_filtered as f64,
+        "fleetdrain_sink_lines_delivered_total" => sink.lines_delivered as f64,
+        "fleetdrain_sink_lines_in_flight" => sink.lines_in_flight as f64,
+        "fleetdrain_sink_retries_total" => sink.retries as f64,
+        "fleetdrain_sink_lag_seconds" => sink.lag_seconds,
+        _ => sink.last_success_timestamp_seconds.unwrap_or(0.0),
+    };
+    write_sample(out, name, &[label], value);
 }
 
 fn counter(recorder: &PrometheusRecorder, family: &Family, labels: Vec<Label>) -> Counter {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Reason, item::Ids};
+use crate::journal::widest;
 
 /// Lines that a queue dropped for one reason.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +25,5 @@ pub(super) fn note_lost(list: &mut Vec<Lost>, reason: Reason, lines: u64, ids: I
     };
     known.lines += lines;
     known.to = known.to.max(now);
-    // What several readers give back comes in no order.
-    known.ids = match (known.ids, ids) {
-        (Some((first, last)), Some((other_first, other_last))) => {
-            let earlier = if other_first.line < first.line { other_first } else { first };
-            let later = if other_last.line > last.line { other_last } else { last };
-            Some((earlier, later))
-        }
-        (one, other) => one.or(other),
-    };
+    known.ids = widest(known.ids, ids);
 }

@@ -29,7 +29,7 @@ const REPAIR_GROWTH: usize = 3;
 
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
-    parse_by(parser, body, limits, Reader::read)
+    parse_by(parser, body, limits, |reader| reader.read())
 }
 
 /// As [`parse`], of a body that is known to be lines, whatever its first record looks like.

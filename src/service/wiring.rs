@@ -1,26 +1,32 @@
 //! What both listeners share, and one scrape's view of it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
 
 use super::Certificates;
 use crate::{
-    collector::{LogCollector, MachineFacts, Stats},
+    collector::{LogCollector, MachineFacts, SinkStats, Stats},
     config::Config,
     fly::FlyCounters,
     http::{
         HttpCounters,
-        problem::Reason,
-        read::{Access, ControlState, Hooks},
+        problem::Reason as Refusal,
+        read::{Access, ControlState, Hooks, SinksHook},
         rejected::RejectedRecords,
-        status::Counted,
+        status::{Counted, Reason, Trouble},
     },
     metrics::{MachineSeries, Metrics, SOURCE_REASONS, SPOOL_REASONS, Snapshot},
 };
+
+/// A sink whose deliveries fail is failing when so long nothing has arrived.
+const SINK_SILENCE: Duration = Duration::from_secs(30);
 
 /// What both listeners share.
 #[derive(Clone)]
@@ -59,21 +65,26 @@ impl Wiring {
     }
 
     /// What the routes of the control listener work on.
-    pub(super) fn control(&self, access: Access) -> Arc<ControlState> {
+    pub(super) fn control(&self, access: Access, sinks: SinksHook) -> Arc<ControlState> {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
         let (counted, spooled) = (Arc::clone(&self.counters), self.collector.clone());
+        let (dropped, failing) = (self.collector.clone(), self.collector.clone());
         let (fly, fly_counted, fly_troubles) = (Arc::clone(&self.fly), Arc::clone(&self.fly), Arc::clone(&self.fly));
         let hooks = Hooks {
             metrics: Box::new(move || rendering.render()),
             counters: Box::new(move || {
                 of_bodies(&counting).into_iter().chain(of_spool(&spooled)).chain(of_fly(&fly)).collect()
             }),
+            sinks,
             rejected: Arc::clone(&self.rejected),
             counted: Box::new(move || Counted {
-                dropped: fly_counted.overflow(),
+                dropped: fly_counted.overflow() + sinks_of(&dropped).iter().map(|sink| sink.lines_dropped).sum::<u64>(),
                 refused: refused_for_want_of_room(&counted),
             }),
-            troubles: Box::new(move || fly_troubles.troubles()),
+            troubles: Box::new(move || {
+                let sinks = sinks_of(&failing);
+                sinks.iter().filter_map(trouble).chain(fly_troubles.troubles()).collect()
+            }),
         };
         ControlState::new(self.collector.clone(), access, hooks)
     }
@@ -107,7 +118,7 @@ impl Wiring {
 fn of_bodies(counters: &HttpCounters) -> Map<String, Value> {
     let refused = counters.bodies_refused();
     let by_reason: Map<String, Value> =
-        Reason::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
+        Refusal::ALL.iter().zip(refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into())).collect();
     Map::from_iter([
         ("wire_bytes".to_owned(), counters.wire_bytes().into()),
         ("body_bytes".to_owned(), counters.body_bytes().into()),
@@ -152,10 +163,22 @@ fn of_fly(counters: &FlyCounters) -> Map<String, Value> {
 /// Bodies that were not at fault themselves.
 fn refused_for_want_of_room(counters: &HttpCounters) -> u64 {
     let refused = counters.bodies_refused();
-    [Reason::QueueFull, Reason::Memory, Reason::Spool, Reason::Jetstream]
+    [Refusal::QueueFull, Refusal::Memory, Refusal::Spool, Refusal::Jetstream]
         .iter()
         .map(|reason| refused[*reason as usize])
         .sum()
+}
+
+fn sinks_of(collector: &LogCollector) -> Vec<SinkStats> {
+    collector.shared.outlets.stats()
+}
+
+/// A sink fails if what it tried last did, and nothing has arrived for a while.
+fn trouble(sink: &SinkStats) -> Option<Reason> {
+    let error = sink.last_error.as_deref()?;
+    let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    let silent = sink.last_success_timestamp_seconds.is_none_or(|at| now - at > SINK_SILENCE.as_secs_f64());
+    silent.then(|| Reason::new(Trouble::SinkFailing, format!("{}: {error}", sink.name)))
 }
 
 fn of_collector(stats: &Stats) -> Snapshot {
@@ -179,6 +202,7 @@ fn of_collector(stats: &Stats) -> Snapshot {
         subscriptions: stats.subscriptions,
         viewers: stats.viewers,
         viewer_skipped_lines: stats.viewer_skipped_lines,
+        sinks: stats.sinks.clone(),
         ..Snapshot::default()
     }
 }

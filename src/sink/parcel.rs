@@ -35,7 +35,7 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Range(rows) => rows.len(),
             Self::These(_, range) => range.len(),
@@ -52,12 +52,66 @@ impl Rows {
 }
 
 impl Run {
-    fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
         self.rows.iter().map(|row| self.batch.view_of(&self.batch.rows[row as usize]))
     }
 }
 
+impl Run {
+    /// How many rows fit into so many lines and bytes, one at least if `any`, and their bytes.
+    pub(crate) fn fitting(&self, lines: usize, bytes: usize, any: bool) -> (usize, usize) {
+        let (mut count, mut sum) = (0, 0);
+        for entry in self.entries().take(lines) {
+            let more = entry.raw().len();
+            if sum + more > bytes && !(any && count == 0) {
+                break;
+            }
+            (count, sum) = (count + 1, sum + more);
+        }
+        (count, sum)
+    }
+
+    /// The first `count` rows, and the rest if there is one.
+    pub(crate) fn split_at(self, count: usize) -> (Self, Option<Self>) {
+        if count >= self.rows.len() {
+            return (self, None);
+        }
+        let Self { batch, rows } = self;
+        let (front, behind) = match rows {
+            Rows::Range(rows) => {
+                let at = rows.start + count as u32;
+                (Rows::Range(rows.start..at), Rows::Range(at..rows.end))
+            }
+            Rows::These(rows, range) => {
+                let at = range.start + count;
+                (Rows::These(Arc::clone(&rows), range.start..at), Rows::These(rows, at..range.end))
+            }
+        };
+        (Self { batch: Arc::clone(&batch), rows: front }, Some(Self { batch, rows: behind }))
+    }
+}
+
 impl Parcel {
+    /// The lines at `places`, which are ascending, by the runs that they are in.
+    pub(crate) fn parts(&self, places: &[usize]) -> Vec<(usize, Run)> {
+        let (mut places, mut before) = (places.iter().peekable(), 0);
+        let mut parts = Vec::new();
+        for (index, run) in self.runs.iter().enumerate() {
+            let behind = before + run.rows.len();
+            let all: Vec<u32> = run.rows.iter().collect();
+            let mut rows = Vec::new();
+            while let Some(place) = places.next_if(|place| **place < behind) {
+                rows.push(all[place - before]);
+            }
+            if !rows.is_empty() {
+                let range = 0..rows.len();
+                parts.push((index, Run { batch: Arc::clone(&run.batch), rows: Rows::These(rows.into(), range) }));
+            }
+            before = behind;
+        }
+        parts
+    }
+
     /// A parcel of `runs`, which are in order and hold a line at least.
     pub(crate) fn new(runs: Vec<Run>) -> Self {
         let lines = runs.iter().map(|run| run.rows.len()).sum();

@@ -344,6 +344,8 @@ pub struct Counted {
     pub bytes: u64,
     /// `spool_unsent_bytes`
     pub unsent_bytes: u64,
+    /// `spool_budget_bytes`
+    pub budget_bytes: u64,
     /// `spool_segments`
     pub segments: u64,
     /// When the oldest record was received, for `spool_oldest_age_seconds`.

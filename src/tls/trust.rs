@@ -1,10 +1,15 @@
-//! What the client commands need of TLS: whom to believe, and a handshake.
+//! What the client commands and sinks need of TLS: whom to believe, and a handshake.
 
-use std::{io, sync::Arc};
+#[cfg(feature = "cli")]
+use std::io;
+use std::sync::Arc;
 
 use rustls::{ClientConfig, Error, RootCertStore};
+#[cfg(feature = "cli")]
 use rustls_pki_types::ServerName;
+#[cfg(feature = "cli")]
 use tokio::net::TcpStream;
+#[cfg(feature = "cli")]
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ALPN, chain, provider};
@@ -16,7 +21,7 @@ pub(crate) struct Trust(Arc<ClientConfig>);
 /// Why a client believes nobody.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
-    #[error("this system has no certificates to trust: install ca-certificates, or name a file with --ca-file")]
+    #[error("this system has no certificates to trust: install ca-certificates, or name a file of them")]
     NoSystemRoots,
     #[error("it holds no certificate in PEM")]
     NoCertificate,
@@ -50,7 +55,22 @@ impl Trust {
         Self(Arc::new(config))
     }
 
+    /// Nobody: for a client that never speaks TLS.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn nobody() -> Self {
+        Self::new(RootCertStore::empty())
+    }
+
+    /// For a connector that names the protocols itself.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn config(&self) -> ClientConfig {
+        let mut config = (*self.0).clone();
+        config.alpn_protocols.clear();
+        config
+    }
+
     /// Shakes hands with `host`, a name or an address, which must be what the far side's certificate says.
+    #[cfg(feature = "cli")]
     pub(crate) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await

@@ -56,9 +56,10 @@ fn path(route: &Route) -> Value {
         route.operations.iter().map(|one| (one.method.to_ascii_lowercase(), operation(route, one))).collect();
     if route.path.contains("{id}") {
         let id = json!({ "type": "string", "minLength": 1, "maxLength": crate::collector::MACHINE_ID_BYTES_MAX });
+        let whose = if route.path.starts_with("/api/v1/sinks") { "the sink's name" } else { "the machine's id" };
         path.insert(
             "parameters".into(),
-            json!([{ "name": "id", "in": "path", "required": true, "description": "the machine's id", "schema": id }]),
+            json!([{ "name": "id", "in": "path", "required": true, "description": whose, "schema": id }]),
         );
     }
     path.into()
@@ -153,6 +154,10 @@ mod tests {
             ("/api/v1/tail", "get"),
             ("/api/v1/rejected", "get"),
             ("/api/v1/losses", "get"),
+            ("/api/v1/sinks", "get"),
+            ("/api/v1/sinks/{id}/pause", "post"),
+            ("/api/v1/sinks/{id}/resume", "post"),
+            ("/api/v1/sinks/{id}/rewind", "post"),
             ("/api/v1/openapi.json", "get"),
         ];
         let document = document();

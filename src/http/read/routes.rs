@@ -22,6 +22,10 @@ pub(super) enum Call {
     Tail,
     Rejected,
     Losses,
+    Sinks,
+    PauseSink,
+    ResumeSink,
+    RewindSink,
     OpenApi,
 }
 
@@ -136,6 +140,14 @@ const LOST_OF: Parameter = Parameter::new(
     "only what was lost of this machine; losses of which nobody knows whose they are always belong to it",
 );
 
+const REWIND_SINCE: Parameter = Parameter::new(
+    "since",
+    Form::Duration,
+    "how far to go back before now; what was received since is delivered again",
+);
+const DRY_RUN: Parameter =
+    Parameter::new("dry_run", Form::Flag, "true: only say how many lines that would be (default false)");
+
 const LINES: (u16, &str) = (200, "lines, as they come: NDJSON, or by Accept text/event-stream or text/plain");
 const MACHINE_FACTS: (u16, &str) = (200, "what is known of the machine");
 
@@ -145,6 +157,15 @@ const fn get(
     answers: &'static [(u16, &'static str)],
 ) -> Operation {
     Operation { method: "GET", what, parameters, answers }
+}
+
+const fn post(what: &'static str, parameters: &'static [&'static Parameter]) -> Operation {
+    Operation {
+        method: "POST",
+        what,
+        parameters,
+        answers: &[(200, "the sink"), (409, "there is no spool to go back in")],
+    }
 }
 
 /// Every call.
@@ -273,6 +294,30 @@ pub(super) const ROUTES: &[Route] = &[
             &[&LOST_SINCE, &LOST_OF],
             &[(200, "the losses, the oldest first")],
         )],
+    },
+    Route {
+        call: Call::Sinks,
+        path: "/api/v1/sinks",
+        open: false,
+        operations: &[get("every sink: its counts, its lag, its last error", &[], &[(200, "the sinks")])],
+    },
+    Route {
+        call: Call::PauseSink,
+        path: "/api/v1/sinks/{id}/pause",
+        open: false,
+        operations: &[post("have a sink deliver nothing until it is resumed", &[])],
+    },
+    Route {
+        call: Call::ResumeSink,
+        path: "/api/v1/sinks/{id}/resume",
+        open: false,
+        operations: &[post("have a sink go on", &[])],
+    },
+    Route {
+        call: Call::RewindSink,
+        path: "/api/v1/sinks/{id}/rewind",
+        open: false,
+        operations: &[post("have a sink deliver again what the spool received since", &[&REWIND_SINCE, &DRY_RUN])],
     },
     Route {
         call: Call::OpenApi,

@@ -1,0 +1,470 @@
+//! One sink's end of the collector: what it wants of each batch, until it has settled it.
+//!
+//! Without a spool an outlet is a bounded channel of whole batches; what is under way counts too, until it is settled. With one it is
+//! a position, and reads the past at its own pace: in the history where that holds the batch, else on the disk. Its cursor
+//! there moves when everything before it is settled, so what was not is there at the next start.
+//!
+//! What a sink wants of a body is found before the publish lock is taken; see [`Wants`]. An outlet is offered a batch under that
+//! lock, just before the history has it, so that no line is delivered that was not counted in.
+//!
+//! Lock order: publish → outlet → history.
+
+#![allow(dead_code, unused_imports, reason = "the delivery loop comes next")]
+
+mod channel;
+mod position;
+#[cfg(feature = "spool")]
+mod spooled;
+mod tally;
+#[cfg(not(feature = "spool"))]
+mod unspooled;
+mod wants;
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+#[cfg(feature = "spool")]
+pub(crate) use self::spooled::{RewindError, Rewound};
+pub(crate) use self::wants::{Outlets, Wants};
+use self::{
+    channel::{Channel, Room},
+    position::{Ahead, Fetched, Position},
+    tally::{Settled, Tally},
+};
+use super::{LogCollector, SinkStats};
+use crate::{
+    batch::{Batch, EntryView},
+    budget::Budget,
+    filter::Filter,
+    journal::Loss,
+    sink::{Rows, Run},
+};
+
+/// What an outlet without a spool does when it has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutletFull {
+    /// Drops what comes, at once.
+    #[default]
+    DropNewest,
+    /// Refuses bodies with lines for it.
+    Block,
+}
+
+/// What a sink wants of the collector.
+#[derive(Clone, Debug)]
+pub(crate) struct OutletTerms {
+    /// Unlike any other's; its cursor in a spool goes by this.
+    pub(crate) name: Box<str>,
+    /// `None`: every line.
+    pub(crate) filter: Option<Filter>,
+    /// Without a spool, which has a `full` of its own.
+    pub(crate) full: OutletFull,
+    /// Without a spool: of the batches that wait or are under way, as charged to the budget. An empty outlet takes any one.
+    pub(crate) bytes_max: usize,
+}
+
+/// Why lines were dropped that a sink wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SinkReason {
+    QueueFull = 0,
+    DeadLetter = 1,
+    Limited = 2,
+    Shutdown = 3,
+}
+
+impl SinkReason {
+    pub(crate) const ALL: [Self; 4] = [Self::QueueFull, Self::DeadLetter, Self::Limited, Self::Shutdown];
+    /// The names in metrics, by the variants' numbers: the closed set of the contract.
+    pub(crate) const NAMES: [&str; 4] = ["queue_full", "dead_letter", "limited", "shutdown"];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+/// Which rows of a batch a sink wants; `None`: all.
+type Wanted = Option<Arc<[u32]>>;
+
+/// What a sink wants of one batch, on its way.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// A line at least.
+    pub(crate) run: Run,
+    /// 1, 2, 3… in the order of taking; see [`OutletState::done`].
+    pub(crate) number: u64,
+}
+
+/// What was taken and is not settled.
+#[derive(Debug)]
+struct UnderWay {
+    number: u64,
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
+    seq: u64,
+    received: Instant,
+    /// Of the channel's bound.
+    bytes: usize,
+}
+
+/// One sink's end of the collector. It is the sink's only reader.
+///
+/// Dropping it ends it: without a spool what was not settled is dropped with reason `shutdown`, with one it is left there.
+pub(crate) struct Outlet {
+    collector: LogCollector,
+    state: Arc<OutletState>,
+    fetching: Option<Pin<Box<dyn Future<Output = Fetched> + Send>>>,
+}
+
+/// What everybody may know of an outlet, and its reader tells.
+pub(crate) struct OutletState {
+    terms: OutletTerms,
+    budget: Arc<Budget>,
+    #[cfg(feature = "spool")]
+    spool: Option<crate::spool::Spool>,
+    /// Held while the cursor is noted.
+    #[cfg(feature = "spool")]
+    storing: Mutex<()>,
+    ready: Notify,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    tally: Tally,
+    source: Source,
+    under_way: VecDeque<UnderWay>,
+    numbers: u64,
+    last_error: Option<String>,
+}
+
+enum Source {
+    Channel(Channel),
+    Position(Position),
+}
+
+/// What an outlet's reader finds.
+enum Step {
+    Lines(Taken),
+    /// There may be more now.
+    Again,
+    Past,
+    Empty,
+}
+
+impl Outlet {
+    pub(super) fn new(collector: &LogCollector, state: Arc<OutletState>) -> Self {
+        Self { collector: collector.clone(), state, fetching: None }
+    }
+
+    /// What its sink tells, and others ask.
+    pub(crate) fn state(&self) -> &Arc<OutletState> {
+        &self.state
+    }
+
+    /// The next lines wanted, of one batch; `None` when the collector has shut down and everything was taken.
+    ///
+    /// With a spool nothing bounds how much is taken and not settled, but who takes it. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Taken> {
+        loop {
+            match self.step() {
+                Step::Lines(taken) => return Some(taken),
+                Step::Again => {}
+                Step::Past => self.fetch().await,
+                Step::Empty if self.collector.is_shutting_down() => return None,
+                Step::Empty => self.state.ready.notified().await,
+            }
+        }
+    }
+
+    /// As [`Outlet::next`], where that need not wait: neither for lines to come, nor for the disk.
+    pub(crate) fn try_next(&mut self) -> Option<Taken> {
+        loop {
+            match self.step() {
+                Step::Lines(taken) => return Some(taken),
+                Step::Again => {}
+                Step::Past | Step::Empty => return None,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let history = &self.collector.shared.history;
+        let mut inner = self.state.inner.lock();
+        match &mut inner.source {
+            Source::Channel(channel) => {
+                let Some((batch, wanted, bytes)) = channel.pop() else { return Step::Empty };
+                inner.take(&batch, 0, &wanted, bytes)
+            }
+            Source::Position(position) => {
+                let ahead = position.step(history);
+                drop(inner);
+                match ahead {
+                    Ahead::Empty => Step::Empty,
+                    Ahead::Past => Step::Past,
+                    Ahead::Ready(fetched) => self.state.claim(*fetched),
+                    // Not with the lock held, which publishing waits for.
+                    Ahead::Held { from, to, next, known } => {
+                        self.state.claim(Fetched::new(from, to, next, known, self.state.filter()))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads from the disk what comes next.
+    async fn fetch(&mut self) {
+        let (collector, state) = (&self.collector, &self.state);
+        let fetching = self.fetching.get_or_insert_with(|| {
+            let (collector, state) = (collector.clone(), Arc::clone(state));
+            Box::pin(position::fetch(collector, state))
+        });
+        let fetched = fetching.as_mut().await;
+        self.fetching = None;
+        // The next step finds it.
+        self.state.keep(fetched);
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.state.store_cursor();
+        // What a shutdown leaves is told by the collector, to who asks it last.
+        if !self.collector.is_shutting_down() {
+            self.collector.remove_outlet(&self.state);
+        }
+    }
+}
+
+impl Inner {
+    /// Hands out the rows of a batch from row `from` on that are wanted and within their limits.
+    fn take(&mut self, batch: &Arc<Batch>, from: u32, wanted: &Wanted, bytes: usize) -> Step {
+        let (rows, limited) = pick(batch, from, wanted);
+        if !limited.is_empty() {
+            let entries = limited.iter().map(|row| batch.view_of(&batch.rows[*row as usize]));
+            self.tally.dropped(SinkReason::Limited, entries);
+        }
+        if rows.len() == 0 {
+            self.source.give_back(bytes);
+            return Step::Again;
+        }
+        self.numbers += 1;
+        let number = self.numbers;
+        self.under_way.push_back(UnderWay { number, seq: batch.seq, received: batch.received, bytes });
+        Step::Lines(Taken { run: Run { batch: Arc::clone(batch), rows }, number })
+    }
+
+    /// When the oldest line was received that is not settled.
+    fn oldest(&self) -> Option<Instant> {
+        let waiting = match &self.source {
+            Source::Channel(channel) => channel.oldest(),
+            Source::Position(position) => position.waiting_since(),
+        };
+        let under_way = self.under_way.iter().map(|taken| taken.received).min();
+        [waiting, under_way].into_iter().flatten().min()
+    }
+}
+
+impl Source {
+    fn give_back(&mut self, bytes: usize) {
+        if let Self::Channel(channel) = self {
+            channel.give_back(bytes);
+        }
+    }
+}
+
+/// The rows wanted from `from` on, and those of them that are over a limit.
+fn pick(batch: &Batch, from: u32, wanted: &Wanted) -> (Rows, Vec<u32>) {
+    match wanted {
+        None if !batch.has_limited => (Rows::Range(from..batch.rows.len() as u32), Vec::new()),
+        Some(rows) if !batch.has_limited => {
+            let start = rows.partition_point(|row| *row < from);
+            (Rows::These(Arc::clone(rows), start..rows.len()), Vec::new())
+        }
+        _ => {
+            let is_limited = |row: &u32| batch.rows[*row as usize].limited;
+            let wanted: Vec<u32> = match wanted {
+                None => (from..batch.rows.len() as u32).collect(),
+                Some(rows) => rows.iter().copied().filter(|row| *row >= from).collect(),
+            };
+            let (limited, rows): (Vec<u32>, Vec<u32>) = wanted.into_iter().partition(is_limited);
+            let whole = 0..rows.len();
+            (Rows::These(rows.into(), whole), limited)
+        }
+    }
+}
+
+/// The rows of a batch that a filter wants; `None`: all.
+fn wanted_of(batch: &Batch, filter: Option<&Filter>) -> Wanted {
+    let filter = filter?;
+    let wants = |(row, entry)| filter.wants(&batch.view_of(entry)).then_some(row);
+    Some((0..).zip(&batch.rows).filter_map(wants).collect())
+}
+
+fn lines_of(batch: &Batch, wanted: &Wanted) -> u64 {
+    wanted.as_ref().map_or(batch.lines(), |rows| rows.len() as u64)
+}
+
+/// What its reader tells of what it took, and what others ask.
+impl OutletState {
+    pub(crate) fn name(&self) -> &str {
+        &self.terms.name
+    }
+
+    fn filter(&self) -> Option<&Filter> {
+        self.terms.filter.as_ref()
+    }
+
+    /// Hands out what was found at the sink's position.
+    fn claim(&self, fetched: Fetched) -> Step {
+        let mut inner = self.inner.lock();
+        let Inner { tally, source: Source::Position(position), .. } = &mut *inner else { return Step::Again };
+        let Some((found, wanted)) = position.claim(tally, fetched) else { return Step::Again };
+        inner.take(&found.batch, found.from, &wanted, 0)
+    }
+
+    fn keep(&self, fetched: Fetched) {
+        if let Source::Position(position) = &mut self.inner.lock().source {
+            position.keep(fetched);
+        }
+    }
+
+    /// So many of the lines taken have arrived.
+    pub(crate) fn delivered(&self, lines: u64) {
+        let mut inner = self.inner.lock();
+        inner.tally.delivered(lines);
+        inner.last_error = None;
+    }
+
+    /// These of the lines taken were given up.
+    pub(crate) fn dropped<'a>(&self, reason: SinkReason, entries: impl Iterator<Item = EntryView<'a>>) {
+        self.inner.lock().tally.dropped(reason, entries);
+    }
+
+    /// Everything that was taken up to `number` is settled: delivered or dropped, which is told before.
+    pub(crate) fn done(&self, number: u64) {
+        let mut freed = 0;
+        {
+            let mut inner = self.inner.lock();
+            while let Some(taken) = inner.under_way.pop_front_if(|taken| taken.number <= number) {
+                freed += taken.bytes;
+            }
+            inner.source.give_back(freed);
+        }
+        if freed > 0 {
+            self.budget.announce_room();
+        }
+        self.store_cursor_in_time();
+    }
+
+    /// A delivery was tried once more.
+    pub(crate) fn retried(&self) {
+        self.inner.lock().tally.retries += 1;
+    }
+
+    /// Why the last delivery failed; forgotten with the next that does not.
+    pub(crate) fn failed(&self, error: &str) {
+        self.inner.lock().last_error = Some(error.to_owned());
+    }
+
+    /// Its numbers now.
+    pub(crate) fn stats(&self) -> SinkStats {
+        let inner = self.inner.lock();
+        let Settled { lines_in, filtered, delivered, dropped } = inner.tally.settled();
+        let lines_dropped = dropped.iter().sum();
+        let age = |since: Instant| Instant::now().saturating_duration_since(since).as_secs_f64();
+        SinkStats {
+            name: self.terms.name.to_string(),
+            lines_in,
+            lines_filtered: filtered,
+            lines_delivered: delivered,
+            lines_dropped,
+            lines_dropped_by_reason: SinkReason::NAMES.into_iter().zip(dropped).collect(),
+            lines_in_flight: inner.tally.in_flight(),
+            retries: inner.tally.retries,
+            lag_seconds: inner.oldest().filter(|_| inner.tally.in_flight() > 0).map_or(0.0, age),
+            last_success_timestamp_seconds: inner.tally.last_success.map(seconds),
+            last_error: inner.last_error.clone(),
+        }
+    }
+
+    /// When the oldest line was received that is not settled, and how many these are.
+    fn unsent(&self) -> (Option<Instant>, u64) {
+        let inner = self.inner.lock();
+        let lines = inner.tally.in_flight();
+        (inner.oldest().filter(|_| lines > 0), lines)
+    }
+
+    fn take_lost(&self) -> Vec<Loss> {
+        self.inner.lock().tally.take_lost(&self.terms.name)
+    }
+
+    /// Gives up what is in memory alone, for good. Returns how many lines that were.
+    fn give_up(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        let Source::Channel(channel) = &mut inner.source else { return 0 };
+        let waiting = channel.clear();
+        for (batch, wanted) in waiting {
+            let (rows, limited) = pick(&batch, 0, &wanted);
+            let entries = limited.iter().map(|row| batch.view_of(&batch.rows[*row as usize]));
+            inner.tally.dropped(SinkReason::Limited, entries);
+            let run = Run { batch, rows };
+            inner.tally.dropped(SinkReason::Shutdown, run.entries());
+        }
+        let under_way = inner.tally.in_flight();
+        inner.tally.dropped_unknown(SinkReason::Shutdown, under_way);
+        inner.tally.close();
+        inner.tally.settled().dropped[SinkReason::Shutdown as usize]
+    }
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1000.0
+}
+
+impl LogCollector {
+    /// Opens a sink's end. From now on the sink is a consumer of what it wants.
+    ///
+    /// With a spool it goes on where a sink of that name stood, or begins with what comes next. Waits for the disk then.
+    pub(crate) fn add_outlet(&self, mut terms: OutletTerms) -> Outlet {
+        terms.filter = terms.filter.filter(|filter| !filter.wants_all());
+        let start = self.start_of(&terms.name);
+        let publisher = self.shared.publisher.lock();
+        let mut tally = Tally::default();
+        let source = self.source_of(&terms, start, &mut tally);
+        let inner = Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None };
+        let state = Arc::new(OutletState {
+            terms,
+            budget: Arc::clone(&self.shared.budget),
+            #[cfg(feature = "spool")]
+            spool: self.spool().cloned(),
+            #[cfg(feature = "spool")]
+            storing: Mutex::default(),
+            ready: Notify::new(),
+            inner: Mutex::new(inner),
+        });
+        self.shared.outlets.add(&state);
+        drop(publisher);
+        state.store_cursor();
+        Outlet::new(self, state)
+    }
+
+    /// What is known of the sinks' ends that are open.
+    pub(crate) fn outlets(&self) -> Arc<[Arc<OutletState>]> {
+        self.shared.outlets.list()
+    }
+
+    fn remove_outlet(&self, state: &Arc<OutletState>) {
+        let publisher = self.shared.publisher.lock();
+        self.shared.outlets.remove(state);
+        drop(publisher);
+        state.give_up();
+        state.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
+        // Who was refused for it may come now.
+        self.shared.budget.announce_room();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Sinks' ends over the spool: where they begin, their cursors, what is removed before they have it, and going back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, Source, Tally};
+use crate::{
+    history::{FleetCursor, History},
+    spool::{ReadError, Seek},
+};
+
+/// How often a cursor is noted while its sink is busy.
+const CURSOR_EVERY: Duration = Duration::from_millis(250);
+
+/// Where a sink goes on that was here before.
+pub(super) struct Start {
+    cursor: FleetCursor,
+    received: Instant,
+}
+
+/// What a sink that goes back delivers again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rewound {
+    /// When the first of these lines was received; `None` if there are none.
+    pub(crate) from: Option<Timestamp>,
+    /// Before any filter.
+    pub(crate) lines: u64,
+}
+
+/// Why a sink cannot go back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RewindError {
+    #[error("without a spool there is nothing to go back to")]
+    NoSpool,
+    #[error("the spool cannot be read now")]
+    Unreadable(#[from] ReadError),
+}
+
+/// A time of receipt on the clock that ages are measured by.
+fn instant_of(time: Timestamp) -> Instant {
+    let (now, age) = (Instant::now(), Timestamp::now().duration_since(time));
+    now.checked_sub(Duration::try_from(age).unwrap_or_default()).unwrap_or(now)
+}
+
+impl LogCollector {
+    /// Where the sink of that name stood. Waits for the disk.
+    pub(super) fn start_of(&self, name: &str) -> Option<Start> {
+        let spool = self.spool()?;
+        let seq = spool.cursor(name)?;
+        match spool.first(Seek::Seq(seq)) {
+            Ok(place) => place.map(|place| Start {
+                cursor: FleetCursor::at(place.seq(), place.first_line()),
+                received: instant_of(place.received_at()),
+            }),
+            Err(error) => {
+                tracing::error!(%error, sink = name, "the sink's place in the spool cannot be read: it begins anew");
+                None
+            }
+        }
+    }
+
+    /// With the publish lock held.
+    pub(super) fn source_of(&self, terms: &OutletTerms, start: Option<Start>, tally: &mut Tally) -> Source {
+        let history = &self.shared.history;
+        if history.past().is_none() {
+            return Source::Channel(Channel::new(terms.bytes_max));
+        }
+        let (end, end_line) = history.end();
+        let is_filtered = terms.filter.is_some();
+        let (cursor, since) = start.map_or((history.live(), None), |start| (start.cursor, Some(start.received)));
+        if !is_filtered {
+            tally.came_in(end_line.saturating_sub(cursor.line()));
+        }
+        Source::Position(Position::new(cursor, is_filtered, end, since))
+    }
+
+    /// Forgets where sinks stood that are not named, so that they hold nothing back any more.
+    pub(crate) fn forget_sinks_but(&self, names: &[&str]) {
+        let Some(spool) = self.spool() else { return };
+        for (name, _) in spool.cursors().iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+            tracing::warn!(sink = %name, "a sink is no longer configured: what it has not had of the spool is given up");
+            spool.remove_cursor(name);
+        }
+    }
+}
+
+impl Outlets {
+    /// Batches before number `seq`, whose lines end at `line`, are about to go.
+    pub(crate) fn lose_before(&self, seq: u64, line: u64, history: &History) {
+        for state in self.list().iter() {
+            if let Inner { tally, source: Source::Position(position), .. } = &mut *state.inner.lock() {
+                position.lose_before(seq, line, history, tally);
+            }
+        }
+    }
+
+    /// Notes where every sink stands.
+    pub(crate) fn store_cursors(&self) {
+        self.list().iter().for_each(|state| state.store_cursor());
+    }
+}
+
+impl Inner {
+    /// The number of the batch before which everything is settled, if it is to be noted.
+    fn cursor_to_store(&mut self, every: Duration) -> Option<u64> {
+        let under_way = self.under_way.iter().map(|taken| taken.seq);
+        let Source::Position(position) = &mut self.source else { return None };
+        let now = Instant::now();
+        if position.stored.is_some_and(|(_, at)| now.saturating_duration_since(at) < every) {
+            return None;
+        }
+        let seq = under_way.min().map_or(position.seq(), |seq| seq.min(position.seq()));
+        let before = position.stored.replace((seq, now));
+        (before.map(|(seq, _)| seq) != Some(seq)).then_some(seq)
+    }
+}
+
+impl OutletState {
+    pub(super) fn store_cursor(&self) {
+        self.store_cursor_every(Duration::ZERO);
+    }
+
+    pub(super) fn store_cursor_in_time(&self) {
+        self.store_cursor_every(CURSOR_EVERY);
+    }
+
+    fn store_cursor_every(&self, every: Duration) {
+        let Some(spool) = &self.spool else { return };
+        // Noted in the order in which they are found: a later one must not be overtaken.
+        let _one_at_a_time = self.storing.lock();
+        let due = self.inner.lock().cursor_to_store(every);
+        if let Some(seq) = due {
+            spool.set_cursor(&self.terms.name, seq);
+        }
+    }
+
+    /// Goes back to what was received at `since` or later, or says what that would come to. Waits for the disk.
+    ///
+    /// What is under way stays so, and may then be delivered twice.
+    ///
+    /// # Errors
+    ///
+    /// See [`RewindError`].
+    pub(crate) fn rewind(&self, since: Timestamp, dry_run: bool) -> Result<Rewound, RewindError> {
+        let spool = self.spool.as_ref().ok_or(RewindError::NoSpool)?;
+        let nothing = Rewound { from: None, lines: 0 };
+        let Some(place) = spool.first(Seek::Time(since))? else { return Ok(nothing) };
+        let lines = {
+            let mut inner = self.inner.lock();
+            let Inner { tally, source: Source::Position(position), .. } = &mut *inner else {
+                return Err(RewindError::NoSpool);
+            };
+            let lines = position.lines_since(place.first_line());
+            if !dry_run {
+                position.go_back(place.seq(), place.first_line(), instant_of(place.received_at()), tally);
+            }
+            lines
+        };
+        if lines == 0 {
+            return Ok(nothing);
+        }
+        if !dry_run {
+            self.store_cursor();
+            self.ready.notify_one();
+        }
+        Ok(Rewound { from: Some(place.received_at()), lines })
+    }
+}

@@ -1,0 +1,246 @@
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::{
+    admission::Cause,
+    batch::Kind,
+    collector::tests::{push, push_numbers, small},
+};
+
+fn terms(filter: Option<Filter>, full: OutletFull, bytes_max: usize) -> OutletTerms {
+    OutletTerms { name: "store".into(), filter, full, bytes_max }
+}
+
+fn stderr_only() -> Option<Filter> {
+    Some(Filter { streams: vec!["stderr".into()], ..Filter::default() })
+}
+
+/// Both balances, and that every dropped line is on record.
+#[track_caller]
+fn check(collector: &LogCollector) -> SinkStats {
+    let stats = collector.stats();
+    let fates = stats.lines_accepted + stats.lines_filtered + stats.lines_unrouted + stats.lines_rejected;
+    assert_eq!(stats.lines_received, fates, "{stats:?}");
+    let lost: u64 = collector.losses(None, None).entries.iter().filter_map(|loss| loss.lines).sum();
+    let sink = stats.sinks.first().cloned().expect("there is a sink");
+    assert_eq!(sink.lines_in, sink.lines_delivered + sink.lines_dropped + sink.lines_in_flight, "{sink:?}");
+    assert_eq!(lost, stats.queue_lines_dropped + sink.lines_dropped, "{stats:?}");
+    sink
+}
+
+fn messages(taken: &Taken) -> Vec<String> {
+    taken.run.entries().map(|entry| entry.message().to_owned()).collect()
+}
+
+fn settle(outlet: &Outlet, taken: &Taken) {
+    outlet.state().delivered(taken.run.rows.len() as u64);
+    outlet.state().done(taken.number);
+}
+
+#[test]
+fn every_line_has_its_fate_by_what_queues_and_sinks_want() {
+    let lines =
+        [("m", Kind::Stdout, "a"), ("m", Kind::Stderr, "b"), ("n", Kind::Stdout, "c"), ("n", Kind::Stderr, "d")];
+    let collector = small(|_| {});
+    let mut outlet = collector.add_outlet(terms(stderr_only(), OutletFull::DropNewest, 1 << 20));
+    let _queue = collector.subscribe("m").unwrap();
+    let receipt = push(&collector, &lines).unwrap();
+    assert_eq!((receipt.accepted, receipt.filtered, receipt.unrouted), (3, 1, 0));
+    assert_eq!(collector.stats().queue_lines_in, 1, "queues count their own");
+    let taken = outlet.try_next().unwrap();
+    assert_eq!(messages(&taken), ["b", "d"]);
+    assert_eq!(check(&collector).lines_in_flight, 2);
+    settle(&outlet, &taken);
+    let sink = check(&collector);
+    assert_eq!((sink.lines_in, sink.lines_filtered, sink.lines_delivered, sink.lag_seconds), (2, 2, 2, 0.0));
+    drop(outlet);
+    let receipt = push(&collector, &lines).unwrap();
+    assert_eq!((receipt.accepted, receipt.filtered, receipt.unrouted), (1, 1, 2), "it is a consumer no longer");
+    let _whole = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+    assert_eq!(push(&collector, &lines).unwrap().accepted, 4);
+}
+
+#[test]
+fn a_dead_sink_that_drops_refuses_nobody_and_its_losses_are_on_record() {
+    let collector = small(|_| {});
+    let outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+    for number in 0..200 {
+        assert_eq!(push_numbers(&collector, "m", number * 10..number * 10 + 10).unwrap().accepted, 10);
+    }
+    let sink = check(&collector);
+    assert_eq!((sink.lines_in, sink.lines_dropped, sink.lines_in_flight), (2000, 1990, 10));
+    let losses = collector.losses(None, Some("m")).entries;
+    assert!(losses.iter().all(|loss| loss.place == "sink:store" && loss.reason == "queue_full"), "{losses:?}");
+    collector.shut_down();
+    drop(outlet);
+    assert_eq!(collector.drop_what_is_left(), 10, "what a sink in memory has not settled is lost at the end");
+    assert_eq!(check(&collector).lines_in_flight, 0);
+}
+
+#[tokio::test]
+async fn a_sink_that_blocks_refuses_until_what_was_taken_is_settled() {
+    let collector = small(|_| {});
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::Block, 1));
+    let _ = push_numbers(&collector, "m", 0..5).unwrap();
+    assert_eq!(push_numbers(&collector, "m", 5..6), Err(Cause::SinkFull));
+    let taken = outlet.next().await.unwrap();
+    assert_eq!(push_numbers(&collector, "m", 5..6), Err(Cause::SinkFull), "what is under way counts");
+    let mut room = collector.budget().room();
+    room.enable();
+    settle(&outlet, &taken);
+    assert!(room.wait().now_or_never().is_some(), "who is held hears of it");
+    drop(taken);
+    let _ = push_numbers(&collector, "m", 5..6).unwrap();
+    assert_eq!(check(&collector).lines_in_flight, 1);
+    collector.shut_down();
+    let taken = outlet.next().await.unwrap();
+    settle(&outlet, &taken);
+    assert!(outlet.next().await.is_none());
+    assert_eq!(collector.drop_what_is_left(), 0);
+}
+
+#[test]
+fn what_is_over_a_limit_is_not_for_sinks() {
+    let collector = small(|config| config.limit.machine.lines_per_second = 1);
+    let _queue = collector.subscribe("m").unwrap();
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+    let _ = push_numbers(&collector, "m", 0..15).unwrap();
+    let taken = outlet.try_next().unwrap();
+    assert_eq!(taken.run.rows.len(), 10);
+    settle(&outlet, &taken);
+    assert_eq!(outlet.state().stats().lines_dropped_by_reason["limited"], 5);
+}
+
+#[cfg(feature = "spool")]
+mod spooled {
+    use super::*;
+    use crate::{
+        collector::CollectorConfig,
+        spool::{Bounds, Full},
+    };
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new() -> Self {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let name = format!("fleetdrain-outlet-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn open(&self, bounds: Bounds) -> LogCollector {
+            let config = CollectorConfig { budget_bytes: 64 << 20, history_bytes: 4_000, ..CollectorConfig::default() };
+            LogCollector::with_spool(config, &self.0, bounds).unwrap()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn body(number: u32, pad: usize) -> String {
+        let record = |stream| {
+            let pad = "x".repeat(pad);
+            format!(
+                "{{\"instance\":\"m\",\"stream\":\"{stream}\",\"message\":\"{stream}{number}\",\"pad\":\"{pad}\"}}\n"
+            )
+        };
+        record("stdout") + &record("stderr")
+    }
+
+    async fn drain(outlet: &mut Outlet) -> Vec<String> {
+        let mut all = Vec::new();
+        while outlet.state().stats().lines_in_flight > 0 {
+            let taken = outlet.next().await.unwrap();
+            all.extend(messages(&taken));
+            settle(outlet, &taken);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_sink_goes_on_after_a_restart_where_it_had_settled_everything() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        (0..40).for_each(|number| drop(collector.push(body(number, 0)).unwrap()));
+        for _ in 0..10 {
+            let taken = outlet.next().await.unwrap();
+            settle(&outlet, &taken);
+        }
+        // Under way, and not settled.
+        let _taken = outlet.next().await.unwrap();
+        assert_eq!(check(&collector).lines_in_flight, 60);
+        collector.shut_down();
+        drop(outlet);
+        assert_eq!(collector.drop_what_is_left(), 0);
+        collector.close_spool();
+        drop(collector);
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        assert_eq!(check(&collector).lines_in, 60, "what is unsent counts from the start");
+        let _ = collector.push(body(40, 0)).unwrap();
+        let all = drain(&mut outlet).await;
+        let expected: Vec<_> =
+            (10..41).flat_map(|number| ["stdout", "stderr"].map(|s| format!("{s}{number}"))).collect();
+        assert_eq!(all, expected);
+        check(&collector);
+        let rewound = outlet.state().rewind(Timestamp::UNIX_EPOCH, true).unwrap();
+        assert_eq!((rewound.lines, check(&collector).lines_in), (82, 62), "a dry run changes nothing");
+        let _ = outlet.state().rewind(Timestamp::UNIX_EPOCH, false).unwrap();
+        assert_eq!(drain(&mut outlet).await.len(), 82);
+        check(&collector);
+        collector.forget_sinks_but(&[]);
+        assert_eq!(collector.spool().unwrap().cursors(), []);
+        collector.close_spool();
+    }
+
+    #[tokio::test]
+    async fn a_filter_is_asked_again_of_what_is_read_from_the_disk() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let outlet = collector.add_outlet(terms(stderr_only(), OutletFull::DropNewest, 1));
+        (0..40).for_each(|number| drop(collector.push(body(number, 0)).unwrap()));
+        assert_eq!((check(&collector).lines_in, check(&collector).lines_filtered), (40, 40));
+        collector.shut_down();
+        drop(outlet);
+        collector.close_spool();
+        drop(collector);
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(stderr_only(), OutletFull::DropNewest, 1));
+        for number in 0..40 {
+            let taken = outlet.next().await.unwrap();
+            assert_eq!(messages(&taken), [format!("stderr{number}")]);
+            settle(&outlet, &taken);
+            check(&collector);
+        }
+        assert_eq!(check(&collector).lines_delivered, 40);
+        collector.close_spool();
+    }
+
+    #[tokio::test]
+    async fn a_slow_sink_holds_the_spool_back_or_loses_what_it_drops() {
+        for (full, filter) in [(Full::Refuse, None), (Full::DropOldest, None), (Full::DropOldest, stderr_only())] {
+            let dir = Dir::new();
+            let collector = dir.open(Bounds { full, segment_bytes: 64 << 10, ..Bounds::new(256 << 10) });
+            let mut outlet = collector.add_outlet(terms(filter, OutletFull::DropNewest, 1));
+            let taken = (0..200).take_while(|number| collector.push(body(*number, 2_000)).is_ok()).count() as u64;
+            assert_eq!(taken == 200, full == Full::DropOldest, "{taken}");
+            assert!(collector.spool().unwrap().counted().unsent_bytes > 0);
+            let read = drain(&mut outlet).await.len() as u64;
+            let sink = check(&collector);
+            let wanted = if sink.lines_filtered > 0 { taken } else { 2 * taken };
+            assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_in_flight), (wanted, read, 0));
+            assert_eq!(sink.lines_dropped > 0, full == Full::DropOldest, "{sink:?}");
+            assert_eq!(sink.lines_dropped, sink.lines_dropped_by_reason["queue_full"]);
+            collector.close_spool();
+        }
+    }
+}

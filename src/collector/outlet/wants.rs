@@ -1,0 +1,232 @@
+//! What sinks want of a body on its way in.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{Inner, OutletFull, OutletState, Room, SinkReason, Source, Wanted, lines_of, wanted_of};
+use crate::{
+    batch::{Batch, Group, Kind, Streams},
+    collector::SinkStats,
+    journal::Loss,
+    queue::Offered,
+};
+
+/// The sinks' ends that are open. Changed under the publish lock alone.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    /// Counts the changes: 0 while there was never any.
+    generation: AtomicU64,
+    list: RwLock<Arc<[Arc<OutletState>]>>,
+}
+
+/// What the sinks want of one batch, and the room that they keep for it.
+///
+/// Made before the publish lock is taken, because a filter takes its time; if the sinks have changed by then, once more.
+#[derive(Default)]
+pub(crate) struct Wants {
+    generation: u64,
+    each: SmallVec<[Want; 1]>,
+    union: Union,
+}
+
+struct Want {
+    state: Arc<OutletState>,
+    rows: Wanted,
+    room: Option<Room>,
+    /// Found no room.
+    is_dropped: bool,
+}
+
+/// What is wanted by any sink.
+#[derive(Default)]
+enum Union {
+    /// There is no sink.
+    #[default]
+    NoSink,
+    All,
+    /// Lines of each group, by kind.
+    Some(Box<[[u32; Kind::COUNT]]>),
+}
+
+impl Outlets {
+    pub(super) fn list(&self) -> Arc<[Arc<OutletState>]> {
+        Arc::clone(&self.list.read())
+    }
+
+    pub(super) fn add(&self, state: &Arc<OutletState>) {
+        let mut list = self.list.write();
+        *list = list.iter().chain([state]).cloned().collect();
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn remove(&self, state: &Arc<OutletState>) {
+        let mut list = self.list.write();
+        *list = list.iter().filter(|other| !Arc::ptr_eq(other, state)).cloned().collect();
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// What sinks want of `batch`, with room where it must be kept; `Err` where there is none.
+    pub(crate) fn wants(&self, batch: &Batch) -> Result<Wants, ()> {
+        let mut wants = Wants::default();
+        wants.renew(self, batch);
+        for want in wants.each.iter_mut().filter(|want| want.state.terms.full == OutletFull::Block) {
+            if lines_of(batch, &want.rows) > 0 {
+                want.room = Room::take(&want.state, batch.charged_bytes())?;
+            }
+        }
+        Ok(wants)
+    }
+
+    /// Each sink's numbers.
+    pub(crate) fn stats(&self) -> Vec<SinkStats> {
+        self.list().iter().map(|state| state.stats()).collect()
+    }
+
+    /// When the oldest line was received that a sink has not settled.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.list().iter().filter_map(|state| state.unsent().0).min()
+    }
+
+    /// How many lines sinks have not settled.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.list().iter().map(|state| state.unsent().1).sum()
+    }
+
+    /// What was dropped since this was last asked.
+    pub(crate) fn take_lost(&self) -> Vec<Loss> {
+        self.list().iter().flat_map(|state| state.take_lost()).collect()
+    }
+
+    /// Wakes the sinks' readers, to see that the collector has shut down.
+    pub(crate) fn wake(&self) {
+        self.list().iter().for_each(|state| state.ready.notify_one());
+    }
+
+    /// Gives up what is in memory alone. Returns how many lines that were.
+    pub(crate) fn give_up(&self) -> u64 {
+        self.list().iter().map(|state| state.give_up()).sum()
+    }
+}
+
+impl Wants {
+    /// Whether it is about the sinks that there are. Called under the publish lock.
+    pub(crate) fn is_current(&self, outlets: &Outlets) -> bool {
+        self.generation == outlets.generation.load(Relaxed)
+    }
+
+    /// Makes it be about the sinks that there are. Not under the publish lock.
+    pub(crate) fn renew(&mut self, outlets: &Outlets, batch: &Batch) {
+        self.generation = outlets.generation.load(Relaxed);
+        if self.generation == 0 {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.each);
+        let want = |state: &Arc<OutletState>| {
+            let known = before.iter().position(|want| Arc::ptr_eq(&want.state, state));
+            known.map(|at| before.swap_remove(at)).unwrap_or_else(|| Want {
+                state: Arc::clone(state),
+                rows: wanted_of(batch, state.filter()),
+                room: None,
+                is_dropped: false,
+            })
+        };
+        self.each = outlets.list().iter().map(want).collect();
+        self.union = Union::of(&self.each, batch);
+    }
+
+    /// Gives the sinks their lines, with the publish lock held and before anybody can see the batch.
+    pub(crate) fn offer(&mut self, batch: &Arc<Batch>) {
+        for want in &mut self.each {
+            let lines = lines_of(batch, &want.rows);
+            let mut inner = want.state.inner.lock();
+            let Inner { tally, source, .. } = &mut *inner;
+            tally.filtered(batch.lines() - lines);
+            tally.came_in(lines);
+            match source {
+                Source::Position(position) => position.coming(batch.seq, &want.rows, lines, batch.received),
+                Source::Channel(_) if lines == 0 => {}
+                Source::Channel(channel) => {
+                    let block = want.state.terms.full == OutletFull::Block;
+                    if let Some(room) = &mut want.room {
+                        room.settle(channel);
+                    }
+                    if !channel.push(batch, &want.rows, block) {
+                        tally.count_dropped(SinkReason::QueueFull, lines);
+                        want.is_dropped = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The fate of a group's lines, of which its machine's queue, if there is one, takes those of some streams: accepted, filtered,
+    /// unrouted.
+    pub(crate) fn fate(&self, index: usize, group: &Group, queue: Option<(Offered, Streams)>) -> (u64, u64, u64) {
+        let lines = group.lines();
+        match (&self.union, queue) {
+            (Union::NoSink, None) => (0, 0, lines),
+            (Union::NoSink, Some((offered, _))) => (offered.accepted, offered.filtered, 0),
+            (Union::All, _) => (lines, 0, 0),
+            (Union::Some(counts), queue) => {
+                let all = queue.map_or(0, |(offered, _)| offered.accepted);
+                let beside = (0..Kind::COUNT)
+                    .filter(|&kind| queue.is_none_or(|(_, streams)| !streams.wants_number(kind)))
+                    .map(|kind| u64::from(counts[index][kind]));
+                let accepted = all + beside.sum::<u64>();
+                (accepted, lines - accepted, 0)
+            }
+        }
+    }
+
+    /// Wakes the sinks' readers, and notes what found no room; with no lock held.
+    pub(crate) fn tell(self, batch: &Batch) {
+        for want in self.each {
+            if want.is_dropped {
+                want.state.note_dropped(batch, &want.rows);
+            }
+            want.state.ready.notify_one();
+        }
+    }
+}
+
+impl Union {
+    fn of(wants: &[Want], batch: &Batch) -> Self {
+        match wants {
+            [] => Self::NoSink,
+            wants if wants.iter().any(|want| want.rows.is_none()) => Self::All,
+            wants => {
+                let mut counts = vec![[0; Kind::COUNT]; batch.groups.len()].into_boxed_slice();
+                let mut counted = vec![false; batch.rows.len()];
+                for &row in wants.iter().filter_map(|want| want.rows.as_deref()).flatten() {
+                    if !std::mem::replace(&mut counted[row as usize], true) {
+                        let row = &batch.rows[row as usize];
+                        counts[row.group as usize][row.kind as usize] += 1;
+                    }
+                }
+                Self::Some(counts)
+            }
+        }
+    }
+}
+
+impl OutletState {
+    /// Notes for the journal whose lines found no room; they are counted already.
+    fn note_dropped(&self, batch: &Batch, rows: &Wanted) {
+        let now = Timestamp::now();
+        let mut inner = self.inner.lock();
+        let mut note = |row: u32| {
+            inner.tally.note(SinkReason::QueueFull, &batch.view_of(&batch.rows[row as usize]), now);
+        };
+        match rows {
+            None => (0..batch.rows.len() as u32).for_each(&mut note),
+            Some(rows) => rows.iter().copied().for_each(&mut note),
+        }
+    }
+}

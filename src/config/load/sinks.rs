@@ -1,0 +1,103 @@
+//! `[sinks.NAME]` of the file, and `FLEETDRAIN_SINKS__NAME__KEY`.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use toml::{Spanned, de::DeValue};
+
+use super::{Loading, Place, Problem};
+use crate::sink::config::{SinkConfig, Wrong};
+
+const PREFIX: &str = "FLEETDRAIN_SINKS__";
+
+/// Keys that are secrets, and what to use in the file instead.
+const SECRETS: [(&str, &str); 3] =
+    [("token", "token_file"), ("password", "password_file"), ("secret_access_key", "secret_access_key_file")];
+
+/// What was set of each sink so far, by its name.
+pub(super) type Tables = BTreeMap<String, Table>;
+
+#[derive(Default)]
+pub(super) struct Table {
+    set: toml::Table,
+    /// Where each key was set, and the whole.
+    places: BTreeMap<String, Place>,
+    place: Option<Place>,
+}
+
+impl Loading {
+    /// Takes the file's `[sinks]`.
+    pub(super) fn read_sinks(
+        &mut self,
+        sinks: &Spanned<DeValue<'_>>,
+        text: &str,
+        place: Place,
+        at: impl Fn(Range<usize>) -> Place,
+    ) {
+        // It was read once: this is the same without places.
+        let all: toml::Table = text.parse().unwrap_or_default();
+        let (Some(places), Some(toml::Value::Table(all))) = (sinks.get_ref().as_table(), all.get("sinks")) else {
+            let value = sinks.get_ref().type_str().to_owned();
+            return self.mistake("sinks", place, Problem::NotA { value, expected: "a table of sinks" });
+        };
+        for (name, of) in places {
+            let (place, name) = (at(name.span()), name.get_ref().as_ref());
+            let (Some(of), Some(toml::Value::Table(set))) = (of.get_ref().as_table(), all.get(name)) else {
+                let message = "a sink is a table, such as [sinks.archive]".to_owned();
+                self.mistake(format!("sinks.{name}"), place, Problem::Sink { message });
+                continue;
+            };
+            let table = self.sinks.entry(name.to_owned()).or_default();
+            table.place = Some(place);
+            let mut secrets = Vec::new();
+            for (key, _) in of {
+                let (place, key) = (at(key.span()), key.get_ref().as_ref());
+                match SECRETS.iter().find(|(secret, _)| *secret == key) {
+                    Some(&(secret, token_file)) => secrets.push((secret, token_file, place)),
+                    None => {
+                        table.set.insert(key.to_owned(), set[key].clone());
+                        table.places.insert(key.to_owned(), place);
+                    }
+                }
+            }
+            for (secret, token_file, place) in secrets {
+                let variable = format!("{PREFIX}{}__{}", name.to_uppercase(), secret.to_uppercase());
+                self.mistake(format!("sinks.{name}.{secret}"), place, Problem::TokenInFile { token_file, variable });
+            }
+        }
+    }
+
+    /// Takes a variable that sets something of a sink; says whether it is one.
+    pub(super) fn set_sink_by_variable(&mut self, variable: &str, value: &str) -> bool {
+        let Some((name, key)) = variable.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__")) else {
+            return false;
+        };
+        let (name, key) = (name.to_lowercase(), key.to_lowercase());
+        let table = self.sinks.entry(name).or_default();
+        table.places.insert(key.clone(), Place::Variable(variable.to_owned()));
+        let is_secret = SECRETS.iter().any(|(secret, _)| *secret == key);
+        table.set.insert(key, if is_secret { value.into() } else { plain(value) });
+        true
+    }
+
+    /// Makes the sinks' settings of what was set, or mistakes.
+    pub(super) fn make_sinks(&mut self) {
+        for (name, table) in std::mem::take(&mut self.sinks) {
+            match SinkConfig::read(&name, table.set) {
+                Ok(sink) => self.config.sinks.push(sink),
+                Err(Wrong { key, problem: message }) => {
+                    let place = table.places.get(&key).cloned().or(table.place).unwrap_or(Place::Whole);
+                    let key = if key.is_empty() { format!("sinks.{name}") } else { format!("sinks.{name}.{key}") };
+                    self.mistake(key, place, Problem::Sink { message });
+                }
+            }
+        }
+    }
+}
+
+/// A variable's value as the file would have it: a number, a truth or an array if it reads as one, else a text.
+fn plain(value: &str) -> toml::Value {
+    let read = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let is_plain =
+        |read: &toml::Value| matches!(read, toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Array(_));
+    read.filter(is_plain).unwrap_or_else(|| value.into())
+}

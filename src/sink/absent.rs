@@ -1,0 +1,40 @@
+//! A drain that is built without sinks.
+
+pub(crate) mod running {
+    //! No sinks, from start to stop.
+
+    use std::convert::Infallible;
+
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
+
+    use crate::{
+        collector::LogCollector,
+        config::Config,
+        http::read::{SinkCall, SinkRefusal, SinksHook},
+    };
+
+    /// There is none that could be bad.
+    pub(crate) type BadSink = Infallible;
+
+    /// None.
+    #[derive(Default)]
+    pub(crate) struct Sinks;
+
+    impl Sinks {
+        #[expect(clippy::unused_async, reason = "as with sinks")]
+        pub(crate) async fn start(_: &LogCollector, _: &Config, _: &CancellationToken) -> Result<Self, BadSink> {
+            Ok(Self)
+        }
+
+        pub(crate) fn hook(&self) -> SinksHook {
+            Box::new(|call| match call {
+                SinkCall::List => Ok(serde_json::json!({ "sinks": [] })),
+                SinkCall::Pause { .. } | SinkCall::Rewind { .. } => Err(SinkRefusal::Unknown),
+            })
+        }
+
+        #[expect(clippy::unused_async, reason = "as with sinks")]
+        pub(crate) async fn stop(&self, _: Instant) {}
+    }
+}

@@ -1,0 +1,353 @@
+//! The delivery loop, once for all destinations.
+//!
+//! Lines are taken from the sink's outlet for as long as there is room, gathered into parcels, and delivered several at a time. A
+//! parcel that fails waits and is tried again for ever; meanwhile one at a time goes, until one arrives. A parcel that the store
+//! will never take is halved until the lines are found that it does not want: these are its dead letters.
+//!
+//! The outlet's cursor moves over what is wholly settled: a number that the outlet gave is done when no piece of its lines is left.
+
+mod window;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::BuildHasher,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::window::Window;
+use super::{Failure, Parcel, ParcelBounds, Run, Sink, dead_letter::DeadLetters};
+use crate::collector::outlet::{Outlet, OutletState, SinkReason, Taken};
+
+/// The first wait after a failure, and the longest; the true one is any time up to it.
+const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// No store is believed that asks for more.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// How often an alarm about the same sink is repeated in the log.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
+
+/// What a delivery loop goes by.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) parcels: ParcelBounds,
+    pub(crate) concurrency_max: usize,
+    /// Of one delivery.
+    pub(crate) deadline: Duration,
+    /// Of what is taken and not settled, in bytes of the records as sent.
+    pub(crate) bytes_max: usize,
+    pub(crate) dead_letters: DeadLetters,
+}
+
+/// A parcel, and how its delivery goes.
+#[derive(Debug)]
+struct Job {
+    parcel: Parcel,
+    /// Of each of its runs what the outlet gave it as.
+    numbers: Vec<u64>,
+    failures: u32,
+    due: Instant,
+}
+
+impl Job {
+    fn new(runs: Vec<(Run, u64)>, failures: u32, due: Instant) -> Self {
+        let (runs, numbers) = runs.into_iter().unzip();
+        Self { parcel: Parcel::new(runs), numbers, failures, due }
+    }
+
+    /// The lines at `places`, which are ascending, as a job of their own; `None` if there are none.
+    fn part(&self, places: &[usize], failures: u32, due: Instant) -> Option<Self> {
+        let runs =
+            self.parcel.parts(places).into_iter().map(|(index, run)| (run, self.numbers[index])).collect::<Vec<_>>();
+        (!runs.is_empty()).then(|| Self::new(runs, failures, due))
+    }
+}
+
+/// Delivers what `outlet` gives, until the collector has shut down and everything is settled. Dropped in between, what is not
+/// settled stays with the outlet: in its spool, or to be given up.
+pub(crate) async fn drive(
+    mut outlet: Outlet,
+    sink: Arc<dyn Sink>,
+    mut terms: Terms,
+    mut paused: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    terms.concurrency_max = terms.concurrency_max.min(sink.concurrency_max());
+    let deadline = terms.deadline;
+    let mut work = Work::new(Arc::clone(outlet.state()), terms);
+    let mut under_way = FuturesUnordered::new();
+    let (mut is_open, mut may_pause) = (true, true);
+    loop {
+        let is_paused = may_pause && *paused.borrow_and_update();
+        if is_paused && shutdown.is_cancelled() && under_way.is_empty() {
+            break;
+        }
+        while !is_paused && let Some(job) = work.next(under_way.len()) {
+            under_way.push(attempt(Arc::clone(&sink), job, deadline));
+        }
+        let takes = is_open && !is_paused && work.has_room(under_way.len());
+        if takes && let Some(taken) = outlet.try_next() {
+            work.take(taken);
+            continue;
+        }
+        if work.complete_in_time(!is_open) {
+            continue;
+        }
+        if !is_open && under_way.is_empty() && work.is_empty() {
+            break;
+        }
+        let wake = work.wakes_at(is_paused);
+        tokio::select! {
+            Some((job, outcome)) = under_way.next(), if !under_way.is_empty() => work.settle(job, outcome).await,
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            taken = outlet.next(), if takes => match taken {
+                Some(taken) => work.take(taken),
+                None => is_open = false,
+            },
+            changed = paused.changed(), if may_pause => may_pause = changed.is_ok(),
+            () = shutdown.cancelled(), if is_paused && !shutdown.is_cancelled() => {}
+        }
+    }
+    if let Err(failure) = sink.close().await {
+        tracing::error!(sink = work.state.name(), %failure, "what was delivered could not be completed");
+    }
+}
+
+async fn attempt(sink: Arc<dyn Sink>, job: Job, deadline: Duration) -> (Job, Result<(), Failure>) {
+    let outcome = timeout(deadline, sink.deliver(&job.parcel)).await;
+    let late = |_| Err(Failure::Unavailable { reason: format!("no answer within {deadline:?}"), retry_after: None });
+    (job, outcome.unwrap_or_else(late))
+}
+
+/// What was taken and is not settled, but for what is under way.
+struct Work {
+    state: Arc<OutletState>,
+    terms: Terms,
+    window: Window,
+    /// The parcel in the making, its lines and bytes, and since when.
+    gathered: Vec<(Run, u64)>,
+    lines: usize,
+    bytes: usize,
+    since: Instant,
+    ready: VecDeque<Job>,
+    /// To be tried again when they are due.
+    failed: Vec<Job>,
+    /// Pieces that are left of each number that the outlet gave.
+    pieces: BTreeMap<u64, usize>,
+    /// The newest of these.
+    newest: u64,
+    /// Bytes of the records taken and not settled.
+    in_hand: usize,
+    jitter: foldhash::fast::RandomState,
+    alarmed: Option<Instant>,
+}
+
+impl Work {
+    fn new(state: Arc<OutletState>, terms: Terms) -> Self {
+        Self {
+            window: Window::new(terms.concurrency_max),
+            state,
+            terms,
+            gathered: Vec::new(),
+            lines: 0,
+            bytes: 0,
+            since: Instant::now(),
+            ready: VecDeque::new(),
+            failed: Vec::new(),
+            pieces: BTreeMap::new(),
+            newest: 0,
+            in_hand: 0,
+            jitter: foldhash::fast::RandomState::default(),
+            alarmed: None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.ready.is_empty() && self.failed.is_empty()
+    }
+
+    /// Whether more may be taken: no more parcels than may be under way wait, and no more bytes than are allowed.
+    fn has_room(&self, under_way: usize) -> bool {
+        let jobs = self.ready.len() + self.failed.len() + under_way;
+        jobs < self.window.limit() && self.in_hand < self.terms.bytes_max
+    }
+
+    /// The next parcel to deliver now.
+    fn next(&mut self, under_way: usize) -> Option<Job> {
+        if under_way >= self.window.limit() {
+            return None;
+        }
+        let now = Instant::now();
+        let due = self.failed.iter().enumerate().filter(|(_, job)| job.due <= now).min_by_key(|(_, job)| job.due);
+        match due.map(|(index, _)| index) {
+            Some(index) => {
+                self.state.retried();
+                Some(self.failed.swap_remove(index))
+            }
+            // While nothing arrives what has failed is tried, not what comes after.
+            None if self.window.is_failing() && !self.failed.is_empty() => None,
+            None => self.ready.pop_front(),
+        }
+    }
+
+    /// When there is something to do though nothing happens.
+    fn wakes_at(&self, is_paused: bool) -> Option<Instant> {
+        let complete = (!self.gathered.is_empty()).then(|| self.since + self.terms.parcels.age);
+        let retry = self.failed.iter().map(|job| job.due).min().filter(|_| !is_paused);
+        // What is due and waits for others to be over is looked at when they are.
+        [complete, retry].into_iter().flatten().filter(|at| *at > Instant::now()).min()
+    }
+
+    /// Adds lines to the parcel in the making, cut where that is full.
+    fn take(&mut self, taken: Taken) {
+        let Taken { run, number } = taken;
+        self.newest = number;
+        let mut rest = Some(run);
+        while let Some(run) = rest {
+            let ParcelBounds { lines, bytes, .. } = self.terms.parcels;
+            let (fits, taken) =
+                run.fitting(lines - self.lines, bytes.saturating_sub(self.bytes), self.gathered.is_empty());
+            if fits == 0 {
+                self.complete();
+                rest = Some(run);
+                continue;
+            }
+            if self.gathered.is_empty() {
+                self.since = Instant::now();
+            }
+            let (front, behind) = run.split_at(fits);
+            self.gathered.push((front, number));
+            *self.pieces.entry(number).or_default() += 1;
+            (self.lines, self.bytes, self.in_hand) = (self.lines + fits, self.bytes + taken, self.in_hand + taken);
+            if self.lines >= lines || self.bytes >= bytes {
+                self.complete();
+            }
+            rest = behind;
+        }
+    }
+
+    fn complete(&mut self) {
+        if !self.gathered.is_empty() {
+            let runs = std::mem::take(&mut self.gathered);
+            self.ready.push_back(Job::new(runs, 0, Instant::now()));
+            (self.lines, self.bytes) = (0, 0);
+        }
+    }
+
+    /// Completes the parcel in the making if it is old, or `now`. Says whether it did.
+    fn complete_in_time(&mut self, now: bool) -> bool {
+        let is_due = now || Instant::now() >= self.since + self.terms.parcels.age;
+        let completes = is_due && !self.gathered.is_empty();
+        if completes {
+            self.complete();
+        }
+        completes
+    }
+
+    async fn settle(&mut self, job: Job, outcome: Result<(), Failure>) {
+        let lines = job.parcel.lines();
+        match outcome {
+            Ok(()) => {
+                self.window.arrived();
+                self.state.delivered(lines as u64);
+                self.over(job);
+            }
+            Err(Failure::Unavailable { reason, retry_after }) => self.try_again(job, &reason, retry_after),
+            Err(Failure::Denied { reason }) => {
+                self.alarm(&reason);
+                self.try_again(job, &reason, None);
+            }
+            Err(Failure::TooLarge { reason } | Failure::Never { reason }) if lines == 1 => {
+                self.bury(job, &reason).await;
+            }
+            Err(Failure::TooLarge { .. } | Failure::Never { .. }) => {
+                let places: Vec<usize> = (0..lines).collect();
+                let (front, behind) = places.split_at(lines / 2);
+                // In front of what came later, and in order.
+                for places in [behind, front] {
+                    let part = job.part(places, 0, Instant::now());
+                    part.into_iter().for_each(|part| self.put_first(part));
+                }
+                self.over(job);
+            }
+            Err(Failure::Partly { again, never, reason }) => {
+                self.window.arrived();
+                let taken = lines.saturating_sub(again.len() + never.len());
+                self.state.delivered(taken as u64);
+                let now = Instant::now();
+                if let Some(part) = job.part(&never, 0, now) {
+                    self.add_pieces(&part);
+                    self.bury(part, &reason).await;
+                }
+                if let Some(part) = job.part(&again, job.failures, now) {
+                    self.add_pieces(&part);
+                    self.try_again(part, &reason, None);
+                }
+                self.over(job);
+            }
+        }
+    }
+
+    fn put_first(&mut self, part: Job) {
+        self.add_pieces(&part);
+        self.ready.push_front(part);
+    }
+
+    fn add_pieces(&mut self, part: &Job) {
+        part.numbers.iter().for_each(|number| *self.pieces.entry(*number).or_default() += 1);
+        self.in_hand += part.parcel.bytes() as usize;
+    }
+
+    fn try_again(&mut self, mut job: Job, reason: &str, retry_after: Option<Duration>) {
+        self.window.failed();
+        self.state.failed(reason);
+        tracing::debug!(sink = self.state.name(), reason, failures = job.failures + 1, "a delivery failed");
+        let now = Instant::now();
+        let longest = BACKOFF.saturating_mul(1 << job.failures.min(6)).min(BACKOFF_MAX);
+        let any = self.jitter.hash_one((now, job.failures)) as f64 / u64::MAX as f64;
+        let wait = longest.mul_f64(any).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+        job.failures += 1;
+        job.due = now + wait;
+        self.failed.push(job);
+    }
+
+    fn alarm(&mut self, reason: &str) {
+        let now = Instant::now();
+        if self.alarmed.is_none_or(|at| now.duration_since(at) >= ALARM_EVERY) {
+            self.alarmed = Some(now);
+            tracing::error!(sink = self.state.name(), reason, "the store does not let us in; lines wait");
+        }
+    }
+
+    /// Gives up what the store will never take.
+    async fn bury(&mut self, job: Job, reason: &str) {
+        self.terms.dead_letters.keep(self.state.name(), &job.parcel, reason).await;
+        self.state.dropped(SinkReason::DeadLetter, job.parcel.entries());
+        self.over(job);
+    }
+
+    /// All of a job's lines are settled, or in other jobs.
+    fn over(&mut self, job: Job) {
+        self.in_hand = self.in_hand.saturating_sub(job.parcel.bytes() as usize);
+        for number in job.numbers {
+            if let Some(pieces) = self.pieces.get_mut(&number) {
+                *pieces -= 1;
+                if *pieces == 0 {
+                    self.pieces.remove(&number);
+                }
+            }
+        }
+        let done = self.pieces.first_key_value().map_or(self.newest, |(number, _)| number - 1);
+        self.state.done(done);
+    }
+}
+
+#[cfg(test)]
+mod tests;

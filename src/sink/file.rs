@@ -1,0 +1,294 @@
+//! The sink `file`: lines in files of a directory, which are complete when they have their name.
+//!
+//! A file is written as `.NAME.part` and gets its name when it is full, old, or the drain ends: who collects files never meets
+//! half a one. A parcel is one write and one sync for each file that its lines go to, compressed one frame for each, and is
+//! taken only when they are synced. What a crash leaves is cut to its last whole line, or frame, and completed before anything
+//! else is written. Nobody else writes below the directory: it is locked.
+
+mod directory;
+mod disk;
+mod part;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep},
+};
+
+use self::{
+    directory::{Bounds, Directory, Outcome},
+    disk::{Disk, Real},
+};
+use super::{
+    BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    compress::Compression,
+    lots::{Lot, split},
+    template::Template,
+};
+use crate::config::value::{de_duration, de_size, format_size};
+
+/// How often is looked for files that are old enough.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The least that a file may be bounded by: a parcel would fill many.
+const BYTES_MIN: usize = 64 << 10;
+
+/// Buffers that are kept from one parcel to the next, and the longest of them.
+const SPARE: usize = 4;
+const SPARE_BYTES: usize = 8 << 20;
+
+/// `type = "file"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Where everything is written; made if it is not there. This sink's alone.
+    directory: PathBuf,
+    /// The files' names in it.
+    #[serde(default = "default_path")]
+    path: String,
+    #[serde(default)]
+    compression: Compression,
+    /// When a file is complete: at this size as it is on the disk…
+    #[serde(default = "default_file_bytes", deserialize_with = "de_size")]
+    file_bytes_max: usize,
+    /// …or this long after its first line.
+    #[serde(default = "default_file_age", deserialize_with = "de_duration")]
+    file_age_max: Duration,
+}
+
+fn default_path() -> String {
+    "{app}/{date}.ndjson".to_owned()
+}
+
+fn default_file_bytes() -> usize {
+    256 << 20
+}
+
+fn default_file_age() -> Duration {
+    Duration::from_secs(3600)
+}
+
+impl Settings {
+    pub(super) fn make(&self, made_for: &MadeFor) -> Result<FileSink, BadSetting> {
+        self.make_on(made_for, Arc::new(Real))
+    }
+
+    fn make_on(&self, made_for: &MadeFor, disk: Arc<dyn Disk>) -> Result<FileSink, BadSetting> {
+        let bad = |key, problem| Err(BadSetting { key, problem });
+        if !self.directory.is_absolute() {
+            return bad("directory", format!("{} is no absolute path", self.directory.display()));
+        }
+        if self.file_bytes_max < BYTES_MIN {
+            return bad("file_bytes_max", format!("must be at least {}", format_size(BYTES_MIN)));
+        }
+        if self.file_age_max < TICK {
+            return bad("file_age_max", "must be at least 1s".to_owned());
+        }
+        Ok(FileSink {
+            template: self.template()?,
+            encoding: made_for.encoding,
+            target: Target {
+                directory: self.directory.clone(),
+                compression: self.compression,
+                bounds: Bounds { bytes: self.file_bytes_max as u64, age: self.file_age_max },
+                disk,
+            },
+            state: Arc::default(),
+        })
+    }
+
+    fn template(&self) -> Result<Template, BadSetting> {
+        let bad = |problem: String| BadSetting { key: "path", problem: format!("{:?}: {problem}", self.path) };
+        let template = Template::parse(&self.path, false).map_err(|problem| bad(problem.to_string()))?;
+        // By its ending is known how a file of the last run is to be read.
+        match template.ending() {
+            None => Err(bad("it must have an ending such as .ndjson".to_owned())),
+            Some(ending)
+                if ending != self.compression.ending() && Compression::of_name(ending) != Compression::None =>
+            {
+                Err(bad(format!("its ending {ending} is not that of the compression")))
+            }
+            Some(_) => Ok(template),
+        }
+    }
+
+    pub(super) fn parcel_defaults() -> ParcelBounds {
+        // Each is a sync of every file that it has lines for.
+        ParcelBounds { lines: 50_000, bytes: 4 << 20, age: Duration::from_secs(1) }
+    }
+}
+
+/// Files in a directory.
+pub(super) struct FileSink {
+    template: Template,
+    encoding: Encoding,
+    target: Target,
+    state: Arc<Mutex<State>>,
+}
+
+/// Where lines are written, and how.
+#[derive(Clone, Debug)]
+struct Target {
+    directory: PathBuf,
+    compression: Compression,
+    bounds: Bounds,
+    disk: Arc<dyn Disk>,
+}
+
+/// What one delivery at a time has for itself, on a thread that may wait for the disk.
+#[derive(Default)]
+struct State {
+    /// Opened with the first parcel: settings are made, and looked at, without it.
+    directory: Option<Directory>,
+    spare: Vec<Vec<u8>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl FileSink {
+    /// Runs `work` where it may wait. Goes on if nobody waits for it any more, and whoever comes next waits for its end.
+    async fn blocking<T: Send + 'static>(
+        state: OwnedMutexGuard<State>,
+        work: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let work = move || {
+            let mut state = state;
+            work(&mut state)
+        };
+        spawn_blocking(work).await.map_err(|_| unavailable("the drain is shutting down".to_owned()))
+    }
+
+    /// Completes files when they are old, lines or not.
+    fn keep(&self, state: &mut State) {
+        if state.keeper.is_none() {
+            state.keeper = Some(tokio::spawn(keep(Arc::downgrade(&self.state))));
+        }
+    }
+}
+
+impl Sink for FileSink {
+    fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
+        Box::pin(async move {
+            let mut state = Arc::clone(&self.state).lock_owned().await;
+            self.keep(&mut state);
+            let lots = split(parcel, &self.template, self.encoding, &mut state.spare);
+            let target = self.target.clone();
+            Self::blocking(state, move |state| state.write(&target, lots)).await?
+        })
+    }
+
+    fn probe(&self) -> Delivery<'_> {
+        let directory = self.target.directory.clone();
+        Box::pin(async move {
+            let probed = spawn_blocking(move || Directory::probe(&directory)).await;
+            probed
+                .unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+                .map_err(|error| self.target.failure(&error))
+        })
+    }
+
+    /// A file's lines are to be in the order in which they were received.
+    fn concurrency_max(&self) -> usize {
+        1
+    }
+
+    fn close(&self) -> Delivery<'_> {
+        Box::pin(async move {
+            let mut state = Arc::clone(&self.state).lock_owned().await;
+            state.keeper.take().inspect(JoinHandle::abort);
+            let target = self.target.clone();
+            Self::blocking(state, move |state| {
+                // Whatever becomes of them, the next may have the directory: what is left is completed there.
+                let Some(mut directory) = state.directory.take() else { return Ok(()) };
+                directory.complete_all().map_err(|error| target.failure(&error))
+            })
+            .await?
+        })
+    }
+}
+
+async fn keep(state: Weak<Mutex<State>>) {
+    loop {
+        sleep(TICK).await;
+        let Some(state) = state.upgrade() else { return };
+        let state = state.lock_owned().await;
+        let now = Instant::now();
+        if state.directory.as_ref().is_some_and(|directory| directory.is_due(now)) {
+            let complete = move |state: &mut State| {
+                if let Some(directory) = &mut state.directory {
+                    directory.complete_due(now);
+                }
+            };
+            let _ = FileSink::blocking(state, complete).await;
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, target: &Target, lots: Vec<Lot>) -> Result<(), Failure> {
+        let outcome = self.open(target).map(|directory| directory.write(&lots));
+        let lots_left = outcome.as_ref().map_or(0, |outcome| outcome.failed.len());
+        let result = match outcome {
+            Ok(Outcome { error: None, .. }) => Ok(()),
+            Ok(Outcome { error: Some(error), failed }) if failed.len() < lots.len() => {
+                let mut again: Vec<usize> = failed.iter().flat_map(|&lot| &lots[lot].places).copied().collect();
+                again.sort_unstable();
+                Err(Failure::Partly { again, never: Vec::new(), reason: target.reason(&error) })
+            }
+            Ok(Outcome { error: Some(error), .. }) | Err(error) => Err(target.failure(&error)),
+        };
+        if lots_left > 0 && !target.directory.exists() {
+            // Somebody has removed it, with all that was in it.
+            self.directory = None;
+        }
+        self.give_back(lots);
+        result
+    }
+
+    fn open(&mut self, target: &Target) -> io::Result<&mut Directory> {
+        match &mut self.directory {
+            Some(directory) => Ok(directory),
+            none => {
+                let directory = Directory::open(&target.directory, target.compression, target.bounds, &target.disk)?;
+                Ok(none.insert(directory))
+            }
+        }
+    }
+
+    fn give_back(&mut self, lots: Vec<Lot>) {
+        let buffers = lots.into_iter().map(|lot| lot.lines).filter(|lines| lines.capacity() <= SPARE_BYTES);
+        for mut lines in buffers.take(SPARE.saturating_sub(self.spare.len())) {
+            lines.clear();
+            self.spare.push(lines);
+        }
+    }
+}
+
+impl Target {
+    fn failure(&self, error: &io::Error) -> Failure {
+        use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+        let reason = self.reason(error);
+        match error.kind() {
+            PermissionDenied | ReadOnlyFilesystem | NotADirectory | ResourceBusy => Failure::Denied { reason },
+            _ => unavailable(reason),
+        }
+    }
+
+    fn reason(&self, error: &io::Error) -> String {
+        format!("{}: {error}", self.directory.display())
+    }
+}
+
+fn unavailable(reason: String) -> Failure {
+    Failure::Unavailable { reason, retry_after: None }
+}

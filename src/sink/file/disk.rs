@@ -1,0 +1,26 @@
+//! What can go wrong with a disk while lines are written, so that tests can let it.
+
+use std::{fmt, fs::File, io, os::unix::fs::FileExt};
+
+/// Writes and syncs.
+pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
+    /// Writes some of `bytes` at `at`; how many.
+    fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+        FileExt::write_at(file, bytes, at)
+    }
+
+    /// Makes the content durable, and the length with it.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn cut(&self, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
+    }
+}
+
+/// The operating system's.
+#[derive(Debug)]
+pub(super) struct Real;
+
+impl Disk for Real {}

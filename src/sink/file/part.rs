@@ -1,0 +1,203 @@
+//! One file while it is written, and how it gets its name.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use tokio::time::Instant;
+
+use super::disk::Disk;
+
+/// What a file is called until it is complete: no template makes a name that begins with a dot.
+const PREFIX: &str = ".";
+const SUFFIX: &str = ".part";
+
+/// A file that is not complete.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// What it will be called.
+    target: PathBuf,
+    path: PathBuf,
+    /// `None` where too many others are open.
+    file: Option<File>,
+    /// What of it is synced, in bytes.
+    len: u64,
+    /// What was written behind that.
+    written: u64,
+    /// Something may stand behind all that is counted.
+    is_torn: bool,
+    /// A sync has failed: what the disk has is not what is read, and nothing more belongs behind it.
+    pub(super) is_suspect: bool,
+    pub(super) born: Instant,
+    /// When it was last written to, in turns.
+    pub(super) used: u64,
+}
+
+impl Part {
+    /// Makes the file `target` is to become, with the directories that it takes below `root`.
+    pub(super) fn create(root: &Path, target: PathBuf) -> io::Result<Self> {
+        let path = path_of(&target);
+        create_above(root, &path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
+        sync_above(&path)?;
+        let born = Instant::now();
+        Ok(Self {
+            target,
+            path,
+            file: Some(file),
+            len: 0,
+            written: 0,
+            is_torn: false,
+            is_suspect: false,
+            born,
+            used: 0,
+        })
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Gives the descriptor back; the next write takes one again.
+    pub(super) fn shut(&mut self) {
+        self.file = None;
+    }
+
+    fn open(&mut self) -> io::Result<&File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            none => Ok(none.insert(OpenOptions::new().write(true).open(&self.path)?)),
+        }
+    }
+
+    /// Writes behind what is synced, all of it or nothing.
+    pub(super) fn write(&mut self, disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+        self.mend(disk)?;
+        let len = self.len;
+        let written = write_all_at(disk, self.open()?, bytes, len);
+        match written {
+            Ok(()) => self.written = bytes.len() as u64,
+            Err(_) => self.cut(disk),
+        }
+        written
+    }
+
+    /// Syncs what was written; if that fails, nothing was.
+    pub(super) fn sync(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        let synced = self.open().and_then(|file| disk.sync(file));
+        match synced {
+            Ok(()) => self.len += self.written,
+            Err(_) => {
+                self.is_suspect = true;
+                self.cut(disk);
+            }
+        }
+        self.written = 0;
+        synced
+    }
+
+    /// Takes away what stands behind the synced lines. A disk that refuses even that is asked again before anything is done.
+    fn cut(&mut self, disk: &dyn Disk) {
+        self.is_torn = true;
+        let _ = self.mend(disk);
+    }
+
+    fn mend(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        if self.is_torn {
+            let len = self.len;
+            disk.cut(self.open()?, len)?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Gives the file its name. One without lines is removed.
+    pub(super) fn complete(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        self.mend(disk)?;
+        settle(&self.path, &self.target, self.len)
+    }
+}
+
+fn write_all_at(disk: &dyn Disk, file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match disk.write_at(file, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                at += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Renames the file at `path`, which has `len` bytes that are synced, to `target` or the like of it.
+pub(super) fn settle(path: &Path, target: &Path, len: u64) -> io::Result<()> {
+    match len {
+        0 => fs::remove_file(path)?,
+        // Nobody else writes here, so that the name is still free when it is taken.
+        _ => fs::rename(path, free(target)?)?,
+    }
+    sync_above(path)
+}
+
+/// `target` if nothing has that name, or else with the first free number before its endings.
+fn free(target: &Path) -> io::Result<PathBuf> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".zst").or_else(|| name.strip_suffix(".gz")).unwrap_or(&name);
+    let (stem, ending) = name.split_at(stem.rfind('.').unwrap_or(stem.len()));
+    let mut path = target.to_owned();
+    let mut number = 1_u64;
+    loop {
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+            Ok(_) => number += 1,
+        }
+        path.set_file_name(format!("{stem}-{number}{ending}"));
+    }
+}
+
+/// Where the file that is to become `target` is until then.
+fn path_of(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!("{PREFIX}{name}{SUFFIX}"))
+}
+
+/// What the file with this name is to become; `None` if it is none of ours, or complete.
+pub(super) fn target_of(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX).filter(|name| !name.is_empty() && !name.starts_with('.'))
+}
+
+/// Makes the directories that `path` takes below `root`; each new name is to outlive a crash as the file does.
+fn create_above(root: &Path, path: &Path) -> io::Result<()> {
+    let above = path.parent().unwrap_or(root);
+    let below_root: Vec<_> = above.ancestors().take_while(|directory| *directory != root).collect();
+    for directory in below_root.into_iter().rev() {
+        create_directory(directory)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory if it is not there.
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o750).create(path) {
+        Ok(()) => sync_above(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the name of `path` durable, or that it has none.
+fn sync_above(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}

@@ -1,0 +1,100 @@
+//! A parcel, lot by lot: the lines that go to one file or object, as they are written there.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, Hasher},
+};
+
+use hashbrown::HashTable;
+
+use super::{
+    Encoding, Parcel,
+    template::{Field, Template},
+};
+use crate::batch::{Clock, EntryView};
+
+/// The lines of a parcel that have one name.
+#[derive(Debug)]
+pub(super) struct Lot {
+    pub(super) name: String,
+    /// Encoded, each with its newline.
+    pub(super) lines: Vec<u8>,
+    /// Which they are, by their place in [`Parcel::entries`].
+    pub(super) places: Vec<usize>,
+}
+
+/// Splits a parcel by the names that a template gives its lines, in the order of their first line.
+///
+/// `spare` are buffers that were used before: to take fresh memory for each parcel costs half as much as to fill it.
+pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, spare: &mut Vec<Vec<u8>>) -> Vec<Lot> {
+    let hasher = foldhash::fast::RandomState::default();
+    let mut lots: Vec<Lot> = Vec::new();
+    let mut by_name: HashMap<String, usize> = HashMap::new();
+    // A line of each kind that was seen, and its lot. Two kinds may have one name: `{app}-{region}` of `a-b`, `c` and of `a`, `b-c`.
+    let mut kinds: Vec<(EntryView<'_>, usize)> = Vec::new();
+    let mut table: HashTable<usize> = HashTable::new();
+    let mut clock = Clock::default();
+    let mut last = 0;
+    for (place, entry) in parcel.entries().enumerate() {
+        if !kinds.get(last).is_some_and(|(first, _)| template.is_same(first, &entry)) {
+            let hash = |entry: &EntryView<'_>| hash_of(template, entry, hasher.build_hasher());
+            let same = |&kind: &usize| template.is_same(&kinds[kind].0, &entry);
+            last = *table.entry(hash(&entry), same, |&kind| hash(&kinds[kind].0)).or_insert(kinds.len()).get();
+        }
+        if last == kinds.len() {
+            let name = template.name(&entry, parcel.id());
+            let lot = *by_name.entry(name.clone()).or_insert(lots.len());
+            if lot == lots.len() {
+                lots.push(Lot { name, lines: spare.pop().unwrap_or_default(), places: Vec::new() });
+            }
+            kinds.push((entry, lot));
+        }
+        let lot = &mut lots[kinds[last].1];
+        encoding.write(&entry, &mut clock, &mut lot.lines);
+        lot.lines.push(b'\n');
+        lot.places.push(place);
+    }
+    lots
+}
+
+/// Of what lines with the same name have in common.
+fn hash_of(template: &Template, entry: &EntryView<'_>, mut hasher: impl Hasher) -> u64 {
+    let texts = [(Field::App, entry.app_name()), (Field::Machine, entry.machine_id()), (Field::Region, entry.region())];
+    for (field, text) in texts {
+        if template.has(field) {
+            text.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_is_in_the_lot_of_its_name_in_order() {
+        let apps = ["a", "b-c", "a", "", "b", "a"];
+        let body: String = apps
+            .iter()
+            .enumerate()
+            .map(|(n, app)| {
+                let region = if *app == "b" { "c-d" } else { "d" };
+                let fly = format!(r#"{{"app":{{"name":"{app}","instance":"m"}},"region":"{region}"}}"#);
+                format!("{{\"fly\":{fly},\"message\":\"{n}\"}}\n")
+            })
+            .collect();
+        let parcel = Parcel::of_body(body);
+        let template = Template::parse("{app}-{region}", false).unwrap();
+        let lots = split(&parcel, &template, Encoding::Entry, &mut Vec::new());
+        let found: Vec<_> = lots.iter().map(|lot| (lot.name.as_str(), lot.places.as_slice())).collect();
+        assert_eq!(found, [("a-d", &[0, 2, 5][..]), ("b-c-d", &[1, 4]), ("_-d", &[3])]);
+        for lot in &lots {
+            let lines = std::str::from_utf8(&lot.lines).unwrap().lines();
+            let numbers =
+                lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].to_string());
+            let expected: Vec<_> = lot.places.iter().map(|place| format!("\"{place}\"")).collect();
+            assert_eq!(numbers.collect::<Vec<_>>(), expected);
+        }
+    }
+}

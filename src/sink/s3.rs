@@ -1,0 +1,279 @@
+//! The sink `s3`: objects in a bucket of S3 or of whoever speaks its protocol.
+//!
+//! A parcel becomes one object for each name that the key's template gives its lines. The parcel's id is in the key: the same
+//! lines sent again overwrite themselves.
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use futures_util::{StreamExt, stream};
+use object_store::{
+    Error, ObjectStoreExt, PutPayload, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    path::Path,
+};
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+
+use super::{
+    BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    compress::Compression,
+    lots::{Lot, split},
+    template::{Field, Template},
+};
+use crate::config::value::de_size;
+
+/// Parcels under way at once: each holds its lines several times over while it is packed.
+const CONCURRENCY_MAX: usize = 8;
+
+/// Objects of one parcel that are sent at once.
+const OBJECTS_AT_ONCE: usize = 8;
+
+/// The least that S3 takes as a part, but for the last.
+const PART_BYTES_MIN: usize = 5 << 20;
+
+/// `type = "s3"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    bucket: String,
+    /// Of the store, without the bucket; AWS's own for the region unless it is set here or in `AWS_ENDPOINT_URL_S3`.
+    endpoint: Option<String>,
+    /// Unless it is set: `AWS_REGION`, or us-east-1.
+    region: Option<String>,
+    /// The objects' keys.
+    #[serde(default = "default_key")]
+    key: String,
+    #[serde(default)]
+    compression: Compression,
+    /// Whether the bucket stands in the path of the URL, not in its host.
+    #[serde(default = "yes")]
+    path_style: bool,
+    /// Files that hold the credentials. Without: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, a web identity, or what the
+    /// instance has.
+    access_key_id_file: Option<PathBuf>,
+    secret_access_key_file: Option<PathBuf>,
+    /// An object larger than this is sent in parts of this size.
+    #[serde(default = "default_part_bytes", deserialize_with = "de_size")]
+    part_bytes: usize,
+}
+
+fn default_key() -> String {
+    "{app}/{date}/{hour}/{id}.ndjson".to_owned()
+}
+
+fn default_part_bytes() -> usize {
+    16 << 20
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn bad(key: &'static str, problem: String) -> BadSetting {
+    BadSetting { key, problem }
+}
+
+impl Settings {
+    pub(super) fn make(&self, made_for: &MadeFor) -> Result<S3, BadSetting> {
+        let template =
+            Template::parse(&self.key, true).map_err(|problem| bad("key", format!("{:?}: {problem}", self.key)))?;
+        if !template.has(Field::Id) {
+            return Err(bad("key", format!("{:?}: without {{id}} objects would overwrite each other", self.key)));
+        }
+        if self.part_bytes < PART_BYTES_MIN {
+            return Err(bad("part_bytes", "must be at least 5MiB".to_owned()));
+        }
+        let (compression, part_bytes) = (self.compression, self.part_bytes);
+        Ok(S3 { store: self.store()?, template, encoding: made_for.encoding, compression, part_bytes })
+    }
+
+    fn store(&self) -> Result<AmazonS3, BadSetting> {
+        crate::tls::install_provider();
+        // Nothing is tried again here: that is the delivery loop's, and it must know.
+        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&self.bucket)
+            .with_retry(retry)
+            .with_virtual_hosted_style_request(!self.path_style);
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(self.endpoint(endpoint)?).with_allow_http(endpoint.starts_with("http://"));
+        }
+        builder = match (&self.access_key_id_file, &self.secret_access_key_file) {
+            (Some(id), Some(secret)) => builder
+                .with_access_key_id(read_secret("access_key_id_file", id)?)
+                .with_secret_access_key(read_secret("secret_access_key_file", secret)?),
+            (None, None) => builder,
+            (Some(_), None) => {
+                return Err(bad("secret_access_key_file", "is missing beside access_key_id_file".to_owned()));
+            }
+            (None, Some(_)) => {
+                return Err(bad("access_key_id_file", "is missing beside secret_access_key_file".to_owned()));
+            }
+        };
+        builder.build().map_err(|error| bad("bucket", error.to_string()))
+    }
+
+    /// The endpoint as its protocol wants it: with the bucket in the host unless that is in the path.
+    fn endpoint(&self, endpoint: &str) -> Result<String, BadSetting> {
+        let url = endpoint.trim_end_matches('/');
+        match url.split_once("://") {
+            Some((scheme @ ("http" | "https"), host)) if !host.is_empty() => Ok(match self.path_style {
+                true => url.to_owned(),
+                false => format!("{scheme}://{}.{host}", self.bucket),
+            }),
+            _ => Err(bad("endpoint", format!("{endpoint:?}: expected a URL such as https://fly.storage.tigris.dev"))),
+        }
+    }
+
+    pub(super) fn parcel_defaults() -> ParcelBounds {
+        // A request costs money, and a small object costs whoever reads it time.
+        ParcelBounds { lines: 100_000, bytes: 8 << 20, age: std::time::Duration::from_secs(10) }
+    }
+}
+
+fn read_secret(key: &'static str, path: &std::path::Path) -> Result<String, BadSetting> {
+    let text = std::fs::read_to_string(path).map_err(|error| bad(key, format!("{}: {error}", path.display())))?;
+    match text.trim() {
+        "" => Err(bad(key, format!("{}: is empty", path.display()))),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
+/// Objects in a bucket.
+pub(super) struct S3 {
+    store: AmazonS3,
+    template: Template,
+    encoding: Encoding,
+    compression: Compression,
+    part_bytes: usize,
+}
+
+impl S3 {
+    /// Packs a lot and puts it where it belongs.
+    async fn put_lot(&self, name: String, lines: Vec<u8>) -> Result<(), Failure> {
+        let never = |reason| Failure::Never { reason };
+        let compression = self.compression;
+        let path = Path::parse(compression.named(name)).map_err(|error| never(error.to_string()))?;
+        // It takes longer than a worker of the runtime has.
+        let pack = move || match compression {
+            Compression::None => Ok(lines),
+            _ => compression.pack(&lines).map(std::borrow::Cow::into_owned),
+        };
+        let packed = spawn_blocking(pack).await.map_err(|_| unavailable("the drain is shutting down".to_owned()))?;
+        let packed = bytes::Bytes::from(packed.map_err(|error| never(error.to_string()))?);
+        self.put(&path, packed).await.map_err(|error| failure(&error))
+    }
+
+    async fn put(&self, path: &Path, mut object: bytes::Bytes) -> Result<(), Error> {
+        if object.len() <= self.part_bytes {
+            return self.store.put(path, object.into()).await.map(drop);
+        }
+        let mut upload = self.store.put_multipart(path).await?;
+        let sent = async {
+            while !object.is_empty() {
+                let part = object.split_to(self.part_bytes.min(object.len()));
+                upload.put_part(PutPayload::from_bytes(part)).await?;
+            }
+            upload.complete().await
+        };
+        let sent = sent.await;
+        if sent.is_err() {
+            // What was sent of it would be paid for until somebody finds it.
+            let _ = upload.abort().await;
+        }
+        sent.map(drop)
+    }
+}
+
+impl Sink for S3 {
+    fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
+        Box::pin(async move {
+            let lots = split(parcel, &self.template, self.encoding, &mut Vec::new());
+            let count = lots.len();
+            let put = |Lot { name, lines, places }: Lot| async move {
+                self.put_lot(name, lines).await.map_err(|failure| (places, failure))
+            };
+            let done: Vec<_> = stream::iter(lots).map(put).buffer_unordered(OBJECTS_AT_ONCE).collect().await;
+            let failed: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+            told(failed, count)
+        })
+    }
+
+    /// Begins an upload in parts and gives it up: that asks for no right but to write, and leaves nothing.
+    fn probe(&self) -> Delivery<'_> {
+        Box::pin(async {
+            let path = Path::from("fleetdrain-probe");
+            let mut upload = self.store.put_multipart(&path).await.map_err(|error| failure(&error))?;
+            // The right to do this is another, which is no reason not to write.
+            let _ = upload.abort().await;
+            Ok(())
+        })
+    }
+
+    fn concurrency_max(&self) -> usize {
+        CONCURRENCY_MAX
+    }
+}
+
+/// What becomes of a parcel of whose `count` objects some have failed.
+fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Result<(), Failure> {
+    match failed.pop() {
+        None => Ok(()),
+        Some((_, failure)) if failed.len() + 1 == count => Err(failure),
+        Some((mut again, failure)) => {
+            again.extend(failed.into_iter().flat_map(|(places, _)| places));
+            again.sort_unstable();
+            Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string() })
+        }
+    }
+}
+
+/// What a store says where it does not know us, or the place, with a status that says less.
+const DENIALS: [&str; 6] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidBucketName",
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    // Of the client, where a redirect has no target: another region's bucket.
+    "Received redirect",
+];
+
+/// Nothing that a store says of an object is about its lines: none is ever given up for it.
+fn failure(error: &Error) -> Failure {
+    let reason = reason(error);
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    match error {
+        Error::NotFound { .. } | Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            Failure::Denied { reason }
+        }
+        _ if says(&["EntityTooLarge", "413 "]) => Failure::TooLarge { reason },
+        _ if says(&DENIALS) => Failure::Denied { reason },
+        _ => unavailable(reason),
+    }
+}
+
+/// Its own words and, where they do not repeat it, what lies beneath.
+fn reason(error: &Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !reason.contains(&text) {
+            reason.push_str(": ");
+            reason.push_str(&text);
+        }
+        source = error.source();
+    }
+    reason
+}
+
+fn unavailable(reason: String) -> Failure {
+    Failure::Unavailable { reason, retry_after: None }
+}

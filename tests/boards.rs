@@ -1,0 +1,489 @@
+//! The boards and rules of `dashboards/`: they name what there is, and a real Prometheus answers every one of their queries.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use hyper::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use regex::Regex;
+use serde_json::Value;
+use support::{Client, drain::Drain, fly_record, text};
+
+/// Families that boards and rules speak of and no drain has yet: what sinks and Fly's source are to add. A family that the
+/// catalogue has may not stand here.
+const NOT_YET: [&str; 7] = [
+    "fleetdrain_fly_canary_lag_seconds",
+    "fleetdrain_fly_canary_received_total",
+    "fleetdrain_fly_canary_sent_total",
+    "fleetdrain_fly_connected",
+    "fleetdrain_fly_reconnects_total",
+    "fleetdrain_fly_slow_consumers_total",
+    "fleetdrain_source_lines_dropped_total",
+];
+/// What those will be labelled with.
+const NOT_YET_LABELS: [&str; 3] = ["sink", "source", "reason"];
+/// Alerts watch for what a healthy drain does not show: their queries must run, and are empty.
+const BOARDS: [&str; 3] = ["fleet", "machine", "overview"];
+
+fn repo() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repo().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn board(name: &str) -> Value {
+    serde_json::from_str(&read(&format!("dashboards/{name}.json"))).unwrap()
+}
+
+/// The panels that show something.
+fn panels(board: &Value) -> impl Iterator<Item = &Value> {
+    board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row")
+}
+
+/// One query and where it stands.
+#[derive(Debug)]
+struct Query {
+    place: String,
+    expr: String,
+    is_alert: bool,
+}
+
+fn board_queries(name: &str) -> Vec<Query> {
+    let board = board(name);
+    let mut queries = Vec::new();
+    for panel in panels(&board) {
+        for target in panel["targets"].as_array().unwrap() {
+            let place = format!("{name}.json: {}", panel["title"]);
+            queries.push(Query { place, expr: target["expr"].as_str().unwrap().to_owned(), is_alert: false });
+        }
+    }
+    for annotation in board["annotations"]["list"].as_array().unwrap() {
+        let place = format!("{name}.json: {}", annotation["name"]);
+        queries.push(Query { place, expr: annotation["expr"].as_str().unwrap().to_owned(), is_alert: true });
+    }
+    queries
+}
+
+/// The rules' expressions, by the one form in which `rules.yml` is written.
+fn rule_queries() -> Vec<Query> {
+    let rules = read("dashboards/rules.yml");
+    let mut queries: Vec<Query> = Vec::new();
+    let (mut rule, mut in_block) = (String::new(), false);
+    for line in rules.lines() {
+        let bare = line.trim();
+        if let Some(name) = bare.strip_prefix("- alert: ").or_else(|| bare.strip_prefix("- record: ")) {
+            rule = name.to_owned();
+            in_block = false;
+        } else if let Some(expr) = bare.strip_prefix("expr: ") {
+            in_block = expr == "|";
+            let expr = if in_block { String::new() } else { expr.to_owned() };
+            let is_alert = rule.starts_with("Fleetdrain");
+            queries.push(Query { place: format!("rules.yml: {rule}"), expr, is_alert });
+        } else if in_block && line.starts_with("          ") {
+            let expr = &mut queries.last_mut().unwrap().expr;
+            expr.push_str(bare);
+            expr.push(' ');
+        } else {
+            in_block = false;
+        }
+    }
+    let rules = rules.matches("expr:").count();
+    assert_eq!(queries.len(), rules);
+    assert!(queries.iter().all(|query| !query.expr.is_empty()), "{queries:?}");
+    queries
+}
+
+fn all_queries() -> Vec<Query> {
+    let boards = BOARDS.into_iter().flat_map(board_queries);
+    boards.chain(rule_queries()).collect()
+}
+
+/// The catalogue as docs/metrics.md has it, which a unit test holds to the code: families with their labels.
+fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
+    let (row, tick) = (Regex::new("(?m)^\\| `([a-z0-9_]+)` \\|(.*)\\|$").unwrap(), Regex::new("`([a-z_]+)`").unwrap());
+    let page = read("docs/metrics.md");
+    row.captures_iter(&page)
+        .map(|row| {
+            let labels = row[2].split('|').nth(2).unwrap();
+            (row[1].to_owned(), tick.captures_iter(labels).map(|label| label[1].to_owned()).collect())
+        })
+        .collect()
+}
+
+/// The family of a sample's name.
+fn family<'a>(name: &'a str, catalogue: &BTreeMap<String, BTreeSet<String>>) -> &'a str {
+    let parts = ["_bucket", "_sum", "_count"].into_iter().filter_map(|part| name.strip_suffix(part));
+    parts.into_iter().find(|family| catalogue.contains_key(*family)).unwrap_or(name)
+}
+
+fn names(expr: &str) -> BTreeSet<String> {
+    let name = Regex::new(r"\b(?:fleetdrain|process)_[a-z0-9_]+\b").unwrap();
+    name.find_iter(expr).map(|found| found.as_str().to_owned()).collect()
+}
+
+fn labels(expr: &str) -> BTreeSet<String> {
+    let grouped = Regex::new(r"\bby \(([^)]*)\)").unwrap();
+    let matched = Regex::new(r#"[{,]\s*([a-z_]+)\s*(?:=~|!~|!=|=)""#).unwrap();
+    let grouped = grouped
+        .captures_iter(expr)
+        .flat_map(|by| by[1].split(',').map(|label| label.trim().to_owned()).collect::<Vec<_>>());
+    grouped.chain(matched.captures_iter(expr).map(|label| label[1].to_owned())).collect()
+}
+
+#[test]
+fn every_metric_named_exists() {
+    let catalogue = catalogue();
+    assert!(catalogue.len() > 40, "docs/metrics.md is not read right");
+    let mut not_yet = BTreeSet::new();
+    for Query { place, expr, .. } in all_queries() {
+        for name in names(&expr) {
+            let family = family(&name, &catalogue);
+            if NOT_YET.contains(&family) {
+                not_yet.insert(family.to_owned());
+            } else {
+                assert!(catalogue.contains_key(family), "{place} asks for {name}, which is not in docs/metrics.md");
+            }
+        }
+    }
+    for family in NOT_YET {
+        assert!(!catalogue.contains_key(family), "{family} is here now: take it from NOT_YET");
+        assert!(not_yet.contains(family), "nothing asks for {family}: take it from NOT_YET");
+    }
+}
+
+#[test]
+fn every_family_is_on_a_board_or_in_a_rule() {
+    let catalogue = catalogue();
+    let shown: BTreeSet<String> = all_queries().iter().flat_map(|query| names(&query.expr)).collect();
+    let shown: BTreeSet<&str> = shown.iter().map(|name| family(name, &catalogue)).collect();
+    // Told in other words, or of no interest for itself.
+    let elsewhere = [
+        "fleetdrain_bodies_duplicate_total",
+        "fleetdrain_lines_repaired_total",
+        "process_threads",
+        "process_virtual_memory_bytes",
+    ];
+    let missing: Vec<&String> =
+        catalogue.keys().filter(|name| !shown.contains(name.as_str()) && !elsewhere.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_label_used_exists() {
+    let catalogue = catalogue();
+    for Query { place, expr, .. } in all_queries() {
+        let names = names(&expr);
+        let mut known: BTreeSet<&str> = ["job", "instance", "way", "le"].into();
+        known.extend(
+            names.iter().filter_map(|name| catalogue.get(family(name, &catalogue))).flatten().map(String::as_str),
+        );
+        if names.iter().any(|name| NOT_YET.contains(&name.as_str())) || expr.contains("fleetdrain:") {
+            known.extend(NOT_YET_LABELS);
+        }
+        for label in labels(&expr) {
+            assert!(known.contains(label.as_str()), "{place} uses {label}: {expr}");
+        }
+    }
+}
+
+#[test]
+fn every_counter_is_asked_for_its_rate() {
+    let counter = Regex::new(r"(?:(\w+)\()?\b((?:fleetdrain|process)_[a-z0-9_]+_total)\b").unwrap();
+    for Query { place, expr, .. } in all_queries() {
+        // The balances compare counters as they stand.
+        if place.contains("Ledger out of balance") || place.contains("Damaged places") {
+            continue;
+        }
+        for found in counter.captures_iter(&expr) {
+            let function = found.get(1).map_or("", |function| function.as_str());
+            assert!(["rate", "increase"].contains(&function), "{place}: {expr}");
+        }
+    }
+}
+
+#[test]
+fn every_rate_on_a_board_has_the_interval_of_its_scrapes() {
+    let range = Regex::new(r"\[([^\]]*)\]").unwrap();
+    for Query { place, expr, .. } in BOARDS.into_iter().flat_map(board_queries) {
+        for found in range.captures_iter(&expr) {
+            let wanted =
+                if expr.contains("increase(") && !expr.contains("_bucket") { "$__range" } else { "$__rate_interval" };
+            assert_eq!(&found[1], wanted, "{place}: {expr}");
+        }
+    }
+}
+
+#[test]
+fn boards_can_be_imported_and_provisioned() {
+    let uid = Regex::new(r#""uid": "([^"]*)""#).unwrap();
+    for name in BOARDS {
+        let board = board(name);
+        assert_eq!(board["uid"], format!("fleetdrain-{name}"));
+        assert_eq!(board["id"], Value::Null);
+        assert!(board["schemaVersion"].as_u64().unwrap() >= 39);
+        assert_eq!(board["__inputs"][0]["pluginId"], "prometheus");
+        let input = format!("${{{}}}", board["__inputs"][0]["name"].as_str().unwrap());
+        let variables = board["templating"]["list"].as_array().unwrap();
+        assert_eq!(variables[0]["name"], "datasource");
+        assert_eq!((&variables[0]["type"], &variables[0]["query"]), (&"datasource".into(), &"prometheus".into()));
+        assert_eq!(variables[0]["current"]["value"], input);
+        assert_eq!(board["annotations"]["list"][0]["name"], "Restarts");
+        // No data source by its own number, anywhere.
+        let written = read(&format!("dashboards/{name}.json"));
+        for found in uid.captures_iter(&written) {
+            assert!(&found[1] == "${datasource}" || found[1] == format!("fleetdrain-{name}"), "{name}: {}", &found[1]);
+        }
+        let kinds: BTreeSet<&str> = panels(&board).map(|panel| panel["type"].as_str().unwrap()).collect();
+        let required = board["__requires"].as_array().unwrap();
+        assert!(kinds.iter().all(|kind| required.iter().any(|one| one["id"] == *kind)), "{name}: {kinds:?}");
+        for other in BOARDS.into_iter().filter(|other| *other != name) {
+            let url = format!("/d/fleetdrain-{other}");
+            assert!(board["links"].as_array().unwrap().iter().any(|link| link["url"] == url), "{name} has no {url}");
+        }
+    }
+}
+
+#[test]
+fn every_panel_has_a_unit_a_description_and_a_place_of_its_own() {
+    for name in BOARDS {
+        let board = board(name);
+        let (mut taken, mut ids) = (HashMap::new(), BTreeSet::new());
+        for panel in board["panels"].as_array().unwrap() {
+            let title = &panel["title"];
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{name}: {title}");
+            assert!(
+                panel["description"].as_str().is_some_and(|what| what.ends_with('.') || what.contains(": ")),
+                "{name}: {title}"
+            );
+            if panel["type"] != "row" {
+                assert!(
+                    panel["fieldConfig"]["defaults"]["unit"].as_str().is_some_and(|unit| !unit.is_empty()),
+                    "{name}: {title}"
+                );
+                assert!(!panel["targets"].as_array().unwrap().is_empty(), "{name}: {title}");
+            }
+            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            assert!(place("x") + place("w") <= 24, "{name}: {title}");
+            for (x, y) in (place("x")..place("x") + place("w"))
+                .flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y)))
+            {
+                let before = taken.insert((x, y), title);
+                assert_eq!(before, None, "{name}: {title} stands on another");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ledger_adds_up_every_way_of_losing() {
+    let total = board_queries("overview").into_iter().find(|query| query.place.contains("Lost, in all")).unwrap();
+    for way in
+        ["lines_rejected", "queue_lines_dropped", "sink_lines_dropped", "spool_lines_dropped", "source_lines_dropped"]
+    {
+        assert!(total.expr.contains(&format!("fleetdrain_{way}_total")), "{}", total.expr);
+        let recorded = rule_queries().into_iter().filter(|query| query.place.contains("lines_lost"));
+        assert_eq!(
+            recorded.filter(|query| query.expr.contains(&format!("fleetdrain_{way}_total"))).count(),
+            1,
+            "{way}"
+        );
+    }
+}
+
+#[test]
+fn every_alert_has_its_page_in_the_runbook_and_its_test() {
+    let (rules, runbook, tests) =
+        (read("dashboards/rules.yml"), read("docs/runbook.md"), read("dashboards/rules_test.yml"));
+    let alert = Regex::new(r"- alert: (\w+)").unwrap();
+    let alerts: BTreeSet<&str> = alert.captures_iter(&rules).map(|found| found.extract::<1>().1[0]).collect();
+    assert!(alerts.len() > 12);
+    for alert in &alerts {
+        let url =
+            format!("https://github.com/fleetdrain/fleetdrain/blob/main/docs/runbook.md#{}\n", alert.to_lowercase());
+        assert!(rules.contains(&url), "{alert} has no runbook_url");
+        assert!(runbook.contains(&format!("\n## {alert}\n")), "{alert} has no page in docs/runbook.md");
+        for word in ["fires", "does not fire"] {
+            assert!(tests.contains(&format!("- name: {alert} {word}\n")), "{alert} {word}: has no test");
+        }
+    }
+    let section = Regex::new(r"(?m)^## (Fleetdrain\w+)$").unwrap();
+    for found in section.captures_iter(&runbook) {
+        assert!(alerts.contains(&found[1]), "{} is in the runbook and is no alert", &found[1]);
+    }
+}
+
+#[test]
+#[ignore = "needs python3: scripts/test.sh"]
+fn boards_are_what_their_generator_writes() {
+    let script = repo().join("dashboards/generate.py");
+    let output = Command::new("python3").arg(script).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs promtool: scripts/test.sh"]
+fn promtool_finds_the_rules_right() {
+    for args in [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]] {
+        let output = Command::new("promtool").args(args).current_dir(repo().join("dashboards")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("SUCCESS"), "{args:?}: {said}");
+    }
+}
+
+struct Prometheus {
+    child: Child,
+    addr: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Prometheus {
+    /// Scrapes `target` as the job of the rules, and evaluates them.
+    fn scraping(target: SocketAddr, rules: &Path) -> Self {
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let dir = scratch("prometheus");
+        let config = dir.join("prometheus.yml");
+        let yaml = format!(
+            "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\nrule_files: ['{}']\n\
+             scrape_configs:\n- job_name: fleetdrain\n  static_configs: [{{targets: ['{target}']}}]\n",
+            rules.display()
+        );
+        fs::write(&config, yaml).unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+            .arg(format!("--web.listen-address={addr}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, addr, dir }
+    }
+
+    /// What a query finds; the server's own words where it cannot run it.
+    async fn ask(&self, expr: &str) -> Result<Vec<Value>, String> {
+        let path = format!("/api/v1/query?query={}", utf8_percent_encode(expr, NON_ALPHANUMERIC));
+        let (_, answer) = Client::connect(self.addr).await.call(Method::GET, &path).await;
+        if answer["status"] != "success" {
+            return Err(answer.to_string());
+        }
+        Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until a query finds something.
+    async fn until_found(&self, expr: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if tokio::net::TcpStream::connect(self.addr).await.is_ok()
+                && self.ask(expr).await.is_ok_and(|found| !found.is_empty())
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nothing is found for {expr}");
+    }
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("fleetdrain-boards-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// A round of load: two machines, of which one loses; rejects, a refusal, a reader of a queue.
+async fn load(drain: &Drain, round: usize) {
+    let mut body: Vec<String> = (0..200).map(|line| fly_record("m1", &format!("{round} {line}"))).collect();
+    body.extend((0..40).map(|line| fly_record("m2", &format!("{round} {line}"))));
+    body.push("{}".to_owned());
+    let mut sender = Client::connect(drain.ingest).await;
+    let (status, answer) = sender.post(&[], body.join("\n")).await;
+    assert_eq!((status, &answer["rejected"]), (StatusCode::OK, &1.into()), "{answer}");
+    let (status, _) = Client::connect(drain.ingest).await.post(&[("content-encoding", "br")], "{}").await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let mut queue =
+        Client::connect(drain.control).await.get("/api/v1/machines/m2/queue?follow=false&max_lines=20").await;
+    while queue.next().await.is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs prometheus: scripts/test.sh"]
+async fn every_query_runs_on_a_real_prometheus_and_finds_what_a_loaded_drain_has() {
+    let spool = scratch("spool");
+    let drain = Drain::start(&[("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap()), ("FLEETDRAIN_QUEUE__LINES", "100")]);
+    for (machine, full) in [("m1", "drop_oldest"), ("m2", "catch_up")] {
+        let path = format!("/api/v1/machines/{machine}?full={full}");
+        assert_eq!(Client::connect(drain.control).await.call(Method::PUT, &path).await.0, StatusCode::CREATED);
+    }
+    let prometheus = Prometheus::scraping(drain.control, &repo().join("dashboards/rules.yml"));
+    prometheus.until_found("fleetdrain_build_info").await;
+    // Rates need samples before and after; the load goes on until the last of the recording rules has both.
+    for round in 0.. {
+        load(&drain, round).await;
+        let is_recorded =
+            "fleetdrain:lines_lost:rate5m{way=\"queue\"} > 0 and on() (fleetdrain:delivery_latency_seconds:p99_5m > 0)";
+        if round >= 4 && prometheus.ask(is_recorded).await.is_ok_and(|found| !found.is_empty()) {
+            break;
+        }
+        assert!(round < 200, "nothing is recorded");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let not_yet: Vec<&str> = NOT_YET.to_vec();
+    let mut wrong = Vec::new();
+    for Query { place, expr, is_alert } in all_queries() {
+        let asked = filled_in(&expr);
+        match prometheus.ask(&asked).await {
+            Err(said) => wrong.push(format!("{place}: {asked}\n    {said}")),
+            Ok(found) => {
+                let may_be_empty = is_alert || names(&expr).iter().any(|name| not_yet.contains(&name.as_str()));
+                if found.is_empty() && !may_be_empty {
+                    wrong.push(format!("{place}: finds nothing: {asked}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What was done to it is seen: it loses, and the ledger says so.
+    prometheus.until_found("ALERTS{alertname=\"FleetdrainLosing\",alertstate=\"firing\",way=\"queue\"}").await;
+    let ledger = board_queries("overview").into_iter().find(|query| query.place.contains("Lost, in all")).unwrap();
+    prometheus.until_found(&format!("({}) > 0", filled_in(&ledger.expr))).await;
+    let _ = fs::remove_dir_all(spool);
+}
+
+/// A board's expression as Grafana sends it.
+fn filled_in(expr: &str) -> String {
+    [("$__rate_interval", "1m"), ("$__range", "1m"), ("$job", ".*"), ("$drain", ".*"), ("$machine", "m2")]
+        .into_iter()
+        .chain([("$app", ".*"), ("$region", ".*"), ("$top", "10")])
+        .fold(expr.to_owned(), |expr, (variable, value)| expr.replace(variable, value))
+}
+
+#[tokio::test]
+async fn the_running_drain_shows_every_family_of_the_catalogue() {
+    let drain = Drain::start(&[]);
+    let metrics = text(drain.control, "/metrics").await;
+    for family in catalogue().keys() {
+        assert!(metrics.contains(&format!("# TYPE {family} ")), "{family}");
+    }
+}

@@ -1,0 +1,233 @@
+//! Logs straight from Fly's NATS: the real binary and a real nats-server that asks for a password.
+
+#![cfg(all(feature = "cli", feature = "fly"))]
+#![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
+
+mod support;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use hyper::Method;
+use serde_json::Value;
+use support::{Client, assert_balances, drain::Drain};
+use tokio::time::{Instant, sleep};
+
+/// Nothing here takes so long but where something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A nats-server with one user; `NATS_SERVER` says where the program is.
+struct Nats {
+    child: Option<Child>,
+    dir: PathBuf,
+    port: u16,
+}
+
+impl Nats {
+    fn start(name: &str, password: &str) -> Self {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fly").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut nats = Self { child: None, dir, port };
+        nats.configure(password);
+        nats.run();
+        nats
+    }
+
+    fn configure(&self, password: &str) {
+        let config = format!(
+            "listen: 127.0.0.1:{}\npid_file: {:?}\nauthorization {{ user: my-org, password: {password:?} }}\n",
+            self.port,
+            self.dir.join("pid")
+        );
+        fs::write(self.dir.join("nats.conf"), config).unwrap();
+    }
+
+    fn run(&mut self) {
+        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.dir.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("nats-server is installed by scripts/test.sh"));
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Has it read its configuration anew.
+    fn reload(&self) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    }
+
+    async fn connect(&self, password: &str) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::with_user_and_password("my-org".into(), password.into());
+        options.retry_on_initial_connect().connect(format!("127.0.0.1:{}", self.port)).await.unwrap()
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+    }
+}
+
+fn start(nats: &Nats, token: &str) -> Drain {
+    let url = format!("nats://127.0.0.1:{}", nats.port);
+    Drain::start(&[
+        ("FLEETDRAIN_FLY__ENABLED", "true"),
+        ("FLEETDRAIN_FLY__URL", &url),
+        ("FLEETDRAIN_FLY__ORG", "my-org"),
+        ("FLEETDRAIN_FLY__TOKEN", token),
+        ("FLEETDRAIN_FLY__CANARY", "false"),
+        ("FLEETDRAIN_SINKS__NOWHERE__TYPE", "null"),
+        ("FLY_APP_NAME", "log-drain"),
+    ])
+}
+
+fn record(app: &str, number: usize) -> String {
+    let instance = format!("4d891d77b{:05}", number % 1_000);
+    format!(
+        r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"{instance}","name":"{app}"}},"region":"lax"}},"host":"f442","log":{{"level":"info"}},"message":"line {number}","timestamp":"2026-06-27T01:19:11.789045558Z"}}"#
+    )
+}
+
+async fn publish(client: &async_nats::Client, app: &str, payload: impl Into<bytes::Bytes>) {
+    client.publish(format!("logs.{app}.lax.4d891d77b00000"), payload.into()).await.unwrap();
+}
+
+async fn stats(drain: &Drain) -> Value {
+    let (_, stats) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/stats").await;
+    assert_balances(&stats);
+    stats
+}
+
+async fn metric(drain: &Drain, sample: &str) -> Option<f64> {
+    let mut client = Client::connect(drain.control).await;
+    let response = client.send(Method::GET, "/metrics", &[], "").await;
+    let text = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    text.lines().find_map(|line| line.strip_prefix(sample)?.trim().parse().ok())
+}
+
+/// Asks until the answer is as `wanted`.
+async fn until(drain: &Drain, what: &str, wanted: impl AsyncFn(&Drain) -> bool) {
+    let from = Instant::now();
+    while !wanted(drain).await {
+        if from.elapsed() > PATIENCE {
+            let told = stats(drain).await;
+            panic!("{what} never came: {told}");
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn is_connected(drain: &Drain) -> bool {
+    metric(drain, "fleetdrain_fly_connected ").await == Some(1.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_burst_is_received_or_counted_and_no_message_is_two_records() {
+    const BURST: usize = 200_000;
+    let nats = Nats::start("burst", "secret");
+    let drain = start(&nats, "secret");
+    until(&drain, "the connection", is_connected).await;
+    let client = nats.connect("secret").await;
+    for number in 0..BURST {
+        publish(&client, "my-app", record("my-app", number)).await;
+    }
+    publish(&client, "my-app", "not a record\n{\"instance\":\"m\"}").await;
+    publish(&client, "my-app", "{\"instance\":\n\"m\",\r\n\"message\":\"pretty\"}").await;
+    publish(&client, "my-app", "[1,2,3]").await;
+    publish(&client, "log-drain", record("log-drain", 0)).await;
+    client.flush().await.unwrap();
+    let overflow = "fleetdrain_source_lines_dropped_total{source=\"fly\",reason=\"overflow\"} ";
+    let own_app = "fleetdrain_source_lines_dropped_total{source=\"fly\",reason=\"own_app\"} ";
+    until(&drain, "the burst", async |drain| {
+        let received = stats(drain).await["lines_received"].as_u64().unwrap();
+        let lost = metric(drain, overflow).await.unwrap() + metric(drain, own_app).await.unwrap();
+        received as f64 + lost >= (BURST + 4) as f64
+    })
+    .await;
+    let told = stats(&drain).await;
+    let (lost, own) = (metric(&drain, overflow).await.unwrap(), metric(&drain, own_app).await.unwrap());
+    println!("{} received, {lost} lost", told["lines_received"]);
+    assert_eq!(told["lines_received"].as_u64().unwrap() as f64 + lost + own, (BURST + 4) as f64, "{told}");
+    if lost == 0.0 {
+        assert_eq!((own, &told["lines_rejected"]), (1.0, &2.into()), "{told}");
+    }
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_message_is_one_record_whatever_it_holds_and_our_own_are_left_out() {
+    let nats = Nats::start("one", "secret");
+    let drain = start(&nats, "secret");
+    until(&drain, "the connection", is_connected).await;
+    let client = nats.connect("secret").await;
+    for payload in
+        ["not a record\n{\"instance\":\"m\"}", "{\"instance\":\n\"m\",\r\n\"message\":\"pretty\"}", "[1,2,3]"]
+    {
+        publish(&client, "my-app", payload).await;
+    }
+    publish(&client, "log-drain", record("log-drain", 0)).await;
+    publish(&client, "my-app", record("my-app", 1)).await;
+    client.flush().await.unwrap();
+    until(&drain, "the last message", async |drain| stats(drain).await["lines_received"] == 4).await;
+    let told = stats(&drain).await;
+    assert_eq!((&told["lines_accepted"], &told["lines_rejected"]), (&2.into(), &2.into()), "{told}");
+    let own_app = "fleetdrain_source_lines_dropped_total{source=\"fly\",reason=\"own_app\"} ";
+    assert_eq!(metric(&drain, own_app).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_server_that_was_gone_is_found_again_and_the_gap_is_on_record() {
+    let mut nats = Nats::start("gone", "secret");
+    let drain = start(&nats, "secret");
+    until(&drain, "the connection", is_connected).await;
+    nats.kill();
+    until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
+    nats.run();
+    until(&drain, "the connection", is_connected).await;
+    let client = nats.connect("secret").await;
+    publish(&client, "my-app", record("my-app", 1)).await;
+    client.flush().await.unwrap();
+    until(&drain, "the line", async |drain| stats(drain).await["lines_received"] == 1).await;
+    let (_, losses) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await;
+    let gap = losses["losses"].as_array().unwrap().iter().find(|loss| loss["where"] == "source:fly");
+    assert!(gap.is_some_and(|gap| gap["lines"].is_null()), "{losses}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_token_that_is_wrong_or_revoked_is_told_and_tried_until_it_is_right() {
+    let nats = Nats::start("token", "another");
+    let drain = start(&nats, "secret");
+    until(&drain, "the verdict", async |drain| {
+        let (_, verdict) = Client::connect(drain.control).await.call(Method::GET, "/healthz").await;
+        verdict["reasons"].as_array().unwrap().iter().any(|reason| reason["reason"] == "source_silent")
+    })
+    .await;
+    nats.configure("secret");
+    nats.reload();
+    until(&drain, "the connection", is_connected).await;
+    nats.configure("another");
+    nats.reload();
+    until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
+    nats.configure("secret");
+    nats.reload();
+    until(&drain, "the connection", is_connected).await;
+}
