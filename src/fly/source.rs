@@ -438,7 +438,7 @@ fn note(counters: &FlyCounters, event: &Event) {
             counters.slow_consumers.fetch_add(1, Relaxed);
         }
         Event::ServerError(error) if counters.erred(error.to_string()) => {
-            tracing::error!(%error, "fly: the server objects")
+            tracing::error!(%error, "fly: the server objects");
         }
         Event::ClientError(ClientError::Other(error)) if counters.erred(error.clone()) => {
             tracing::error!(error, "fly: cannot connect; trying on");

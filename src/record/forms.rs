@@ -29,16 +29,16 @@ const REPAIR_GROWTH: usize = 3;
 
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
-    parse_by(parser, body, limits, |reader| reader.read())
+    parse_by(parser, body, limits, false)
 }
 
 /// As [`parse`], of a body that is known to be lines, whatever its first record looks like.
 #[cfg(feature = "fly")]
 pub(super) fn parse_lines(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
-    parse_by(parser, body, limits, |reader| reader.lines(0))
+    parse_by(parser, body, limits, true)
 }
 
-fn parse_by(parser: &mut Parser, body: &[u8], limits: Limits, read: impl FnOnce(&mut Reader<'_>)) -> Parsed {
+fn parse_by(parser: &mut Parser, body: &[u8], limits: Limits, are_lines: bool) -> Parsed {
     let arena = std::mem::take(&mut parser.arena);
     let mut reader = Reader {
         parser,
@@ -49,7 +49,11 @@ fn parse_by(parser: &mut Parser, body: &[u8], limits: Limits, read: impl FnOnce(
         counted: 0,
         line: 1,
     };
-    read(&mut reader);
+    if are_lines {
+        reader.lines(0);
+    } else {
+        reader.read();
+    }
     reader.finish()
 }
 
