@@ -116,6 +116,17 @@ fn every_key_can_be_set_in_the_file() {
         app.bytes_per_second = 10
         [metrics]
         machines_max = 0
+        [fly]
+        enabled = false
+        url = "nats://localhost:4222"
+        org = "my-org"
+        subjects = ["logs.my-app.>", "logs.other.>"]
+        queue_group = "drains"
+        batch_lines = 10
+        batch_bytes = "1KiB"
+        batch_age = "2ms"
+        pending_max = 11
+        canary = false
         [spool]
         dir = "/var/lib/fleetdrain"
         keep = "7d"
@@ -133,7 +144,7 @@ fn every_key_can_be_set_in_the_file() {
     let files = ["token_file", "tls_cert_file", "tls_key_file"];
     let mut files: Vec<_> =
         ["ingest", "control"].iter().flat_map(|section| files.map(|file| format!("{section}.{file}"))).collect();
-    files.push("control.signing_key_file".to_owned());
+    files.extend(["control.signing_key_file".to_owned(), "fly.token_file".to_owned()]);
     assert_eq!(unset, files);
     let config = &loaded.config;
     assert_eq!(config.ingest.body_bytes_max, 10_000_000);
