@@ -231,9 +231,10 @@ impl Running {
     /// Whether every connection was over within `deadline`.
     async fn stop(&self, collector: &LogCollector, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
-        self.shutdown.cancel();
         // What a source has in hand is taken before nothing is any more; readers get the rest of the time.
         let _ = timeout(deadline / 2, self.fly.stop()).await;
+        // Nothing in between: who is told to end is refused from then on, or its lines would come behind the readers' end.
+        self.shutdown.cancel();
         collector.shut_down();
         let (readers, ()) = tokio::join!(timeout_at(until, self.tracker.wait()), self.sinks.stop(until));
         readers.is_ok()

@@ -415,6 +415,7 @@ async fn every_query_runs_on_a_real_prometheus_and_finds_what_a_loaded_drain_has
         ("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap()),
         ("FLEETDRAIN_QUEUE__LINES", "100"),
         ("FLEETDRAIN_SINKS__NOWHERE__TYPE", "null"),
+        ("FLEETDRAIN_SINKS__NOWHERE__BATCH_AGE_MAX", "50ms"),
     ]);
     for (machine, full) in [("m1", "drop_oldest"), ("m2", "catch_up")] {
         let path = format!("/api/v1/machines/{machine}?full={full}");
@@ -433,6 +434,7 @@ async fn every_query_runs_on_a_real_prometheus_and_finds_what_a_loaded_drain_has
         assert!(round < 200, "nothing is recorded");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    prometheus.until_found("fleetdrain_sink_last_success_timestamp_seconds > 0").await;
     let mut wrong = Vec::new();
     for Query { place, expr, is_alert } in all_queries() {
         let asked = filled_in(&expr);
