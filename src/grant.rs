@@ -169,6 +169,7 @@ impl SigningKeys {
     }
 
     /// A token for `grant`; `None` without a key.
+    #[cfg(any(feature = "cli", test))]
     pub(crate) fn sign(&self, grant: &Grant) -> Option<String> {
         let key = self.0.first()?;
         let (machines, apps) = match &grant.scope {

@@ -108,8 +108,13 @@ pub(crate) enum SinkCall {
 pub(crate) enum SinkRefusal {
     #[error("there is no such sink")]
     Unknown,
+    #[cfg_attr(not(feature = "sinks"), expect(dead_code, reason = "sinks refuse so"))]
     #[error("there is no spool to go back in")]
     NoSpool,
+    #[cfg_attr(
+        not(all(feature = "sinks", feature = "spool")),
+        expect(dead_code, reason = "sinks with a spool refuse so")
+    )]
     #[error("the spool cannot be read now")]
     Unreadable,
 }

@@ -12,15 +12,15 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(crate) struct Outlets;
+pub(crate) struct Outlets {}
 
 #[derive(Default)]
-pub(crate) struct Wants;
+pub(crate) struct Wants {}
 
 impl Outlets {
     #[expect(clippy::unnecessary_wraps, reason = "with sinks it may be")]
     pub(crate) fn wants(&self, _batch: &Batch) -> Result<Wants, ()> {
-        Ok(Wants)
+        Ok(Wants {})
     }
 
     pub(crate) fn stats(&self) -> Vec<SinkStats> {

@@ -2,10 +2,15 @@
 
 use super::{Channel, LogCollector, OutletState, OutletTerms, Source, Tally};
 
-impl LogCollector {
-    pub(super) fn start_of(&self, _name: &str) {}
+/// Where a sink goes on, where there is nothing to go on from.
+pub(super) struct Start;
 
-    pub(super) fn source_of(&self, terms: &OutletTerms, _start: (), _tally: &mut Tally) -> Source {
+impl LogCollector {
+    pub(super) fn start_of(&self, _name: &str) -> Start {
+        Start
+    }
+
+    pub(super) fn source_of(&self, terms: &OutletTerms, _start: Start, _tally: &mut Tally) -> Source {
         Source::Channel(Channel::new(terms.bytes_max))
     }
 }
