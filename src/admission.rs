@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     batch::{Batch, Group, write_json_string},
-    collector::LogCollector,
+    collector::{LogCollector, outlet::Awaited},
     record::{Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample},
 };
 #[cfg(feature = "spool")]
@@ -94,18 +94,26 @@ impl fmt::Debug for Draft {
 /// A body that was taken, or will be once it is durable.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    Taken(Receipt),
+    Taken(Committed),
     #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only the spool takes time"))]
     Writing(Writing),
 }
 
 /// What becomes of a body that is being written. Dropping it changes nothing about the body.
 #[derive(Debug)]
-pub(crate) struct Writing(oneshot::Receiver<Result<Receipt, Cause>>);
+pub(crate) struct Writing(oneshot::Receiver<Result<Committed, Cause>>);
+
+/// A body that was taken.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) receipt: Receipt,
+    /// Sinks were asked to acknowledge it: the receipt as it is when they have. Dropped, if one of them ends before.
+    pub(crate) by_sinks: Option<oneshot::Receiver<Receipt>>,
+}
 
 impl Future for Writing {
     /// [`Cause::Spool`]: nothing was taken. [`Cause::Unknown`]: nobody knows.
-    type Output = Result<Receipt, Cause>;
+    type Output = Result<Committed, Cause>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|told| told.unwrap_or(Err(Cause::Unknown)))
@@ -116,14 +124,14 @@ impl Admission {
     /// Waits on this thread until the body is durable.
     pub(crate) fn wait(self) -> Result<Receipt, Cause> {
         match self {
-            Self::Taken(receipt) => Ok(receipt),
-            Self::Writing(writing) => writing.wait(),
+            Self::Taken(committed) => Ok(committed.receipt),
+            Self::Writing(writing) => writing.wait().map(|committed| committed.receipt),
         }
     }
 }
 
 impl Writing {
-    fn wait(self) -> Result<Receipt, Cause> {
+    fn wait(self) -> Result<Committed, Cause> {
         struct Unpark(Thread);
         impl Wake for Unpark {
             fn wake(self: Arc<Self>) {
@@ -138,6 +146,31 @@ impl Writing {
                 Poll::Ready(fate) => return fate,
                 Poll::Pending => thread::park(),
             }
+        }
+    }
+}
+
+/// What an acknowledgement is worth, the weakest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Ack {
+    /// A crash may cost it.
+    #[default]
+    Memory,
+    /// It is in the spool, and synced.
+    Disk,
+    /// A store has it.
+    Sink,
+}
+
+impl Ack {
+    /// Its name in the header `Fleetdrain-Ack`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Sink => "sink",
         }
     }
 }
@@ -159,6 +192,8 @@ pub struct Receipt {
     pub rejected: u64,
     /// The first ten rejections.
     pub errors: Vec<RecordError>,
+    /// What holds for every accepted record.
+    pub ack: Ack,
 }
 
 /// Why a body was refused.
@@ -328,7 +363,9 @@ impl LogCollector {
         if let Some(spool) = self.spool().filter(|_| !draft.batch.rows.is_empty()) {
             return self.write(spool, draft, machines, rooms, wants);
         }
-        Ok(Admission::Taken(self.commit(draft, |batch| self.publish(batch, machines, rooms, wants))))
+        let awaited = wants.awaited().cloned();
+        let publish = |batch| self.publish(batch, machines, rooms, wants);
+        Ok(Admission::Taken(self.commit(draft, awaited.as_deref(), publish)))
     }
 
     /// Hands a body to the spool, which publishes it once it is durable.
@@ -380,7 +417,7 @@ impl LogCollector {
         machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
         wants: Wants,
-    ) -> Receipt {
+    ) -> Committed {
         let batch = &mut draft.batch;
         (batch.seq, batch.first_line, batch.received_at) = (appended.seq, appended.first_line, appended.received_at);
         let bytes = batch.bytes.len();
@@ -391,13 +428,24 @@ impl LogCollector {
             let _ = batch.permit.as_mut().is_none_or(|permit| permit.try_resize(held));
         }
         let lines = batch.lines();
-        self.commit(draft, |batch| {
+        let awaited = wants.awaited().cloned();
+        self.commit(draft, awaited.as_deref(), |batch| {
             self.publish(batch, machines, rooms, wants);
             (lines, 0, 0)
         })
     }
 
-    fn commit(&self, draft: Draft, publish: impl FnOnce(Batch) -> (u64, u64, u64)) -> Receipt {
+    /// What is acknowledged as soon as it is published.
+    pub(crate) fn ack(&self) -> Ack {
+        if self.keeps_bodies() { Ack::Disk } else { Ack::Memory }
+    }
+
+    fn commit(
+        &self,
+        draft: Draft,
+        awaited: Option<&Awaited>,
+        publish: impl FnOnce(Batch) -> (u64, u64, u64),
+    ) -> Committed {
         let Draft { batch, received, rejected, repaired, errors, taken, .. } = draft;
         let lags = LagSample::of(&batch);
         let (accepted, filtered, unrouted) = if batch.rows.is_empty() { (0, 0, 0) } else { publish(batch) };
@@ -413,17 +461,24 @@ impl LogCollector {
         ledger.received.fetch_add(received, Relaxed);
         let rejected = rejected.iter().sum();
         let errors = errors.into_iter().take(ERRORS_MAX).collect();
-        let receipt = Receipt { received, accepted, filtered, unrouted, rejected, errors };
-        if let Some(taken) = taken {
-            taken(&receipt);
-        }
-        receipt
+        let receipt = Receipt { received, accepted, filtered, unrouted, rejected, errors, ack: self.ack() };
+        let by_sinks = match awaited {
+            Some(awaited) => Some(tell_when_settled(awaited, receipt.clone(), taken)),
+            None => {
+                if let Some(taken) = taken {
+                    taken(&receipt);
+                }
+                None
+            }
+        };
+        Committed { receipt, by_sinks }
     }
 
     /// Takes all records of a body, in any of the forms that senders use, or none of them. Never waits, but with a spool for
     /// the disk, on the caller's thread: from async code call it where blocking is allowed.
     ///
-    /// Parsing is done here, on the caller's time: about a quarter of a millisecond for a thousand lines.
+    /// Parsing is done here, on the caller's time: about a quarter of a millisecond for a thousand lines. Sinks are not waited for,
+    /// whatever their `ack` is.
     ///
     /// # Errors
     ///
@@ -465,6 +520,23 @@ impl LogCollector {
         record.push(b'}');
         self.push(record)
     }
+}
+
+/// Has `taken` told only when sinks have settled the body: a repeat is to be refused until then, as one that is under way.
+fn tell_when_settled(awaited: &Awaited, mut receipt: Receipt, taken: Option<Told>) -> oneshot::Receiver<Receipt> {
+    let covers_all = awaited.lines() == receipt.accepted;
+    let (tell, told) = oneshot::channel();
+    awaited.then(move |is_whole| {
+        if is_whole && covers_all {
+            receipt.ack = Ack::Sink;
+        }
+        if let Some(taken) = taken {
+            taken(&receipt);
+        }
+        // Its sender may have gone.
+        let _ = tell.send(receipt);
+    });
+    told
 }
 
 #[cfg(test)]

@@ -102,6 +102,8 @@ pub struct Ingest {
     pub header_deadline: Duration,
     /// From a head's last byte to its body's last.
     pub body_deadline: Duration,
+    /// How long an answer waits for sinks with `ack = "sink"`.
+    pub ack_deadline: Duration,
     /// How long a connection may stay without a request.
     pub idle: Duration,
     /// Connections at once.
@@ -123,6 +125,7 @@ impl Default for Ingest {
             line_bytes_max: MIB,
             header_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(60),
+            ack_deadline: Duration::from_secs(30),
             idle: Duration::from_secs(120),
             connections_max: 10_000,
         }

@@ -77,6 +77,7 @@ fn every_key_can_be_set_in_the_file() {
         line_bytes_max = "64KiB"
         header_deadline = "500ms"
         body_deadline = "1m30s"
+        ack_deadline = "20s"
         idle = "1h"
         connections_max = 1_000
         [control]
@@ -149,6 +150,7 @@ fn every_key_can_be_set_in_the_file() {
     let config = &loaded.config;
     assert_eq!(config.ingest.body_bytes_max, 10_000_000);
     assert_eq!(config.ingest.body_deadline, Duration::from_secs(90));
+    assert_eq!(config.ingest.ack_deadline, Duration::from_secs(20));
     assert_eq!(config.control.listen, Some("[::1]:0".parse().unwrap()));
     assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
     assert_eq!(config.control.cors_origins, ["https://page.example", "http://localhost:3000"]);

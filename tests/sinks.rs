@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ struct Store {
     /// How many different numbers.
     known: watch::Sender<usize>,
     requests: AtomicUsize,
+    /// Answers 503 to everything.
+    is_down: AtomicBool,
 }
 
 impl Store {
@@ -54,6 +56,7 @@ impl Store {
             numbers: Mutex::default(),
             known: watch::Sender::new(0),
             requests: AtomicUsize::new(0),
+            is_down: AtomicBool::new(false),
         });
         let serving = Arc::clone(&store);
         tokio::spawn(async move {
@@ -72,6 +75,10 @@ impl Store {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Cut> {
         let turn = self.requests.fetch_add(1, Relaxed);
         let mut response = Response::new(Empty::new());
+        if self.is_down.load(Relaxed) {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok(response);
+        }
         match turn % 40 {
             9 => *response.status_mut() = StatusCode::TOO_MANY_REQUESTS,
             19 => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
@@ -135,6 +142,50 @@ async fn post(drain: &Drain, numbers: std::ops::Range<usize>) {
         let account: Value = serde_json::from_slice(&account).unwrap();
         assert_eq!(account["received"], account["accepted"], "{account}");
     }
+}
+
+/// Posts one numbered record under a key of its own: the status, what the answer is worth, the account.
+async fn post_keyed(drain: &Drain, number: usize) -> (StatusCode, String, Value) {
+    let (key, body) = (format!("key-{number}"), format!("{{\"instance\":\"m\",\"message\":\"{number}\"}}\n"));
+    let mut client = Client::connect(drain.ingest).await;
+    let response = client.send(Method::POST, "/", &[("idempotency-key", &key)], body).await;
+    let worth = response.headers().get("fleetdrain-ack").map_or("", |worth| worth.to_str().unwrap()).to_owned();
+    let status = response.status();
+    let account = response.into_body().collect().await.unwrap().to_bytes();
+    (status, worth, serde_json::from_slice(&account).unwrap())
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_the_sink_that_is_to_acknowledge() {
+    let store = Store::start().await;
+    store.is_down.store(true, Relaxed);
+    let mut env = env(&store);
+    env.push(("FLEETDRAIN_SINKS__STORE__ACK", "sink".to_owned()));
+    env.push(("FLEETDRAIN_INGEST__ACK_DEADLINE", "200ms".to_owned()));
+    let drain = start(&env);
+    let (status, worth, problem) = post_keyed(&drain, 1).await;
+    assert_eq!((status, worth.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "unknown"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("ingest.ack_deadline"), "{problem}");
+    let (status, worth, _) = post_keyed(&drain, 1).await;
+    assert_eq!((status, worth.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""), "its first is under way");
+    store.is_down.store(false, Relaxed);
+    store.has(1).await;
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    let account = loop {
+        let (status, worth, account) = post_keyed(&drain, 1).await;
+        if status == StatusCode::OK {
+            assert_eq!(worth, "sink");
+            break account;
+        }
+        assert!(tokio::time::Instant::now() < patience, "{account}");
+    };
+    assert_eq!(account["duplicate"], true, "{account}");
+    let mut number = 2;
+    // One answer in ten of this store is a failure, which is tried again, and may take longer than we wait.
+    while post_keyed(&drain, number).await.0 != StatusCode::OK {
+        number += 1;
+    }
+    assert!(store.numbers.lock().unwrap().contains_key(&(number as u64)), "acknowledged, and not there");
 }
 
 /// What is told of the one sink, its balance held.

@@ -1,6 +1,6 @@
 //! A body's `Idempotency-Key` as the spool keeps it: with what its sender is to be told when it comes again.
 
-use super::{Draft, Receipt};
+use super::{Ack, Draft, Receipt};
 
 /// Bytes before the key: records received and rejected.
 const HEAD: usize = 16;
@@ -17,5 +17,14 @@ pub(crate) fn decode(kept: &[u8]) -> Option<(&[u8], Receipt)> {
     let received = u64::from_le_bytes(*received);
     let rejected = u64::from_le_bytes(*rejected.first_chunk()?);
     // The spool had taken charge of all of them.
-    Some((key, Receipt { received, accepted: received.saturating_sub(rejected), rejected, ..Receipt::default() }))
+    Some((
+        key,
+        Receipt {
+            received,
+            accepted: received.saturating_sub(rejected),
+            rejected,
+            ack: Ack::Disk,
+            ..Receipt::default()
+        },
+    ))
 }

@@ -9,9 +9,9 @@
 //!
 //! Lock order: publish → outlet → history.
 
-#![allow(dead_code, unused_imports, reason = "the delivery loop comes next")]
-
+mod awaited;
 mod channel;
+mod lost;
 mod position;
 #[cfg(feature = "spool")]
 mod spooled;
@@ -23,20 +23,25 @@ mod wants;
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 #[cfg(feature = "spool")]
-pub(crate) use self::spooled::{RewindError, Rewound};
-pub(crate) use self::wants::{Outlets, Wants};
+pub(crate) use self::spooled::RewindError;
+pub(crate) use self::{
+    awaited::Awaited,
+    wants::{Outlets, Wants},
+};
 use self::{
+    awaited::{Awaiting, Settling},
     channel::{Channel, Room},
+    lost::Lost,
     position::{Ahead, Fetched, Position},
     tally::{Settled, Tally},
 };
 use super::{LogCollector, SinkStats};
 use crate::{
-    batch::{Batch, EntryView},
+    batch::Batch,
     budget::Budget,
     filter::Filter,
     journal::Loss,
@@ -65,6 +70,8 @@ pub(crate) struct OutletTerms {
     pub(crate) full: OutletFull,
     /// Without a spool: of the batches that wait or are under way, as charged to the budget. An empty outlet takes any one.
     pub(crate) bytes_max: usize,
+    /// Whether who sends lines for it waits until it has settled them.
+    pub(crate) is_awaited: bool,
 }
 
 /// Why lines were dropped that a sink wanted.
@@ -102,7 +109,6 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 struct UnderWay {
     number: u64,
-    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
     seq: u64,
     received: Instant,
     /// Of the channel's bound.
@@ -128,6 +134,7 @@ pub(crate) struct OutletState {
     #[cfg(feature = "spool")]
     storing: Mutex<()>,
     ready: Notify,
+    lost: Lost,
     inner: Mutex<Inner>,
 }
 
@@ -135,6 +142,7 @@ struct Inner {
     tally: Tally,
     source: Source,
     under_way: VecDeque<UnderWay>,
+    awaiting: Awaiting,
     numbers: u64,
     last_error: Option<String>,
 }
@@ -195,7 +203,8 @@ impl Outlet {
         match &mut inner.source {
             Source::Channel(channel) => {
                 let Some((batch, wanted, bytes)) = channel.pop() else { return Step::Empty };
-                inner.take(&batch, 0, &wanted, bytes)
+                let picked = pick(&batch, 0, &wanted);
+                self.state.hand_out(inner, &batch, picked, bytes)
             }
             Source::Position(position) => {
                 let ahead = position.step(history);
@@ -238,21 +247,22 @@ impl Drop for Outlet {
 }
 
 impl Inner {
-    /// Hands out the rows of a batch from row `from` on that are wanted and within their limits.
-    fn take(&mut self, batch: &Arc<Batch>, from: u32, wanted: &Wanted, bytes: usize) -> Step {
-        let (rows, limited) = pick(batch, from, wanted);
-        if !limited.is_empty() {
-            let entries = limited.iter().map(|row| batch.view_of(&batch.rows[*row as usize]));
-            self.tally.dropped(SinkReason::Limited, entries);
+    /// The number of the batch before which everything is settled.
+    fn settled_before(&self) -> u64 {
+        let next = match &self.source {
+            Source::Channel(channel) => channel.next_seq(),
+            Source::Position(position) => position.seq(),
+        };
+        self.under_way.iter().map(|taken| taken.seq).min().map_or(next, |seq| seq.min(next))
+    }
+
+    /// Bodies that are settled by now.
+    fn settling(&mut self) -> Settling {
+        if self.awaiting.len() == 0 {
+            return Settling::default();
         }
-        if rows.len() == 0 {
-            self.source.give_back(bytes);
-            return Step::Again;
-        }
-        self.numbers += 1;
-        let number = self.numbers;
-        self.under_way.push_back(UnderWay { number, seq: batch.seq, received: batch.received, bytes });
-        Step::Lines(Taken { run: Run { batch: Arc::clone(batch), rows }, number })
+        let seq = self.settled_before();
+        self.awaiting.settled_before(seq)
     }
 
     /// When the oldest line was received that is not settled.
@@ -274,13 +284,20 @@ impl Source {
     }
 }
 
-/// The rows wanted from `from` on, and those of them that are over a limit.
-fn pick(batch: &Batch, from: u32, wanted: &Wanted) -> (Rows, Vec<u32>) {
+/// Rows that are wanted, apart from those of them that are over a limit.
+struct Picked {
+    rows: Rows,
+    limited: Vec<u32>,
+}
+
+/// The rows wanted from `from` on.
+fn pick(batch: &Batch, from: u32, wanted: &Wanted) -> Picked {
+    let all = |rows| Picked { rows, limited: Vec::new() };
     match wanted {
-        None if !batch.has_limited => (Rows::Range(from..batch.rows.len() as u32), Vec::new()),
+        None if !batch.has_limited => all(Rows::Range(from..batch.rows.len() as u32)),
         Some(rows) if !batch.has_limited => {
             let start = rows.partition_point(|row| *row < from);
-            (Rows::These(Arc::clone(rows), start..rows.len()), Vec::new())
+            all(Rows::These(Arc::clone(rows), start..rows.len()))
         }
         _ => {
             let is_limited = |row: &u32| batch.rows[*row as usize].limited;
@@ -290,7 +307,7 @@ fn pick(batch: &Batch, from: u32, wanted: &Wanted) -> (Rows, Vec<u32>) {
             };
             let (limited, rows): (Vec<u32>, Vec<u32>) = wanted.into_iter().partition(is_limited);
             let whole = 0..rows.len();
-            (Rows::These(rows.into(), whole), limited)
+            Picked { rows: Rows::These(rows.into(), whole), limited }
         }
     }
 }
@@ -318,10 +335,60 @@ impl OutletState {
 
     /// Hands out what was found at the sink's position.
     fn claim(&self, fetched: Fetched) -> Step {
+        // Looked at before the lock is taken, and handed out before it is given back: a cursor that is noted in between would be
+        // behind lines that nobody has.
+        let picked = fetched.batch().map(|(batch, from, wanted)| pick(batch, from, wanted));
         let mut inner = self.inner.lock();
-        let Inner { tally, source: Source::Position(position), .. } = &mut *inner else { return Step::Again };
-        let Some((found, wanted)) = position.claim(tally, fetched) else { return Step::Again };
-        inner.take(&found.batch, found.from, &wanted, 0)
+        let Inner { tally, source: Source::Position(position), awaiting, .. } = &mut *inner else { return Step::Again };
+        let dropped = tally.lines_dropped();
+        let found = position.claim(tally, fetched);
+        if tally.lines_dropped() > dropped {
+            awaiting.shorten_before(position.seq());
+        }
+        let (Some(found), Some(picked)) = (found, picked) else {
+            let settling = inner.settling();
+            drop(inner);
+            settling.tell();
+            return Step::Again;
+        };
+        self.hand_out(inner, &found.batch, picked, 0)
+    }
+
+    /// Hands out rows of a batch, but for those over their limits.
+    fn hand_out(&self, mut inner: MutexGuard<'_, Inner>, batch: &Arc<Batch>, picked: Picked, bytes: usize) -> Step {
+        let Picked { rows, limited } = picked;
+        let is_noted = !limited.is_empty() && inner.tally.dropped(SinkReason::Limited, limited.len() as u64);
+        if is_noted {
+            inner.awaiting.shorten(batch.seq);
+        }
+        let step = if rows.len() == 0 {
+            inner.source.give_back(bytes);
+            Step::Again
+        } else {
+            inner.numbers += 1;
+            let number = inner.numbers;
+            inner.under_way.push_back(UnderWay { number, seq: batch.seq, received: batch.received, bytes });
+            Step::Lines(Taken { run: Run { batch: Arc::clone(batch), rows }, number })
+        };
+        let settling = inner.settling();
+        drop(inner);
+        settling.tell();
+        if is_noted {
+            self.lost.note(SinkReason::Limited, batch, limited.into_iter());
+        }
+        step
+    }
+
+    /// Drops rows of a batch, which are ascending.
+    fn drop_rows(&self, reason: SinkReason, batch: &Batch, rows: impl ExactSizeIterator<Item = u32>) {
+        let lines = rows.len() as u64;
+        let mut inner = self.inner.lock();
+        if lines == 0 || !inner.tally.dropped(reason, lines) {
+            return;
+        }
+        inner.awaiting.shorten(batch.seq);
+        drop(inner);
+        self.lost.note(reason, batch, rows);
     }
 
     fn keep(&self, fetched: Fetched) {
@@ -338,20 +405,21 @@ impl OutletState {
     }
 
     /// These of the lines taken were given up.
-    pub(crate) fn dropped<'a>(&self, reason: SinkReason, entries: impl Iterator<Item = EntryView<'a>>) {
-        self.inner.lock().tally.dropped(reason, entries);
+    pub(crate) fn dropped(&self, reason: SinkReason, run: &Run) {
+        self.drop_rows(reason, &run.batch, run.rows.iter());
     }
 
     /// Everything that was taken up to `number` is settled: delivered or dropped, which is told before.
     pub(crate) fn done(&self, number: u64) {
         let mut freed = 0;
-        {
-            let mut inner = self.inner.lock();
-            while let Some(taken) = inner.under_way.pop_front_if(|taken| taken.number <= number) {
-                freed += taken.bytes;
-            }
-            inner.source.give_back(freed);
+        let mut inner = self.inner.lock();
+        while let Some(taken) = inner.under_way.pop_front_if(|taken| taken.number <= number) {
+            freed += taken.bytes;
         }
+        inner.source.give_back(freed);
+        let settling = inner.settling();
+        drop(inner);
+        settling.tell();
         if freed > 0 {
             self.budget.announce_room();
         }
@@ -397,25 +465,33 @@ impl OutletState {
     }
 
     fn take_lost(&self) -> Vec<Loss> {
-        self.inner.lock().tally.take_lost(&self.terms.name)
+        let unknown = self.inner.lock().tally.take_unknown();
+        for (reason, lines) in SinkReason::ALL.into_iter().zip(unknown).filter(|(_, lines)| *lines > 0) {
+            self.lost.note_unknown(reason, lines);
+        }
+        self.lost.take(&self.terms.name)
     }
 
     /// Gives up what is in memory alone, for good. Returns how many lines that were.
     fn give_up(&self) -> u64 {
         let mut inner = self.inner.lock();
-        let Source::Channel(channel) = &mut inner.source else { return 0 };
-        let waiting = channel.clear();
+        let unheard = inner.awaiting.clear();
+        let waiting = match &mut inner.source {
+            Source::Channel(channel) => Some(channel.clear()),
+            Source::Position(_) => None,
+        };
+        drop(inner);
+        drop(unheard);
+        let Some(waiting) = waiting else { return 0 };
         for (batch, wanted) in waiting {
-            let (rows, limited) = pick(&batch, 0, &wanted);
-            let entries = limited.iter().map(|row| batch.view_of(&batch.rows[*row as usize]));
-            inner.tally.dropped(SinkReason::Limited, entries);
-            let run = Run { batch, rows };
-            inner.tally.dropped(SinkReason::Shutdown, run.entries());
+            let Picked { rows, limited } = pick(&batch, 0, &wanted);
+            self.drop_rows(SinkReason::Limited, &batch, limited.iter().copied());
+            self.drop_rows(SinkReason::Shutdown, &batch, rows.iter());
         }
-        let under_way = inner.tally.in_flight();
-        inner.tally.dropped_unknown(SinkReason::Shutdown, under_way);
-        inner.tally.close();
-        inner.tally.settled().dropped[SinkReason::Shutdown as usize]
+        let tally = &mut self.inner.lock().tally;
+        tally.dropped_unknown(SinkReason::Shutdown, tally.in_flight());
+        tally.close();
+        tally.settled().dropped[SinkReason::Shutdown as usize]
     }
 }
 
@@ -433,7 +509,14 @@ impl LogCollector {
         let publisher = self.shared.publisher.lock();
         let mut tally = Tally::default();
         let source = self.source_of(&terms, start, &mut tally);
-        let inner = Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None };
+        let inner = Inner {
+            tally,
+            source,
+            under_way: VecDeque::new(),
+            awaiting: Awaiting::default(),
+            numbers: 0,
+            last_error: None,
+        };
         let state = Arc::new(OutletState {
             terms,
             budget: Arc::clone(&self.shared.budget),
@@ -442,17 +525,13 @@ impl LogCollector {
             #[cfg(feature = "spool")]
             storing: Mutex::default(),
             ready: Notify::new(),
+            lost: Lost::default(),
             inner: Mutex::new(inner),
         });
         self.shared.outlets.add(&state);
         drop(publisher);
         state.store_cursor();
         Outlet::new(self, state)
-    }
-
-    /// What is known of the sinks' ends that are open.
-    pub(crate) fn outlets(&self) -> Arc<[Arc<OutletState>]> {
-        self.shared.outlets.list()
     }
 
     fn remove_outlet(&self, state: &Arc<OutletState>) {

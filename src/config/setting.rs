@@ -103,7 +103,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 59] = [
+pub static SETTINGS: [Setting; 60] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -154,6 +154,11 @@ pub static SETTINGS: [Setting; 59] = [
         "ingest.body_deadline",
         Kind::Time { at: |c| &mut c.ingest.body_deadline, min: MILLISECOND, max: HOUR },
         "from the end of a head to the last byte of its body",
+    ),
+    setting(
+        "ingest.ack_deadline",
+        Kind::Time { at: |c| &mut c.ingest.ack_deadline, min: MILLISECOND, max: HOUR },
+        "how long an answer waits for sinks with ack = \"sink\"; then it is a 503 with Fleetdrain-Ack: unknown",
     ),
     setting(
         "ingest.idle",

@@ -15,7 +15,7 @@ pub(super) fn account(receipt: &Receipt, duplicate: bool) -> String {
 }
 
 fn write_account(json: &mut String, receipt: &Receipt, duplicate: bool) -> std::fmt::Result {
-    let Receipt { received, accepted, filtered, unrouted, rejected, errors } = receipt;
+    let Receipt { received, accepted, filtered, unrouted, rejected, errors, ack: _ } = receipt;
     write!(json, r#"{{"received":{received},"accepted":{accepted},"filtered":{filtered}"#)?;
     write!(json, r#","unrouted":{unrouted},"rejected":{rejected},"errors":["#)?;
     for (index, error) in errors.iter().enumerate() {

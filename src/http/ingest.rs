@@ -22,7 +22,7 @@ use hyper::{
 use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ use super::{
     rejected::RejectedRecords,
 };
 use crate::{
-    admission::{Admission, Cause, Draft, Receipt, Refused},
+    admission::{Ack, Admission, Cause, Draft, Receipt, Refused},
     body::{BodyError, BodyLimits, BodyReader, Encoding, Progress},
     budget::{Budget, Permit},
     collector::LogCollector,
@@ -77,6 +77,7 @@ pub(crate) struct Ingest {
     limits: BodyLimits,
     line_bytes_max: usize,
     body_deadline: Duration,
+    ack_deadline: Duration,
     tokens: Arc<Tokens>,
     counters: Arc<HttpCounters>,
     rejected: Arc<RejectedRecords>,
@@ -110,6 +111,7 @@ impl Ingest {
             },
             line_bytes_max: config.ingest.line_bytes_max,
             body_deadline: config.ingest.body_deadline,
+            ack_deadline: config.ingest.ack_deadline,
             tokens,
             counters,
             rejected,
@@ -158,7 +160,7 @@ impl Ingest {
         let deadline = Instant::now() + self.body_deadline;
         let mut inbound = Inbound { body, link, deadline, asks: asks(&head.headers), ended: false };
         let mut response = match self.take(&head.headers, &mut inbound).await {
-            Ok(answer) => taken(&answer, self.collector.keeps_bodies()),
+            Ok((answer, ack)) => taken(answer, ack),
             Err(refusal) => self.refuse(&refusal),
         };
         // What is left of the body is not read as a body any more, so nothing behind it can be read either.
@@ -185,27 +187,28 @@ impl Ingest {
         ))
     }
 
-    /// Takes a body, or nothing of it; the account as JSON.
+    /// Takes a body, or nothing of it; the account as JSON, and what the answer is worth.
     ///
     /// Cancel safe: dropped before the collector took the body, nothing is taken; dropped later, all of it is, or nothing.
-    async fn take(&self, headers: &HeaderMap, inbound: &mut Inbound<'_>) -> Result<String, Problem> {
+    async fn take(&self, headers: &HeaderMap, inbound: &mut Inbound<'_>) -> Result<(String, Ack), Problem> {
         self.authorize(headers)?;
         let key = idempotency_key(headers)?;
         let encoding = encoding(headers)?;
         let Some(key) = key else {
-            return self.take_new(None, encoding, inbound).await.map(|receipt| account(&receipt, false));
+            return self.take_new(None, encoding, inbound).await.map(|receipt| (account(&receipt, false), receipt.ack));
         };
         match self.keys.claim(key) {
-            Known::New(claim) => {
-                self.take_new(Some(claim), encoding, inbound).await.map(|receipt| account(&receipt, false))
-            }
+            Known::New(claim) => self
+                .take_new(Some(claim), encoding, inbound)
+                .await
+                .map(|receipt| (account(&receipt, false), receipt.ack)),
             Known::UnderWay => {
                 let detail = "a body with this Idempotency-Key is under way and not yet answered";
                 Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER))
             }
             Known::Taken(receipt) => {
                 self.counters.repeated();
-                Ok(account(&receipt, true))
+                Ok((account(&receipt, true), receipt.ack))
             }
         }
     }
@@ -229,7 +232,7 @@ impl Ingest {
         };
         let mut draft = self.build(arrived, &mut hold).await?;
         if draft.received == 0 {
-            let receipt = Receipt::default();
+            let receipt = Receipt { ack: self.collector.ack(), ..Receipt::default() };
             claim.into_iter().for_each(|claim| claim.settle(&receipt));
             return Ok(receipt);
         }
@@ -389,12 +392,22 @@ impl Ingest {
             Expired::Refuse => refusal.unwrap_or_else(shutting_down),
             Expired::ShuttingDown => shutting_down(),
         })??;
-        let receipt = match admission {
-            Admission::Taken(receipt) => receipt,
+        let committed = match admission {
+            Admission::Taken(committed) => committed,
             Admission::Writing(writing) => writing.await.map_err(|cause| not_admitted(cause, RETRY_AFTER))?,
         };
         self.rejected.keep(samples, at);
-        Ok(receipt)
+        match committed.by_sinks {
+            None => Ok(committed.receipt),
+            Some(settled) => match timeout(self.ack_deadline, settled).await {
+                Ok(Ok(receipt)) => Ok(receipt),
+                Ok(Err(_)) => Err(not_acknowledged("a sink ended before it had acknowledged the body".to_owned())),
+                Err(_) => {
+                    let detail = "no word from a sink with ack = \"sink\" within ingest.ack_deadline";
+                    Err(not_acknowledged(format!("{detail} = {:?}", self.ack_deadline)))
+                }
+            },
+        }
     }
 }
 
@@ -533,6 +546,12 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
     refusal.retry_after(retry_after)
 }
 
+/// The body was taken, and its sender is to repeat it all the same.
+fn not_acknowledged(detail: String) -> Problem {
+    let refusal = Problem::refusal(Reason::QueueFull, detail);
+    Problem { status: StatusCode::SERVICE_UNAVAILABLE, is_unknown: true, ..refusal }.retry_after(RETRY_AFTER)
+}
+
 fn unreadable(draft: &Draft) -> Problem {
     let line = draft.errors.first().map_or(1, |error| error.line);
     let received = draft.received;
@@ -581,10 +600,10 @@ fn method_not_allowed(method: &Method, is_probe: bool) -> Response<Body> {
     response
 }
 
-fn taken(account: &str, on_disk: bool) -> Response<Body> {
-    let mut response = Response::new(full(account.to_owned()));
+fn taken(account: String, ack: Ack) -> Response<Body> {
+    let mut response = Response::new(full(account));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACK, HeaderValue::from_static(if on_disk { "disk" } else { "memory" }));
+    headers.insert(ACK, HeaderValue::from_static(ack.as_str()));
     response
 }

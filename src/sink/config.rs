@@ -20,6 +20,8 @@ pub(crate) struct SinkConfig {
     pub(crate) settings: Settings,
     pub(crate) encoding: Encoding,
     pub(crate) filter: Filter,
+    /// Whether senders wait until this sink has their lines.
+    pub(crate) is_awaited: bool,
     pub(crate) full: OutletFull,
     /// `None`: an eighth of `memory.budget`.
     pub(crate) queue_bytes: Option<usize>,
@@ -46,6 +48,15 @@ const NAME_BYTES_MAX: usize = 32;
 const LINES_MAX: usize = 1_000_000;
 const CONCURRENCY_MAX: usize = 1_000;
 
+/// Whether senders are answered only when a sink has what they sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ack {
+    #[default]
+    None,
+    Sink,
+}
+
 /// What every sink has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,7 +67,8 @@ struct Common {
     #[serde(deserialize_with = "de_duration_some")]
     batch_age_max: Option<Duration>,
     record: Encoding,
-    full: OutletFull,
+    ack: Ack,
+    full: Option<OutletFull>,
     #[serde(deserialize_with = "de_size_some")]
     queue_bytes: Option<usize>,
     concurrency_max: usize,
@@ -78,7 +90,8 @@ impl Default for Common {
             batch_bytes_max: None,
             batch_age_max: None,
             record: Encoding::default(),
-            full: OutletFull::default(),
+            ack: Ack::default(),
+            full: None,
             queue_bytes: None,
             concurrency_max: 8,
             deliver_deadline: Duration::from_secs(60),
@@ -94,11 +107,12 @@ impl Default for Common {
 }
 
 /// The keys of [`Common`].
-const COMMON: [&str; 15] = [
+const COMMON: [&str; 16] = [
     "batch_lines_max",
     "batch_bytes_max",
     "batch_age_max",
     "record",
+    "ack",
     "full",
     "queue_bytes",
     "concurrency_max",
@@ -176,7 +190,12 @@ impl SinkConfig {
                 include: compiled("include", common.include)?,
                 exclude: compiled("exclude", common.exclude)?,
             },
-            full: common.full,
+            is_awaited: common.ack == Ack::Sink,
+            // Who waits for a sink would rather wait for room, too.
+            full: common.full.unwrap_or(match common.ack {
+                Ack::None => OutletFull::DropNewest,
+                Ack::Sink => OutletFull::Block,
+            }),
             queue_bytes: common.queue_bytes,
             parcels,
             concurrency_max: common.concurrency_max,

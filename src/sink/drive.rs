@@ -329,7 +329,7 @@ impl Work {
     /// Gives up what the store will never take.
     async fn bury(&mut self, job: Job, reason: &str) {
         self.terms.dead_letters.keep(self.state.name(), &job.parcel, reason).await;
-        self.state.dropped(SinkReason::DeadLetter, job.parcel.entries());
+        job.parcel.runs().for_each(|run| self.state.dropped(SinkReason::DeadLetter, run));
         self.over(job);
     }
 

@@ -42,12 +42,12 @@ impl Rows {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let (range, these): (_, &[u32]) = match self {
-            Self::Range(rows) => (rows.clone(), &[]),
-            Self::These(rows, range) => (0..0, &rows[range.clone()]),
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        let (first, these): (_, &[u32]) = match self {
+            Self::Range(rows) => (rows.start, &[]),
+            Self::These(rows, range) => (0, &rows[range.clone()]),
         };
-        range.chain(these.iter().copied())
+        (0..self.len()).map(move |at| these.get(at).copied().unwrap_or(first + at as u32))
     }
 }
 
@@ -141,6 +141,10 @@ impl Parcel {
     /// Bytes of the records as sent.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter()
     }
 
     /// The lines, in the order in which they were received.

@@ -87,6 +87,7 @@ impl Sinks {
                 filter: Some(of.filter.clone()),
                 full: of.full,
                 bytes_max,
+                is_awaited: of.is_awaited,
             };
             let collector = collector.clone();
             // A disk may take its time.

@@ -17,6 +17,19 @@ pub(crate) struct Outlets {}
 #[derive(Default)]
 pub(crate) struct Wants {}
 
+/// There is nobody to wait for.
+pub(crate) enum Awaited {}
+
+impl Awaited {
+    pub(crate) fn lines(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn then(&self, _then: impl FnOnce(bool) + Send + 'static) {
+        match *self {}
+    }
+}
+
 impl Outlets {
     #[expect(clippy::unnecessary_wraps, reason = "with sinks it may be")]
     pub(crate) fn wants(&self, _batch: &Batch) -> Result<Wants, ()> {
@@ -53,6 +66,10 @@ impl Outlets {
 }
 
 impl Wants {
+    pub(crate) fn awaited(&self) -> Option<&Arc<Awaited>> {
+        None
+    }
+
     pub(crate) fn is_current(&self, _outlets: &Outlets) -> bool {
         true
     }

@@ -54,6 +54,11 @@ impl Channel {
         self.waiting.drain(..).map(|(batch, wanted, _)| (batch, wanted)).collect()
     }
 
+    /// The number of the next batch.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.waiting.front().map_or(u64::MAX, |(batch, ..)| batch.seq)
+    }
+
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.waiting.front().map(|(batch, ..)| batch.received)
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{OutletState, SinkReason, Source, Wanted, tally::Tally, wanted_of};
 use crate::{
+    batch::Batch,
     collector::LogCollector,
     filter::Filter,
     history::{FleetCursor, FleetStep, History, Next},
@@ -82,6 +83,14 @@ impl Fetched {
             _ => known,
         };
         Self { from, to, next, wanted }
+    }
+
+    /// The batch that was found, from which row on, and what is wanted of it.
+    pub(super) fn batch(&self) -> Option<(&Batch, u32, &Wanted)> {
+        match &self.next {
+            Next::Lines(step) => Some((&step.batch, step.from, &self.wanted)),
+            Next::Lost(_) | Next::Past => None,
+        }
     }
 }
 
@@ -181,8 +190,8 @@ impl Position {
         self.fetched = Some(Box::new(fetched));
     }
 
-    /// Moves on over what was found, if the sink still stands there; the batch to hand out, from which row on, and what of it.
-    pub(super) fn claim(&mut self, tally: &mut Tally, fetched: Fetched) -> Option<(FleetStep, Wanted)> {
+    /// Moves on over what was found, if the sink still stands there; the batch to hand out.
+    pub(super) fn claim(&mut self, tally: &mut Tally, fetched: Fetched) -> Option<FleetStep> {
         let Fetched { from, to, next, wanted } = fetched;
         if from != self.cursor {
             return None;
@@ -211,7 +220,7 @@ impl Position {
             }
         }
         self.forgo_before(self.seq(), tally);
-        Some((step, wanted))
+        Some(step)
     }
 
     /// So many lines of a batch were read that were counted in when it was published.

@@ -90,9 +90,16 @@ impl Outlets {
     /// Batches before number `seq`, whose lines end at `line`, are about to go.
     pub(crate) fn lose_before(&self, seq: u64, line: u64, history: &History) {
         for state in self.list().iter() {
-            if let Inner { tally, source: Source::Position(position), .. } = &mut *state.inner.lock() {
-                position.lose_before(seq, line, history, tally);
+            let mut inner = state.inner.lock();
+            let Inner { tally, source: Source::Position(position), awaiting, .. } = &mut *inner else { continue };
+            let dropped = tally.lines_dropped();
+            position.lose_before(seq, line, history, tally);
+            if tally.lines_dropped() > dropped {
+                awaiting.shorten_before(position.seq());
             }
+            let settling = inner.settling();
+            drop(inner);
+            settling.tell();
         }
     }
 
@@ -105,13 +112,12 @@ impl Outlets {
 impl Inner {
     /// The number of the batch before which everything is settled, if it is to be noted.
     fn cursor_to_store(&mut self, every: Duration) -> Option<u64> {
-        let under_way = self.under_way.iter().map(|taken| taken.seq);
+        let seq = self.settled_before();
         let Source::Position(position) = &mut self.source else { return None };
         let now = Instant::now();
         if position.stored.is_some_and(|(_, at)| now.saturating_duration_since(at) < every) {
             return None;
         }
-        let seq = under_way.min().map_or(position.seq(), |seq| seq.min(position.seq()));
         let before = position.stored.replace((seq, now));
         (before.map(|(seq, _)| seq) != Some(seq)).then_some(seq)
     }

@@ -1,17 +1,8 @@
 //! What became of the lines that a sink wants: always `in = delivered + dropped + in_flight`.
 
-use std::{borrow::Cow, collections::HashMap};
-
 use jiff::Timestamp;
 
 use super::SinkReason;
-use crate::{
-    batch::EntryView,
-    journal::{Loss, widest},
-};
-
-/// Machines whose losses are told apart, for each reason, until they are journaled.
-const MACHINES_MAX: usize = 4096;
 
 /// The counters. Guarded by the outlet's lock, so that they agree whenever they are looked at.
 #[derive(Debug, Default)]
@@ -19,8 +10,8 @@ pub(super) struct Tally {
     settled: Settled,
     pub(super) retries: u64,
     pub(super) last_success: Option<Timestamp>,
-    /// What was dropped and is not journaled, by reason and machine.
-    lost: [HashMap<Box<str>, Loss>; SinkReason::ALL.len()],
+    /// What was dropped of nobody knows which machines, and is not noted for the journal.
+    unknown: [u64; SinkReason::ALL.len()],
     /// Everything was given up: what its reader says of it comes too late.
     closed: bool,
 }
@@ -36,6 +27,10 @@ pub(super) struct Settled {
 impl Tally {
     pub(super) fn settled(&self) -> Settled {
         self.settled
+    }
+
+    pub(super) fn lines_dropped(&self) -> u64 {
+        self.settled.dropped.iter().sum()
     }
 
     /// Lines neither delivered nor dropped.
@@ -63,66 +58,24 @@ impl Tally {
         self.closed = true;
     }
 
-    pub(super) fn dropped<'a>(&mut self, reason: SinkReason, entries: impl Iterator<Item = EntryView<'a>>) {
-        if self.closed {
-            return;
+    /// Drops lines, unless they were given up already. Who drops them says whose they were; see [`Lost`](super::lost::Lost).
+    #[must_use]
+    pub(super) fn dropped(&mut self, reason: SinkReason, lines: u64) -> bool {
+        if !self.closed {
+            self.settled.dropped[reason as usize] += lines;
         }
-        let now = Timestamp::now();
-        for entry in entries {
-            self.settled.dropped[reason as usize] += 1;
-            self.note(reason, &entry, now);
-        }
-    }
-
-    /// Counts lines that are dropped; [`Tally::note`] says which.
-    pub(super) fn count_dropped(&mut self, reason: SinkReason, lines: u64) {
-        self.settled.dropped[reason as usize] += lines;
+        !self.closed
     }
 
     /// Drops lines of which nobody knows whose they are.
     pub(super) fn dropped_unknown(&mut self, reason: SinkReason, lines: u64) {
-        if lines > 0 && !self.closed {
-            self.count_dropped(reason, lines);
-            let now = Timestamp::now();
-            let lost = self.lost[reason as usize].entry("".into()).or_insert_with(|| loss(reason, "", "", now));
-            (lost.lines, lost.to) = (lost.lines + lines, now);
+        if lines > 0 && self.dropped(reason, lines) {
+            self.unknown[reason as usize] += lines;
         }
     }
 
-    /// Notes whose line is dropped, for the journal.
-    pub(super) fn note(&mut self, reason: SinkReason, entry: &EntryView<'_>, now: Timestamp) {
-        let lost = &mut self.lost[reason as usize];
-        let machine = entry.machine_id();
-        let machine = if lost.len() >= MACHINES_MAX && !lost.contains_key(machine) { "" } else { machine };
-        // Not by `entry`, which would need a name of its own each time.
-        if !lost.contains_key(machine) {
-            lost.insert(machine.into(), loss(reason, machine, entry.app_name(), now));
-        }
-        let Some(lost) = lost.get_mut(machine) else { return };
-        (lost.lines, lost.to) = (lost.lines + 1, now);
-        if !machine.is_empty() {
-            lost.ids = widest(lost.ids, entry.id().map(|id| (id, id)));
-        }
-    }
-
-    /// What was dropped since this was last asked.
-    pub(super) fn take_lost(&mut self, name: &str) -> Vec<Loss> {
-        let place: Cow<'static, str> = format!("sink:{name}").into();
-        let lost = self.lost.iter_mut().flat_map(|lost| std::mem::take(lost).into_values());
-        lost.map(|loss| Loss { place: place.clone(), ..loss }).collect()
-    }
-}
-
-fn loss(reason: SinkReason, machine: &str, app: &str, now: Timestamp) -> Loss {
-    let (machine, app) = (machine.to_owned(), if machine.is_empty() { String::new() } else { app.to_owned() });
-    Loss {
-        machine,
-        app,
-        place: Cow::Borrowed("sink"),
-        reason: reason.as_str(),
-        lines: 0,
-        from: now,
-        to: now,
-        ids: None,
+    /// Lines dropped of which nobody knows whose they were, by reason, since this was last asked.
+    pub(super) fn take_unknown(&mut self) -> [u64; SinkReason::ALL.len()] {
+        std::mem::take(&mut self.unknown)
     }
 }

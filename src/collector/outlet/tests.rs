@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn terms(filter: Option<Filter>, full: OutletFull, bytes_max: usize) -> OutletTerms {
-    OutletTerms { name: "store".into(), filter, full, bytes_max }
+    OutletTerms { name: "store".into(), filter, full, bytes_max, is_awaited: false }
 }
 
 fn stderr_only() -> Option<Filter> {
@@ -114,6 +114,89 @@ fn what_is_over_a_limit_is_not_for_sinks() {
     assert_eq!(taken.run.rows.len(), 10);
     settle(&outlet, &taken);
     assert_eq!(outlet.state().stats().lines_dropped_by_reason["limited"], 5);
+}
+
+/// Bodies whose answers wait for sinks.
+mod awaited {
+    use tokio::sync::oneshot::{Receiver, error::TryRecvError};
+
+    use super::*;
+    use crate::{
+        admission::{Ack, Admission, Committed},
+        collector::tests::draft,
+    };
+
+    fn asked(collector: &LogCollector, name: &str, stream: Option<&str>) -> Outlet {
+        let filter = stream.map(|stream| Filter { streams: vec![stream.into()], ..Filter::default() });
+        let terms = terms(filter, OutletFull::DropNewest, 1 << 20);
+        collector.add_outlet(OutletTerms { name: name.into(), is_awaited: true, ..terms })
+    }
+
+    fn admit(collector: &LogCollector, lines: &[(&str, Kind, &str)]) -> Committed {
+        match collector.admit(draft(collector, lines, Timestamp::now()).unwrap()).unwrap() {
+            Admission::Taken(committed) => committed,
+            Admission::Writing(_) => unreachable!("there is no spool"),
+        }
+    }
+
+    fn waiting(collector: &LogCollector, lines: &[(&str, Kind, &str)]) -> Receiver<crate::admission::Receipt> {
+        admit(collector, lines).by_sinks.expect("a sink was asked")
+    }
+
+    const BOTH: [(&str, Kind, &str); 2] = [("m", Kind::Stdout, "a"), ("n", Kind::Stderr, "b")];
+
+    #[test]
+    fn a_body_is_acknowledged_when_every_sink_that_was_asked_has_settled_it() {
+        let collector = small(|_| {});
+        let (mut out, mut err) = (asked(&collector, "out", Some("stdout")), asked(&collector, "err", Some("stderr")));
+        let mut first = waiting(&collector, &BOTH);
+        let mut second = waiting(&collector, &BOTH);
+        let taken = [out.try_next().unwrap(), out.try_next().unwrap()];
+        settle(&out, &taken[0]);
+        assert_eq!(first.try_recv(), Err(TryRecvError::Empty), "the other has not");
+        let taken_err = err.try_next().unwrap();
+        settle(&err, &taken_err);
+        assert_eq!(first.try_recv().unwrap().ack, Ack::Sink);
+        assert_eq!(second.try_recv(), Err(TryRecvError::Empty));
+        settle(&out, &taken[1]);
+        let taken_err = err.try_next().unwrap();
+        settle(&err, &taken_err);
+        assert_eq!(second.try_recv().unwrap().ack, Ack::Sink);
+    }
+
+    #[test]
+    fn who_sends_what_no_asked_sink_wants_does_not_wait() {
+        let collector = small(|_| {});
+        let _err = asked(&collector, "err", Some("stderr"));
+        let committed = admit(&collector, &[("m", Kind::Stdout, "a")]);
+        assert!(committed.by_sinks.is_none());
+        assert_eq!((committed.receipt.filtered, committed.receipt.ack), (1, Ack::Memory));
+    }
+
+    #[test]
+    fn an_answer_is_worth_what_its_weakest_line_is() {
+        let collector = small(|_| {});
+        let mut err = asked(&collector, "err", Some("stderr"));
+        let _queue = collector.subscribe("m").unwrap();
+        let mut partly = waiting(&collector, &BOTH);
+        let taken = err.try_next().unwrap();
+        settle(&err, &taken);
+        assert_eq!(partly.try_recv().unwrap().ack, Ack::Memory, "a queue alone has the line on stdout");
+        let mut buried = waiting(&collector, &BOTH[1..]);
+        let taken = err.try_next().unwrap();
+        err.state().dropped(SinkReason::DeadLetter, &taken.run);
+        err.state().done(taken.number);
+        assert_eq!(buried.try_recv().unwrap().ack, Ack::Memory, "the store has not taken it");
+    }
+
+    #[test]
+    fn who_waits_for_a_sink_that_ends_hears_that_it_did() {
+        let collector = small(|_| {});
+        let err = asked(&collector, "err", Some("stderr"));
+        let mut lost = waiting(&collector, &BOTH[1..]);
+        drop(err);
+        assert_eq!(lost.try_recv(), Err(TryRecvError::Closed));
+    }
 }
 
 #[cfg(feature = "spool")]

@@ -5,18 +5,20 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use jiff::Timestamp;
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Inner, OutletFull, OutletState, Room, SinkReason, Source, Wanted, lines_of, wanted_of};
+use super::{Awaited, Inner, OutletFull, OutletState, Room, SinkReason, Source, Wanted, lines_of, wanted_of};
 use crate::{
     batch::{Batch, Group, Kind, Streams},
     collector::SinkStats,
     journal::Loss,
     queue::Offered,
 };
+
+/// Bodies that one sink may be asked to acknowledge and has not: some 300 bytes each.
+const AWAITED_MAX: usize = 10_000;
 
 /// The sinks' ends that are open. Changed under the publish lock alone.
 #[derive(Default)]
@@ -34,6 +36,7 @@ pub(crate) struct Wants {
     generation: u64,
     each: SmallVec<[Want; 1]>,
     union: Union,
+    awaited: Option<Arc<Awaited>>,
 }
 
 struct Want {
@@ -81,6 +84,7 @@ impl Outlets {
                 want.room = Room::take(&want.state, batch.charged_bytes())?;
             }
         }
+        wants.awaited = wants.await_sinks(batch)?;
         Ok(wants)
     }
 
@@ -116,6 +120,23 @@ impl Outlets {
 }
 
 impl Wants {
+    /// What is to be waited for; `Err` if a sink has more than enough to acknowledge.
+    fn await_sinks(&self, batch: &Batch) -> Result<Option<Arc<Awaited>>, ()> {
+        let awaited = || self.each.iter().filter(|want| want.state.terms.is_awaited && lines_of(batch, &want.rows) > 0);
+        if awaited().any(|want| want.state.inner.lock().awaiting.len() >= AWAITED_MAX) {
+            return Err(());
+        }
+        Ok(match awaited().count() {
+            0 => None,
+            _ => Some(Arc::new(Awaited::new(lines_of_any(awaited(), batch)))),
+        })
+    }
+
+    /// Who is to be told when the sinks have settled the body that asked to be; `None` if there is no such sink.
+    pub(crate) fn awaited(&self) -> Option<&Arc<Awaited>> {
+        self.awaited.as_ref()
+    }
+
     /// Whether it is about the sinks that there are. Called under the publish lock.
     pub(crate) fn is_current(&self, outlets: &Outlets) -> bool {
         self.generation == outlets.generation.load(Relaxed)
@@ -146,9 +167,10 @@ impl Wants {
         for want in &mut self.each {
             let lines = lines_of(batch, &want.rows);
             let mut inner = want.state.inner.lock();
-            let Inner { tally, source, .. } = &mut *inner;
+            let Inner { tally, source, awaiting, .. } = &mut *inner;
             tally.filtered(batch.lines() - lines);
             tally.came_in(lines);
+            let mut is_taken = true;
             match source {
                 Source::Position(position) => position.coming(batch.seq, &want.rows, lines, batch.received),
                 Source::Channel(_) if lines == 0 => {}
@@ -157,11 +179,12 @@ impl Wants {
                     if let Some(room) = &mut want.room {
                         room.settle(channel);
                     }
-                    if !channel.push(batch, &want.rows, block) {
-                        tally.count_dropped(SinkReason::QueueFull, lines);
-                        want.is_dropped = true;
-                    }
+                    is_taken = channel.push(batch, &want.rows, block);
+                    want.is_dropped = !is_taken && tally.dropped(SinkReason::QueueFull, lines);
                 }
+            }
+            if let Some(awaited) = self.awaited.as_ref().filter(|_| lines > 0 && want.state.terms.is_awaited) {
+                awaiting.push(batch.seq, awaited, is_taken);
             }
         }
     }
@@ -196,6 +219,16 @@ impl Wants {
     }
 }
 
+/// Lines that any of these want.
+fn lines_of_any<'a>(wants: impl Iterator<Item = &'a Want>, batch: &Batch) -> u64 {
+    let mut wanted = vec![false; batch.rows.len()];
+    for want in wants {
+        let Some(rows) = &want.rows else { return batch.lines() };
+        rows.iter().for_each(|row| wanted[*row as usize] = true);
+    }
+    wanted.into_iter().filter(|wanted| *wanted).count() as u64
+}
+
 impl Union {
     fn of(wants: &[Want], batch: &Batch) -> Self {
         match wants {
@@ -219,14 +252,9 @@ impl Union {
 impl OutletState {
     /// Notes for the journal whose lines found no room; they are counted already.
     fn note_dropped(&self, batch: &Batch, rows: &Wanted) {
-        let now = Timestamp::now();
-        let mut inner = self.inner.lock();
-        let mut note = |row: u32| {
-            inner.tally.note(SinkReason::QueueFull, &batch.view_of(&batch.rows[row as usize]), now);
-        };
         match rows {
-            None => (0..batch.rows.len() as u32).for_each(&mut note),
-            Some(rows) => rows.iter().copied().for_each(&mut note),
+            None => self.lost.note(SinkReason::QueueFull, batch, 0..batch.rows.len() as u32),
+            Some(rows) => self.lost.note(SinkReason::QueueFull, batch, rows.iter().copied()),
         }
     }
 }

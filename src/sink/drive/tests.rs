@@ -113,6 +113,7 @@ async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> Sin
         filter: None,
         full: OutletFull::DropNewest,
         bytes_max: 64 << 20,
+        is_awaited: false,
     });
     let state = Arc::clone(outlet.state());
     for body in bodies {
@@ -196,8 +197,13 @@ async fn what_is_too_large_goes_in_parts_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_sink_delivers_nothing_until_it_goes_on() {
     let collector = LogCollector::default();
-    let terms_of_outlet =
-        OutletTerms { name: "store".into(), filter: None, full: OutletFull::DropNewest, bytes_max: 1 << 20 };
+    let terms_of_outlet = OutletTerms {
+        name: "store".into(),
+        filter: None,
+        full: OutletFull::DropNewest,
+        bytes_max: 1 << 20,
+        is_awaited: false,
+    };
     let outlet = collector.add_outlet(terms_of_outlet);
     let state = Arc::clone(outlet.state());
     let (paused, is_paused) = watch::channel(true);
