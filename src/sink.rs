@@ -12,6 +12,7 @@ mod compress;
 mod encode;
 mod lots;
 mod parcel;
+mod secret;
 mod template;
 
 mod dead_letter;
@@ -25,7 +26,7 @@ mod null;
 mod s3;
 mod stdout;
 
-use std::{pin::Pin, time::Duration};
+use std::{error::Error, pin::Pin, time::Duration};
 
 pub(crate) use self::{
     encode::Encoding,
@@ -170,4 +171,22 @@ pub(crate) enum Failure {
     /// It has taken all lines but these, by their place in [`Parcel::entries`], ascending.
     #[error("{reason}")]
     Partly { again: Vec<usize>, never: Vec<usize>, reason: String },
+}
+
+fn unavailable(reason: String) -> Failure {
+    Failure::Unavailable { reason, retry_after: None }
+}
+
+/// An error and what is behind it, which libraries say last, unless it is said already.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
