@@ -12,6 +12,7 @@ mod compress;
 mod encode;
 mod lots;
 mod parcel;
+mod secret;
 mod template;
 
 mod dead_letter;
@@ -20,12 +21,14 @@ pub(crate) mod running;
 
 mod file;
 mod http;
+#[cfg(feature = "jetstream")]
+mod jetstream;
 mod null;
 #[cfg(feature = "s3")]
 mod s3;
 mod stdout;
 
-use std::{pin::Pin, time::Duration};
+use std::{error::Error, pin::Pin, time::Duration};
 
 pub(crate) use self::{
     encode::Encoding,
@@ -37,6 +40,8 @@ pub(crate) use self::{
 pub(crate) enum Settings {
     File(file::Settings),
     Http(Box<http::Settings>),
+    #[cfg(feature = "jetstream")]
+    JetStream(Box<jetstream::Settings>),
     Null(null::Settings),
     #[cfg(feature = "s3")]
     S3(s3::Settings),
@@ -48,6 +53,8 @@ impl Settings {
     pub(crate) const KINDS: &[&str] = &[
         "file",
         "http",
+        #[cfg(feature = "jetstream")]
+        "jetstream",
         "null",
         #[cfg(feature = "s3")]
         "s3",
@@ -59,6 +66,8 @@ impl Settings {
         Some(match kind {
             "file" => table.try_into().map(Self::File),
             "http" => table.try_into().map(|settings| Self::Http(Box::new(settings))),
+            #[cfg(feature = "jetstream")]
+            "jetstream" => table.try_into().map(|settings| Self::JetStream(Box::new(settings))),
             "null" => table.try_into().map(Self::Null),
             #[cfg(feature = "s3")]
             "s3" => table.try_into().map(Self::S3),
@@ -76,6 +85,8 @@ impl Settings {
         Ok(match self {
             Self::File(settings) => Box::new(settings.make(made_for)?),
             Self::Http(settings) => Box::new(settings.make(made_for)?),
+            #[cfg(feature = "jetstream")]
+            Self::JetStream(settings) => Box::new(settings.make(made_for)?),
             Self::Null(_) => Box::new(null::Null),
             #[cfg(feature = "s3")]
             Self::S3(settings) => Box::new(settings.make(made_for)?),
@@ -88,6 +99,8 @@ impl Settings {
         match self {
             Self::File(_) => file::Settings::parcel_defaults(),
             Self::Http(settings) => settings.parcel_defaults(),
+            #[cfg(feature = "jetstream")]
+            Self::JetStream(_) => jetstream::Settings::parcel_defaults(),
             Self::Null(_) => ParcelBounds::default(),
             #[cfg(feature = "s3")]
             Self::S3(_) => s3::Settings::parcel_defaults(),
@@ -170,4 +183,22 @@ pub(crate) enum Failure {
     /// It has taken all lines but these, by their place in [`Parcel::entries`], ascending.
     #[error("{reason}")]
     Partly { again: Vec<usize>, never: Vec<usize>, reason: String },
+}
+
+fn unavailable(reason: String) -> Failure {
+    Failure::Unavailable { reason, retry_after: None }
+}
+
+/// An error and what is behind it, which libraries say last, unless it is said already.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

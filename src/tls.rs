@@ -133,8 +133,9 @@ fn not_after(certificate: &CertificateDer<'_>) -> Result<Timestamp, Error> {
     }
 }
 
-/// Makes ring what everybody in the process speaks TLS by who does not say by what: object_store's client cannot be told.
-#[cfg(feature = "s3")]
+/// Makes ring what everybody in the process speaks TLS by who does not say by what: the clients of object stores and of NATS
+/// cannot be told.
+#[cfg(any(feature = "s3", feature = "jetstream"))]
 pub(crate) fn install_provider() {
     // Fails where there is one already, which is as well.
     let _ = ring::default_provider().install_default();

@@ -5,6 +5,10 @@
 
 mod support;
 
+#[cfg(feature = "jetstream")]
+#[path = "sinks/jetstream.rs"]
+mod jetstream;
+
 use std::{
     collections::HashMap,
     path::PathBuf,

@@ -8,6 +8,9 @@ use std::{
 use flate2::{Compression as Level, write::GzEncoder};
 use serde::Deserialize;
 
+#[cfg(any(feature = "s3", feature = "jetstream"))]
+use super::{Failure, unavailable};
+
 /// How what is written is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,5 +60,16 @@ impl Compression {
                 encoder.finish()?.into()
             }
         })
+    }
+
+    /// The same on a thread of its own: it takes longer than a worker of the runtime has.
+    #[cfg(any(feature = "s3", feature = "jetstream"))]
+    pub(super) async fn pack_aside(self, lines: Vec<u8>) -> Result<bytes::Bytes, Failure> {
+        if self == Self::None {
+            return Ok(lines.into());
+        }
+        let packing = tokio::task::spawn_blocking(move || self.pack(&lines).map(Cow::into_owned));
+        let packed = packing.await.map_err(|_| unavailable("the drain is shutting down".to_owned()))?;
+        packed.map(Into::into).map_err(|error| Failure::Never { reason: error.to_string() })
     }
 }

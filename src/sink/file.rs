@@ -35,6 +35,7 @@ use super::{
     compress::Compression,
     lots::{Lot, split},
     template::Template,
+    unavailable,
 };
 use crate::config::value::{de_duration, de_size, format_size};
 
@@ -287,8 +288,4 @@ impl Target {
     fn reason(&self, error: &io::Error) -> String {
         format!("{}: {error}", self.directory.display())
     }
-}
-
-fn unavailable(reason: String) -> Failure {
-    Failure::Unavailable { reason, retry_after: None }
 }

@@ -14,8 +14,6 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -28,7 +26,7 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
 pub(crate) use self::settings::Settings;
 use self::{answer::Answer, buffers::Buffers, form::Form, settings::Compression};
-use super::{Delivery, Failure, Parcel, Sink};
+use super::{Delivery, Failure, Parcel, Sink, unavailable, with_causes};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const AGENT: &str = concat!("fleetdrain/", env!("CARGO_PKG_VERSION"));
@@ -158,25 +156,7 @@ async fn read(answer: Response<Incoming>, bytes_max: usize) -> Answer {
     read
 }
 
-fn unavailable(reason: String) -> Failure {
-    Failure::Unavailable { reason, retry_after: None }
-}
-
 /// What the settings and [`Parcel::id`] rule out.
 fn never(what: &str) -> Failure {
     Failure::Never { reason: format!("{what} cannot be sent") }
-}
-
-/// An error and what is behind it; libraries say the useful part last.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

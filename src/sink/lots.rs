@@ -7,6 +7,8 @@ use std::{
 
 use hashbrown::HashTable;
 
+#[cfg(any(feature = "s3", feature = "jetstream"))]
+use super::Failure;
 use super::{
     Encoding, Parcel,
     template::{Field, Template},
@@ -55,6 +57,20 @@ pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, sp
         lot.places.push(place);
     }
     lots
+}
+
+/// What becomes of a parcel of whose `count` lots some have failed, each with the places of its lines.
+#[cfg(any(feature = "s3", feature = "jetstream"))]
+pub(super) fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Result<(), Failure> {
+    match failed.pop() {
+        None => Ok(()),
+        Some((_, failure)) if failed.len() + 1 == count => Err(failure),
+        Some((mut again, failure)) => {
+            again.extend(failed.into_iter().flat_map(|(places, _)| places));
+            again.sort_unstable();
+            Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string() })
+        }
+    }
 }
 
 /// Of what lines with the same name have in common.

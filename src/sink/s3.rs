@@ -15,13 +15,14 @@ use object_store::{
     path::Path,
 };
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
 
 use super::{
     BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
-    lots::{Lot, split},
+    lots::{Lot, split, told},
+    secret::secret,
     template::{Field, Template},
+    unavailable, with_causes,
 };
 use crate::config::value::de_size;
 
@@ -104,18 +105,21 @@ impl Settings {
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(self.endpoint(endpoint)?).with_allow_http(endpoint.starts_with("http://"));
         }
-        builder = match (&self.access_key_id_file, &self.secret_access_key_file) {
-            (Some(id), Some(secret)) => builder
-                .with_access_key_id(read_secret("access_key_id_file", id)?)
-                .with_secret_access_key(read_secret("secret_access_key_file", secret)?),
-            (None, None) => builder,
+        let (id, key) = (self.access_key_id_file.as_deref(), self.secret_access_key_file.as_deref());
+        match (id, key) {
             (Some(_), None) => {
                 return Err(bad("secret_access_key_file", "is missing beside access_key_id_file".to_owned()));
             }
             (None, Some(_)) => {
                 return Err(bad("access_key_id_file", "is missing beside secret_access_key_file".to_owned()));
             }
-        };
+            _ => {}
+        }
+        let id = secret("access_key_id", "access_key_id_file", None, id)?;
+        let key = secret("secret_access_key", "secret_access_key_file", None, key)?;
+        if let (Some(id), Some(key)) = (id, key) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(key);
+        }
         builder.build().map_err(|error| bad("bucket", error.to_string()))
     }
 
@@ -137,14 +141,6 @@ impl Settings {
     }
 }
 
-fn read_secret(key: &'static str, path: &std::path::Path) -> Result<String, BadSetting> {
-    let text = std::fs::read_to_string(path).map_err(|error| bad(key, format!("{}: {error}", path.display())))?;
-    match text.trim() {
-        "" => Err(bad(key, format!("{}: is empty", path.display()))),
-        secret => Ok(secret.to_owned()),
-    }
-}
-
 /// Objects in a bucket.
 pub(super) struct S3 {
     store: AmazonS3,
@@ -157,16 +153,9 @@ pub(super) struct S3 {
 impl S3 {
     /// Packs a lot and puts it where it belongs.
     async fn put_lot(&self, name: String, lines: Vec<u8>) -> Result<(), Failure> {
-        let never = |reason| Failure::Never { reason };
-        let compression = self.compression;
-        let path = Path::parse(compression.named(name)).map_err(|error| never(error.to_string()))?;
-        // It takes longer than a worker of the runtime has.
-        let pack = move || match compression {
-            Compression::None => Ok(lines),
-            _ => compression.pack(&lines).map(std::borrow::Cow::into_owned),
-        };
-        let packed = spawn_blocking(pack).await.map_err(|_| unavailable("the drain is shutting down".to_owned()))?;
-        let packed = bytes::Bytes::from(packed.map_err(|error| never(error.to_string()))?);
+        let path = Path::parse(self.compression.named(name));
+        let path = path.map_err(|error| Failure::Never { reason: error.to_string() })?;
+        let packed = self.compression.pack_aside(lines).await?;
         self.put(&path, packed).await.map_err(|error| failure(&error))
     }
 
@@ -221,19 +210,6 @@ impl Sink for S3 {
     }
 }
 
-/// What becomes of a parcel of whose `count` objects some have failed.
-fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Result<(), Failure> {
-    match failed.pop() {
-        None => Ok(()),
-        Some((_, failure)) if failed.len() + 1 == count => Err(failure),
-        Some((mut again, failure)) => {
-            again.extend(failed.into_iter().flat_map(|(places, _)| places));
-            again.sort_unstable();
-            Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string() })
-        }
-    }
-}
-
 /// What a store says where it does not know us, or the place, with a status that says less.
 const DENIALS: [&str; 6] = [
     "ExpiredToken",
@@ -247,7 +223,7 @@ const DENIALS: [&str; 6] = [
 
 /// Nothing that a store says of an object is about its lines: none is ever given up for it.
 fn failure(error: &Error) -> Failure {
-    let reason = reason(error);
+    let reason = with_causes(error);
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     match error {
         Error::NotFound { .. } | Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
@@ -257,23 +233,4 @@ fn failure(error: &Error) -> Failure {
         _ if says(&DENIALS) => Failure::Denied { reason },
         _ => unavailable(reason),
     }
-}
-
-/// Its own words and, where they do not repeat it, what lies beneath.
-fn reason(error: &Error) -> String {
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !reason.contains(&text) {
-            reason.push_str(": ");
-            reason.push_str(&text);
-        }
-        source = error.source();
-    }
-    reason
-}
-
-fn unavailable(reason: String) -> Failure {
-    Failure::Unavailable { reason, retry_after: None }
 }

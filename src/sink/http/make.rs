@@ -1,6 +1,6 @@
 //! From settings to a client that can send.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::{
@@ -17,10 +17,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     Http, IDEMPOTENCY_KEY, Target,
     form::{Form, Format, IndexName},
-    settings::{Method, Secret, Settings},
+    settings::{Method, Settings},
 };
 use crate::{
-    sink::{BadSetting, Encoding, MadeFor, ParcelBounds},
+    sink::{
+        BadSetting, Encoding, MadeFor, ParcelBounds,
+        secret::{Secret, read_file, secret},
+    },
     tls::Trust,
 };
 
@@ -203,8 +206,8 @@ impl Settings {
     }
 
     fn credentials(&self, secrets: &mut Vec<String>) -> Result<Option<(HeaderName, HeaderValue)>, BadSetting> {
-        let token = secret("token", "token_file", self.token.as_ref(), self.token_file.as_ref())?;
-        let password = secret("password", "password_file", self.password.as_ref(), self.password_file.as_ref())?;
+        let token = secret("token", "token_file", self.token.as_ref(), self.token_file.as_deref())?;
+        let password = secret("password", "password_file", self.password.as_ref(), self.password_file.as_deref())?;
         secrets.extend(token.iter().chain(&password).cloned());
         match (token, &self.user, password) {
             (None, None, None) => Ok(None),
@@ -268,30 +271,4 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// A secret that is set here or stands in a file.
-fn secret(
-    key: &'static str,
-    file_key: &'static str,
-    set: Option<&Secret>,
-    file: Option<&PathBuf>,
-) -> Result<Option<String>, BadSetting> {
-    let (key, text) = match (set, file) {
-        (None, None) => return Ok(None),
-        (Some(_), Some(_)) => return Err(bad(file_key, format!("it does not go with {key}"))),
-        (Some(Secret(text)), None) => (key, text.clone()),
-        (None, Some(path)) => {
-            let text = String::from_utf8(read_file(file_key, path)?);
-            (file_key, text.map_err(|_| bad(file_key, "it is not UTF-8"))?.trim_end().to_owned())
-        }
-    };
-    if text.is_empty() || text.contains(char::is_control) {
-        return Err(bad(key, "it is empty, or holds a line break or another control character"));
-    }
-    Ok(Some(text))
-}
-
-fn read_file(key: &'static str, path: &PathBuf) -> Result<Vec<u8>, BadSetting> {
-    fs::read(path).map_err(|error| bad(key, format!("{}: {error}", path.display())))
 }

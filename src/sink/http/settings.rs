@@ -1,11 +1,11 @@
 //! What a user sets of the sink `http`.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
 use super::form::Format;
-use crate::config::value::de_duration_some;
+use crate::{config::value::de_duration_some, sink::secret::Secret};
 
 /// `type = "http"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,15 +56,4 @@ pub(super) enum Compression {
     None,
     Gzip,
     Zstd,
-}
-
-/// A text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Secret(pub(super) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
 }
