@@ -493,7 +493,7 @@ impl LogCollector {
             return refuse(body, Cause::Memory);
         };
         let limits = Limits { line_bytes_max: self.shared.config.line_bytes_max, errors_max: ERRORS_MAX };
-        let parsed = Parser::default().parse(&body, limits);
+        let parsed = Parser::new(self.shared.config.boot_lines).parse(&body, limits);
         // To be given back as it came: what is published may be less.
         let mut draft = Draft::new(body.clone(), parsed, Timestamp::now(), self.keeps_bodies());
         let held = draft.held_bytes();

@@ -210,6 +210,8 @@ pub(crate) struct Row {
     /// Which of its machine's rows in the batch this is, from 0; set when the rows are grouped.
     pub(crate) rank: u32,
     pub(crate) kind: Kind,
+    /// Of the kind `system`, and from Fly's `runner`: it may tell that the machine has exited.
+    pub(crate) runner: bool,
     /// Over a limit: its machine's queue drops it. Set when the batch is published.
     pub(crate) limited: bool,
 }

@@ -32,20 +32,38 @@ pub use allocator::Allocator;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
-    Success = 0,
+    Success,
     /// What was looked for is there, and should not be.
-    Found = 1,
-    Usage = 64,
-    Data = 65,
-    Unavailable = 69,
-    Io = 74,
-    Config = 78,
-    Interrupted = 130,
+    Found,
+    Usage,
+    Data,
+    Unavailable,
+    Io,
+    Config,
+    Interrupted,
+    /// As a machine exited.
+    As(u8),
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Found => 1,
+            Self::Usage => 64,
+            Self::Data => 65,
+            Self::Unavailable => 69,
+            Self::Io => 74,
+            Self::Config => 78,
+            Self::Interrupted => 130,
+            Self::As(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 

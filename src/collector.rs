@@ -46,7 +46,8 @@ use self::{
 use crate::{
     batch::{Kind, Streams},
     budget::Budget,
-    config::{self, Full},
+    config::{self, BootLines, Full},
+    exit::{ExitPatterns, ExitWatch},
     history::{History, MachineCursor, Start, Trail},
     journal::Journal,
     queue::{self, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
@@ -79,6 +80,10 @@ pub struct CollectorConfig {
     pub machines: config::Machines,
     /// See [`config::Limit`].
     pub limit: config::Limit,
+    /// See [`config::Fly::exit_patterns`].
+    pub exit_patterns: ExitPatterns,
+    /// See [`config::Fly::boot_lines`].
+    pub boot_lines: BootLines,
 }
 
 impl Default for CollectorConfig {
@@ -96,6 +101,8 @@ impl From<&config::Config> for CollectorConfig {
             queue: config.queue.clone(),
             machines: config.machines.clone(),
             limit: config.limit.clone(),
+            exit_patterns: config.fly.exit_patterns.clone(),
+            boot_lines: config.fly.boot_lines,
         }
     }
 }
@@ -425,6 +432,17 @@ impl LogCollector {
         }
     }
 
+    /// As [`LogCollector::watch_exit`], for who reads the machine's queue.
+    pub(crate) fn watch_exit_of_queue(&self, machine: &Arc<Machine>, linger: Duration) -> ExitWatch {
+        machine.with_exits(|exits| exits.watch_for_queue(machine, linger))
+    }
+
+    /// Waits for an exit of the machine that is told in a batch numbered `from` or later; one of before now counts only if the
+    /// machine has not begun again since.
+    pub(crate) fn watch_exit(&self, machine: &Arc<Machine>, linger: Duration, from: u64) -> ExitWatch {
+        machine.with_exits(|exits| exits.watch(machine, linger, from))
+    }
+
     fn create_queue(
         &self,
         publisher: &mut Publisher,
@@ -450,6 +468,8 @@ impl LogCollector {
             };
             publisher.moved(machine, &queue, None, place);
         }
+        let from = if options.backlog { 0 } else { machine.trail.load().end };
+        machine.with_exits_known(&mut state, |exits| exits.queue_from(from));
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
             state.dropped_before += old.facts().dropped;
         }

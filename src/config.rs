@@ -33,6 +33,8 @@ pub use crate::{
     tls::Identity,
 };
 
+use crate::exit::ExitPatterns;
+
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
@@ -430,6 +432,10 @@ pub struct Fly {
     pub pending_max: usize,
     /// Whether a numbered line goes to standard output every ten seconds.
     pub canary: bool,
+    /// Which records of Fly's runner say that a machine has exited; whichever way they come.
+    pub exit_patterns: ExitPatterns,
+    /// Which stream lines of init, the kernel and Firecracker are of; whichever way they come.
+    pub boot_lines: BootLines,
     /// Our own app, whose records are left out: `FLY_APP_NAME`.
     pub own_app: Option<String>,
 }
@@ -449,7 +455,42 @@ impl Default for Fly {
             batch_age: Duration::from_millis(5),
             pending_max: 16_384,
             canary: true,
+            exit_patterns: ExitPatterns::default(),
+            boot_lines: BootLines::default(),
             own_app: None,
+        }
+    }
+}
+
+/// What becomes of the lines that Fly's init, the kernel and Firecracker write, and Fly sends as the app's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootLines {
+    /// They are `stdout`, as what the app writes.
+    #[default]
+    Stdout,
+    /// They are `system`, as what Fly's runner writes.
+    System,
+}
+
+impl BootLines {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::System];
+
+    /// Not this one.
+    #[cfg(feature = "spool")]
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Stdout => Self::System,
+            Self::System => Self::Stdout,
+        }
+    }
+
+    /// The name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::System => "system",
         }
     }
 }

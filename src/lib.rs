@@ -79,6 +79,8 @@ pub mod spool;
 pub mod collector;
 mod linger;
 
+pub mod exit;
+
 pub(crate) mod queue;
 
 pub(crate) mod history;
@@ -112,6 +114,7 @@ pub use crate::service::LogDrainServer;
 pub use crate::{
     batch::{EntryId, EntryView, LogEntry, Streams},
     collector::{LogCollector, SubscribeOptions},
+    exit::ExitStatus,
     record::{parse_log_entry, parse_ndjson},
     stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
 };

@@ -21,8 +21,12 @@ use self::{
     scan::Scanner,
     shape::Shapes,
 };
-use crate::batch::{EntryView, LogEntry, Row, Span};
+use crate::{
+    batch::{EntryView, LogEntry, Row, Span},
+    config::BootLines,
+};
 
+mod boot;
 mod fields;
 mod forms;
 mod lex;
@@ -134,9 +138,16 @@ pub(crate) struct Parser {
     arena: Vec<u8>,
     /// Bytes of body for each row of the last body; 0 before the first.
     record_bytes: usize,
+    /// Whether what init, the kernel and Firecracker write is of the kind `system`.
+    boot_is_system: bool,
 }
 
 impl Parser {
+    /// A parser that takes lines of init, the kernel and Firecracker for what `boot_lines` says.
+    pub(crate) fn new(boot_lines: BootLines) -> Self {
+        Self { boot_is_system: boot_lines == BootLines::System, ..Self::default() }
+    }
+
     /// Splits `body` into records and turns each into a row.
     ///
     /// `body` is decoded, less than 2 GiB. Rows come in input order; a bad record is counted in its place and never stops its
@@ -179,7 +190,7 @@ pub fn parse_log_entry(record: &[u8]) -> Result<LogEntry, RejectReason> {
     let texts = Texts { body: record, valid: false };
     let mut arena = Vec::new();
     let raw = Span::body(0, record.len());
-    let row = found.row(&texts, raw, &mut arena).ok_or(RejectReason::NoMachineId)?;
+    let row = found.row(&texts, raw, false, &mut arena).ok_or(RejectReason::NoMachineId)?;
     Ok(EntryView { body: record, arena: &arena, row: &row, origin: None }.to_entry())
 }
 

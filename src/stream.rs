@@ -18,6 +18,7 @@ pub use self::view::{FleetBatch, FleetStream};
 use crate::{
     batch::{EntryView, LogEntry, Streams},
     collector::{LogCollector, Machine},
+    exit::{End, ExitStatus, ExitWatch},
     queue::{Ended, Fetched, Handing, Item, OnDisk, Queue, Taken, Wait},
 };
 
@@ -195,6 +196,8 @@ pub struct LogStream {
     total: Option<Instant>,
     waiting: Option<Waiting>,
     fetching: Option<Fetching>,
+    /// Ends the stream with its machine's exit.
+    exit: Option<Box<ExitWatch>>,
     lines_yielded: u64,
     lines_skipped: u64,
     state: Reading,
@@ -214,6 +217,7 @@ struct Waiting {
 enum Reading {
     On,
     Ended(Ended),
+    Exited(ExitStatus),
     TimedOut(Timeout),
 }
 
@@ -238,6 +242,7 @@ impl LogStream {
             total: None,
             waiting: None,
             fetching: None,
+            exit: None,
             lines_yielded: 0,
             lines_skipped: 0,
             state: Reading::On,
@@ -256,6 +261,52 @@ impl LogStream {
     pub fn with_total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
         self
+    }
+
+    /// Ends the stream with the machine's exit, as Fly's `runner` tells it in the machine's log: behind the lines that came before it
+    /// and those that come late.
+    ///
+    /// A late line is one that comes within `linger` of the exit or of the late line before it, and within 30 s of the exit; a longer
+    /// linger counts as 30 s, and [`LINGER`](crate::exit::LINGER) is a good one. What comes later is of the machine's next life: it
+    /// stays queued, and so does the queue, for the machine is not finished thereby.
+    ///
+    /// An exit counts that is told in the queue's time: one of before the queue was created does not (if it was created with its
+    /// backlog, it does), nor one of before now if the machine has begun again since, nor one that has ended another stream before
+    /// this call. A machine that Fly starts again by its restart policy has not exited.
+    ///
+    /// ```
+    /// use fleetdrain::{LogCollector, LogStream, exit};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let collector = LogCollector::default();
+    /// // Before the machine is started: nothing of it is missed, and no earlier life of it counts.
+    /// let mut stream = LogStream::new(collector.subscribe("4d891d77b05118")?).until_exit(exit::LINGER);
+    /// collector.push(
+    ///     r#"{"event":{"provider":"app"},"fly":{"app":{"instance":"4d891d77b05118"}},"message":"out of ideas"}
+    /// {"event":{"provider":"runner"},"fly":{"app":{"instance":"4d891d77b05118"}},"message":"machine exited with exit code 3, not restarting"}"#,
+    /// )?;
+    ///
+    /// let lines = stream.collect().await;
+    /// assert_eq!(lines.len(), 1, "a queue takes standard output unless asked otherwise");
+    /// assert_eq!(stream.exit_status().and_then(|status| status.code()), Some(3));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn until_exit(mut self, linger: Duration) -> Self {
+        let LogQueue { collector, machine, .. } = &self.queue;
+        self.exit = Some(Box::new(collector.watch_exit_of_queue(machine, linger)));
+        self
+    }
+
+    /// How the machine exited, once that has ended the stream; see [`LogStream::until_exit`]. `None` before, and where something
+    /// else has ended it.
+    #[must_use]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        match self.state {
+            Reading::Exited(status) => Some(status),
+            Reading::On | Reading::Ended(_) | Reading::TimedOut(_) => None,
+        }
     }
 
     /// The machine that is read.
@@ -297,7 +348,7 @@ impl LogStream {
     /// Which end or time-out is behind [`LogStream::done`].
     pub(crate) fn outcome(&self) -> Option<Result<Ended, Timeout>> {
         match self.state {
-            Reading::On => None,
+            Reading::On | Reading::Exited(_) => None,
             Reading::Ended(ended) => Some(Ok(ended)),
             Reading::TimedOut(timeout) => Some(Err(timeout)),
         }
@@ -368,8 +419,12 @@ impl LogStream {
             if self.is_over() {
                 return Poll::Ready(None);
             }
-            match ready!(self.poll_take(cx, Handing::Deliver)) {
-                Some(Taken::Item(item)) => return Poll::Ready(Some(self.batch_of(item))),
+            // What may lie behind an exit is looked at before it counts as delivered.
+            let handing = if self.exit.is_some() { Handing::Hold } else { Handing::Deliver };
+            match ready!(self.poll_take(cx, handing)) {
+                Some(Taken::Item(item)) if handing == Handing::Deliver => {
+                    return Poll::Ready(Some(self.batch_of(item)));
+                }
                 taken => {
                     if !taken.is_some_and(|taken| self.keep(taken)) {
                         return Poll::Ready(None);
@@ -449,7 +504,17 @@ impl LogStream {
     /// Keeps what was taken until it is yielded; `false` at the end.
     fn keep(&mut self, taken: Taken) -> bool {
         match taken {
-            Taken::Item(item) => self.held = Some(Held::new(&self.queue.queue, item)),
+            Taken::Item(item) => {
+                let batch = item.batch.seq;
+                let held = Held::new(&self.queue.queue, item);
+                if let Some(end) = self.exit_end().filter(|end| batch >= end.batch) {
+                    // It is the next life's, and whoever reads that gets it.
+                    drop(held);
+                    self.exited(end);
+                    return false;
+                }
+                self.held = Some(held);
+            }
             Taken::Skipped(lines) => {
                 self.skipped += lines;
                 self.lines_skipped += lines;
@@ -459,7 +524,9 @@ impl LogStream {
                 self.lines_skipped += lines;
             }
             Taken::Ended(ended) => {
-                self.state = Reading::Ended(ended);
+                // Whoever finishes a machine because it has exited need not wait for the last line.
+                let status = self.exit.as_ref().filter(|_| ended == Ended::Finished).and_then(|exit| exit.status());
+                self.state = status.map_or(Reading::Ended(ended), Reading::Exited);
                 return false;
             }
             Taken::OnDisk(at) => self.fetching = Some(self.queue.fetch(*at)),
@@ -468,7 +535,18 @@ impl LogStream {
         true
     }
 
-    /// Takes what comes next, or waits for it; `None` when a time-out came first.
+    /// Where the machine's exit ends the stream.
+    fn exit_end(&self) -> Option<End> {
+        self.exit.as_ref()?.end()
+    }
+
+    fn exited(&mut self, end: End) {
+        // Told once: the next reader of the queue waits for the next.
+        self.queue.machine.with_exits(|exits| exits.told_to_queue(end.exit));
+        self.state = Reading::Exited(end.status);
+    }
+
+    /// Takes what comes next, or waits for it; `None` when a time-out or the machine's exit came first.
     fn poll_take(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let taken = ready!(self.poll_wait(cx, handing));
         self.stop_waiting();
@@ -479,6 +557,8 @@ impl LogStream {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
         let waiting = self.waiting.get_or_insert_with(|| Waiting { wait: Wait::default(), at: nearer, timeout: None });
         loop {
+            // Asked first: what is taken then came before the end, and what is not was not there.
+            let end = self.exit.as_ref().and_then(|exit| exit.end());
             let claimed = match &mut self.fetching {
                 Some(fetching) => {
                     let Poll::Ready(fetched) = fetching.as_mut().poll(cx) else { break };
@@ -486,7 +566,17 @@ impl LogStream {
                     self.queue.collector.claim_fetched(&self.queue.machine, &self.queue.queue, fetched)
                 }
                 None => match self.queue.queue.poll_take(&mut waiting.wait, cx, handing) {
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        if let Some(end) = end {
+                            self.exited(end);
+                            return Poll::Ready(None);
+                        }
+                        // Over just now: what came before is taken first.
+                        if !self.exit.as_mut().is_some_and(|exit| exit.poll_over(cx).is_ready()) {
+                            break;
+                        }
+                        None
+                    }
                     Poll::Ready(Taken::Behind) => self.queue.claim(),
                     Poll::Ready(taken) => return Poll::Ready(Some(taken)),
                 },
@@ -548,8 +638,12 @@ impl LogStream {
         if self.is_on_disk() {
             return true;
         }
+        let end = self.exit_end();
         match self.queue.take() {
-            Taken::Empty | Taken::Behind => false,
+            Taken::Empty | Taken::Behind => {
+                end.into_iter().for_each(|end| self.exited(end));
+                false
+            }
             taken => self.keep(taken),
         }
     }

@@ -396,6 +396,46 @@ mod tail {
     }
 
     #[test]
+    fn until_exit_ends_as_the_machine_did() {
+        let exited = |code: &str| format!("{{\"event\":\"end\",\"reason\":\"exited\",\"exit_code\":{code}}}\n");
+        for (code, expected) in [("0", 0), ("7", 7), ("137", 137), ("-1", 255), ("256", 255), ("null", 69)] {
+            let drain = Drain::answering(vec![stream(&[&entry("1-1-1", "one"), &exited(code)], true)]);
+            let ran = drain.run(&["tail", "-m", "m1", "--until", "exit", "--linger", "2s", "-o", "raw"]);
+            assert_eq!((ran.code, ran.out.as_str()), (expected, "one\n"), "{ran:?}");
+            assert_eq!(ran.err.is_empty(), expected != 69, "{ran:?}");
+            assert!(drain.asked()[0].starts_with("GET /api/v1/machines/m1/logs?until=exit&linger=2s "));
+        }
+    }
+
+    #[test]
+    fn until_exit_goes_on_after_a_break_and_is_told_when_there_was_no_exit() {
+        let exited = "{\"event\":\"end\",\"reason\":\"exited\",\"exit_code\":3}\n";
+        let drain = Drain::answering(vec![stream(&[&entry("1-1-1", "one")], true), stream(&[exited], true)]);
+        let ran = drain.run(&["tail", "-m", "m1", "--until", "exit", "-o", "raw"]);
+        assert_eq!((ran.code, ran.out.as_str()), (3, "one\n"), "{ran:?}");
+        assert!(drain.asked()[1].starts_with("GET /api/v1/machines/m1/logs?after=1-1-1&until=exit "));
+        let finished = "{\"event\":\"end\",\"reason\":\"finished\"}\n";
+        let ran = Drain::answering(vec![stream(&[finished], true)]).run(&["tail", "-m", "m1", "--until", "exit"]);
+        assert_eq!(ran.code, 69, "{ran:?}");
+        assert!(ran.err.contains("ended (finished) and told of no exit"), "{ran:?}");
+    }
+
+    #[test]
+    fn until_exit_is_for_one_machine_without_filters() {
+        for args in [
+            &["--until", "exit"][..],
+            &["--until", "exit", "-m", "a", "-m", "b"],
+            &["--until", "exit", "-m", "a", "-i", "x"],
+            &["--until", "exit", "-m", "a", "-n"],
+            &["--until", "finish", "-m", "a"],
+            &["--linger", "5s", "-m", "a"],
+        ] {
+            let ran = run(&mut fleetdrain(&[&["tail"], args].concat()));
+            assert_eq!(ran.code, 64, "{args:?}: {ran:?}");
+        }
+    }
+
+    #[test]
     #[cfg(unix)]
     fn an_interrupt_exits_130() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

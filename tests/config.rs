@@ -128,6 +128,8 @@ fn every_key_can_be_set_in_the_file() {
         batch_age = "2ms"
         pending_max = 11
         canary = false
+        exit_patterns = ['^gone, (?<code>[0-9]+)$']
+        boot_lines = "system"
         [spool]
         dir = "/var/lib/fleetdrain"
         keep = "7d"
@@ -501,6 +503,21 @@ fn the_printed_default_file_is_right_where_uncommented() {
         .map(|line| format!("{}\n", line.trim_start_matches("# ")))
         .collect();
     config(&file(&uncommented));
+}
+
+#[test]
+fn exit_patterns_are_a_list_of_regular_expressions_with_whatever_is_in_them() {
+    let texts = |config: &Config| config.fly.exit_patterns.texts().map(str::to_owned).collect::<Vec<_>>();
+    let set = config(&file("[fly]\nexit_patterns = ['^died, (?<code>\\d{1,3})$', 'gone']\nboot_lines = \"system\"\n"));
+    assert_eq!(texts(&set), [r"^died, (?<code>\d{1,3})$", "gone"]);
+    assert_eq!(set.fly.boot_lines, fleetdrain::config::BootLines::System);
+    let set = config(&env(&[("FLEETDRAIN_FLY__EXIT_PATTERNS", "^a, b$\n^c$")]));
+    assert_eq!(texts(&set), ["^a, b$", "^c$"]);
+    for bad in ["[]", "['(']", "[1]", "7", "''"] {
+        let found = mistakes(&file(&format!("[fly]\nexit_patterns = {bad}\n")));
+        assert!(found.contains("fly.exit_patterns") && found.contains("regular expressions"), "{bad}: {found}");
+    }
+    assert!(mistakes(&file("[fly]\nboot_lines = \"stderr\"\n")).contains("stdout or system"));
 }
 
 #[test]

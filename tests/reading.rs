@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests: a panic there is the failure report")]
 
+#[path = "reading/exit.rs"]
+mod exit;
 mod support;
 
 use std::{net::SocketAddr, time::Duration};

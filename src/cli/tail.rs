@@ -23,7 +23,8 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   fleetdrain tail -a my-app -e 'GET /health'
   fleetdrain tail -m 4d891d77b05118 --last 100
-  fleetdrain tail -i panic --since 1h -n -j | jq .machine_id";
+  fleetdrain tail -i panic --since 1h -n -j | jq .machine_id
+  fleetdrain tail -m 4d891d77b05118 --until exit";
 
 /// The drain sends something at least every 15 s; after three times nothing the connection is taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -31,6 +32,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// What `--no-tail` shows where neither `--since` nor `--last` says how much.
 const NO_TAIL_LAST: u64 = 100;
+
+/// What `--until` has no use for: filters that only `/api/v1/tail` knows, and another end.
+const NOT_UNTIL: [&str; 7] = ["app", "region", "include", "exclude", "stream", "level", "no_tail"];
+
+/// What ends a tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Until {
+    /// The machine's exit
+    Exit,
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -66,6 +77,12 @@ pub(super) struct Args {
     /// End when caught up [without --since or --last: the last 100]
     #[arg(short, long)]
     no_tail: bool,
+    /// End with the exit of the one --machine, and with its code
+    #[arg(long, value_enum, value_name = "EVENT", requires = "machine", conflicts_with_all = NOT_UNTIL)]
+    until: Option<Until>,
+    /// How long lines may come behind the exit [default: 5s, at most 30s]
+    #[arg(long, value_name = "DURATION", value_parser = read_duration, requires = "until")]
+    linger: Option<Duration>,
     /// How a line looks
     #[arg(short, long, value_enum, default_value = "default")]
     output: Look,
@@ -118,6 +135,10 @@ impl Args {
         if self.no_tail {
             query.push("follow", "false");
         }
+        if self.until.is_some() {
+            query.push("until", "exit");
+            self.linger.inspect(|&linger| query.push("linger", &format_duration(linger)));
+        }
         query.into_path()
     }
 
@@ -127,10 +148,28 @@ impl Args {
         lists.iter().any(|list| !list.is_empty())
     }
 
+    /// How the process ends where the drain ended the stream for another reason than an exit.
+    fn ended(&self, reason: &str) -> Exit {
+        if self.until.is_none() {
+            return Exit::Success;
+        }
+        complain(&format!("the log ended ({reason}) and told of no exit"));
+        Exit::Unavailable
+    }
+
     fn printer(&self) -> Printer {
         let look = if self.json { Look::Json } else { self.output };
         Printer { look, colour: self.color.is_on(), terminal: io::stdout().is_terminal() }
     }
+}
+
+/// The machine's own code; what no process of ours can exit with is 255.
+fn exit_of(code: Option<i64>) -> Exit {
+    let Some(code) = code else {
+        complain("the machine has exited, and Fly does not say with which code");
+        return Exit::Unavailable;
+    };
+    Exit::As(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// One regular expression that matches where any of `list` does.
@@ -151,13 +190,18 @@ enum Resume {
 
 /// How a stream ended.
 enum Ending {
-    /// As it should: the drain said so.
-    Told,
+    /// As it should: the drain said so, and why.
+    Told(String),
+    /// With the machine's exit, and its code if that is known.
+    Exited(Option<i64>),
     /// It broke; there is more.
     Broke(String),
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    if args.until.is_some() && args.machine.len() > 1 {
+        return Err(Failure::Usage(format!("--until exit waits for one --machine, not for {}", args.machine.len())));
+    }
     let client = Client::new(&args.client)?;
     let printer = args.printer();
     let mut last_id = None;
@@ -173,12 +217,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         };
         let reason = match client.ask_lines(&args.path(resume.as_ref())).await {
             // Nothing is left of a finished machine behind the id.
-            Ok((StatusCode::NO_CONTENT, _)) => return Ok(Exit::Success),
+            Ok((StatusCode::NO_CONTENT, _)) => return Ok(args.ended("finished")),
             Ok((_, mut lines)) => {
                 connected = true;
                 let (before, since) = (last_id.clone(), Instant::now());
                 match follow(&mut lines, &printer, &mut last_id, !args.no_tail).await? {
-                    Ending::Told => return Ok(Exit::Success),
+                    Ending::Told(reason) => return Ok(args.ended(&reason)),
+                    Ending::Exited(code) => return Ok(exit_of(code)),
                     Ending::Broke(reason) => {
                         // One that breaks at once each time must not be asked ever faster.
                         if before != last_id || since.elapsed() > SILENCE_MAX {
@@ -226,16 +271,20 @@ where
                     complain(&skipped(lines));
                 }
                 // The drain is restarted, as at every deployment: whoever follows goes on with its successor.
-                Event::End(reason) if reason == "shutdown" && follows => {
+                Event::End(reason, _) if reason == "shutdown" && follows => {
                     write(&mut out)?;
                     return Ok(Ending::Broke("the drain has shut down".to_owned()));
                 }
-                Event::End(reason) => {
+                Event::End(reason, code) if reason == "exited" => {
+                    write(&mut out)?;
+                    return Ok(Ending::Exited(code));
+                }
+                Event::End(reason, _) => {
                     write(&mut out)?;
                     if !matches!(reason.as_str(), "caught_up" | "finished" | "") {
                         complain(&format!("ended: {reason}"));
                     }
-                    return Ok(Ending::Told);
+                    return Ok(Ending::Told(reason));
                 }
             }
         }

@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    batch::{FIRST_SEQ, GroupRef},
+    batch::{Batch, FIRST_SEQ, Group, GroupRef},
     config,
+    exit::{ExitStatus, Exits},
     history::Trail,
     queue::{Ended, Queue},
 };
@@ -101,9 +102,18 @@ pub(crate) struct Machine {
     pub(super) state: Mutex<MachineState>,
     /// Readers of `logs` that look at this machine; they are woken by it alone.
     pub(super) watchers: AtomicU32,
-    pub(super) watched: OnceLock<Box<Notify>>,
+    watched: OnceLock<Box<Watched>>,
     /// Whether its queue is one that may refuse bodies: spares the others a lock.
     pub(super) blocks: AtomicBool,
+}
+
+/// What few machines have.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Wakes who looks at it.
+    notify: Notify,
+    /// Its last exit, and who waits for one. Changed with the machine's state locked.
+    exits: Mutex<Exits>,
 }
 
 pub(super) struct MachineState {
@@ -232,8 +242,39 @@ impl Machine {
         (self.trail.load(), state.ended())
     }
 
-    pub(crate) fn watch(&self) -> &Notify {
+    /// Looks at the machine's place while no line of it can come.
+    pub(crate) fn with_place<T>(&self, look: impl FnOnce(Trail) -> T) -> T {
+        let _state = self.state.lock();
+        look(self.trail.load())
+    }
+
+    /// Changes its exits.
+    pub(crate) fn with_exits<T>(&self, change: impl FnOnce(&mut Exits) -> T) -> T {
+        let _state = self.state.lock();
+        change(&mut self.watched().exits.lock())
+    }
+
+    /// As [`Machine::with_exits`], by who has locked the state, and only if there may be some.
+    pub(super) fn with_exits_known(&self, _state: &mut MachineState, change: impl FnOnce(&mut Exits)) {
+        if let Some(watched) = self.watched.get() {
+            change(&mut watched.exits.lock());
+        }
+    }
+
+    /// Notes that the machine has lines in a batch that is published, and maybe tells there that it has exited.
+    pub(super) fn note_exit(&self, _state: &mut MachineState, exit: Option<ExitStatus>, batch: &Batch, group: &Group) {
+        let watched = if exit.is_some() { Some(self.watched()) } else { self.watched.get().map(|watched| &**watched) };
+        if let Some(watched) = watched {
+            watched.exits.lock().note(exit, batch, group);
+        }
+    }
+
+    fn watched(&self) -> &Watched {
         self.watched.get_or_init(Box::default)
+    }
+
+    pub(crate) fn watch(&self) -> &Notify {
+        &self.watched().notify
     }
 
     pub(crate) fn remove_watcher(&self) {
@@ -242,7 +283,7 @@ impl Machine {
 
     pub(super) fn wake_watchers(&self) {
         if let Some(watched) = self.watched.get() {
-            watched.notify_waiters();
+            watched.notify.notify_waiters();
         }
     }
 }

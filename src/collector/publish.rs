@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Span, Streams},
+    exit::{self, ExitStatus},
     history::Next,
     queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken, Wakes},
 };
@@ -118,6 +119,7 @@ impl LogCollector {
         let groups = machines.into_iter().zip(&batch.groups);
         let new = |group| self.machine(batch.machine_id(group));
         let mut machines: Vec<_> = groups.map(|(known, group)| known.unwrap_or_else(|| new(group))).collect();
+        let exits = exit::exits_in(&shared.config.exit_patterns, &batch);
         let mut wakes = Wakes::with_capacity(machines.len());
         let mut publisher = loop {
             let publisher = shared.publisher.lock();
@@ -155,10 +157,12 @@ impl LogCollector {
             evicted.push(batch);
         }
         let mut rooms = rooms.into_iter().peekable();
+        let mut exits = exits.into_iter().peekable();
         let (mut fates, mut queue_in) = ((0, 0, 0), 0);
         for (index, machine) in machines.iter().enumerate() {
             let room = rooms.next_if(|(at, _)| *at as usize == index).map(|(_, room)| room);
-            let queue = self.offer(&mut publisher, &mut offering, machine, index as u32, room);
+            let exit = exits.next_if(|(at, _)| *at as usize == index).map(|(_, exit)| exit);
+            let queue = self.offer(&mut publisher, &mut offering, machine, index as u32, room, exit);
             queue_in += queue.map_or(0, |(offered, _)| offered.accepted);
             let (accepted, filtered, unrouted) = wants.fate(index, &batch.groups[index], queue);
             fates = (fates.0 + accepted, fates.1 + filtered, fates.2 + unrouted);
@@ -180,11 +184,14 @@ impl LogCollector {
         machine: &Arc<Machine>,
         index: u32,
         room: Option<QueueRoom>,
+        exit: Option<ExitStatus>,
     ) -> Option<(Offered, Streams)> {
         let Offering { batch, moment, wakes } = offering;
         let at = GroupRef { batch: batch.seq, group: index };
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
+        let exit = exit.map(|exit| self.with_code(exit, machine));
+        machine.note_exit(&mut state, exit, batch, group);
         machine.trail.store(at, group.end_seq());
         self.note(&mut publisher.places, &mut state, batch, group, moment);
         let offered = state.live_queue().map(|queue| {
@@ -200,6 +207,15 @@ impl LogCollector {
             machine.wake_watchers();
         }
         offered
+    }
+
+    /// An exit whose record has no code gets the one that init told shortly before, if the history holds that.
+    fn with_code(&self, exit: ExitStatus, machine: &Machine) -> ExitStatus {
+        if exit.code().is_some() {
+            return exit;
+        }
+        let trail = machine.trail.load();
+        exit::look_back(|each| trail.walk_back(&self.shared.history, |_, group, batch| each(group, batch)))
     }
 
     /// A machine becomes known to users.

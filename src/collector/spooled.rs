@@ -20,6 +20,7 @@ use super::{CollectorConfig, LogCollector, Machine, Shared, SubscribeOptions};
 #[cfg(feature = "server")]
 use crate::{
     admission::{Receipt, keyed},
+    exit::{self, Mark},
     metrics::{Histogram, SpoolSnapshot},
 };
 use crate::{
@@ -30,6 +31,10 @@ use crate::{
     spool::{Bounds, Observer, OpenError, Position, Removing, Spool},
     stream::LogQueue,
 };
+
+/// Batches of a machine that are looked at for its exit: Fly tells that a few seconds behind the last line.
+#[cfg(feature = "server")]
+const RECALLED_MAX: usize = 16;
 
 /// How often the queues' positions are made durable: so much of a queue its reader may see again after a crash.
 const POSITIONS_EVERY: Duration = Duration::from_millis(500);
@@ -72,6 +77,36 @@ impl Stored {
 }
 
 impl LogCollector {
+    /// Looks on the disk for an exit that the machine's log told to an earlier process, if it has told this one nothing. Waits for
+    /// the disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn recall_exit(&self, machine_id: &str) {
+        let Some(past) = self.shared.history.past() else { return };
+        let (machine, publisher) = self.machine_for_good(machine_id);
+        let trail = machine.trail();
+        drop(publisher);
+        if trail.last.is_some() {
+            return;
+        }
+        let mut later = Vec::new();
+        let mut seq = trail.end;
+        while later.len() < RECALLED_MAX {
+            let Some(place) = past.batch_before(seq, Some(machine_id)) else { return };
+            seq = place.seq();
+            let Some(batch) = past.load(&place) else { return };
+            let group = batch.groups.iter().position(|group| batch.machine_id(group) == machine_id);
+            let exits = exit::exits_in(&self.shared.config.exit_patterns, &batch);
+            let exit = exits.into_iter().find(|(index, _)| Some(*index as usize) == group);
+            let Some((_, status)) = exit else {
+                later.push(batch.received);
+                continue;
+            };
+            let mark = Mark::of_past(status, seq, batch.received, later.into_iter().rev());
+            machine.with_exits(|exits| exits.recall(mark));
+            return;
+        }
+    }
+
     /// A collector that keeps every body in the spool in `dir` before it takes it, and goes on from what is there: its lines,
     /// and its queues. Waits for the disk.
     ///
@@ -83,7 +118,7 @@ impl LogCollector {
         let listening = Arc::new(Listening { budget: Arc::clone(&budget), shared: OnceLock::new() });
         let spool = Spool::open(dir, bounds, Some(Arc::clone(&listening) as Arc<dyn Observer>))?;
         let positions = spool.positions();
-        let start = Past::start(spool, Arc::clone(&budget));
+        let start = Past::start(spool, Arc::clone(&budget), config.boot_lines);
         let epoch = start.past.as_ref().map_or(0, Past::epoch);
         let collector = Self::going_on(config, budget, start, epoch);
         // Set once, here.

@@ -561,15 +561,14 @@ fn tokens(text: &str) -> Result<Vec<String>, Problem> {
     tokens.and_then(|tokens| if tokens.is_empty() { Err(Problem::NoToken) } else { Ok(tokens) })
 }
 
-/// An array of words as the one text that the environment would hold; `None` where it holds something else.
 /// Whether settings lie in a table of that name within their section, as in `limit.machine`.
 fn is_table(name: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn words(items: &toml::de::DeArray<'_>) -> Option<String> {
-    let words: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
-    words.map(|words| words.join(","))
+/// An array of words; `None` where it holds something else.
+fn words(items: &toml::de::DeArray<'_>) -> Option<Vec<String>> {
+    items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
 }
 
 /// The known key that is most like `key`; the right name in a wrong section is nearer than a like name.

@@ -9,10 +9,10 @@ use std::{
 };
 
 use super::{
-    Config, Full, GIB, LogFormat, MIB, Problem, SpoolFull,
+    BootLines, Config, Full, GIB, LogFormat, MIB, Problem, SpoolFull,
     value::{A_DURATION, A_SIZE, duration, format_duration, format_size, size},
 };
-use crate::batch::Streams;
+use crate::{batch::Streams, exit::ExitPatterns};
 
 const TIB: usize = 1 << 40;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -41,6 +41,7 @@ enum Kind {
     Address(fn(&mut Config) -> &mut Option<SocketAddr>),
     Path(fn(&mut Config) -> &mut Option<PathBuf>),
     Switch(fn(&mut Config) -> &mut bool),
+    Patterns(fn(&mut Config) -> &mut ExitPatterns),
     Word { expected: &'static str, read: fn(&mut Config, &str) -> bool, show: fn(&Config) -> String },
 }
 
@@ -50,8 +51,8 @@ pub(super) enum Value {
     Text(String),
     Integer(i64),
     Bool(bool),
-    /// An array of texts, joined by commas; only for settings that are lists.
-    List(String),
+    /// An array of texts; only for settings that are lists.
+    List(Vec<String>),
     /// Something that no setting takes, as it stands in the file.
     Other(String),
 }
@@ -63,7 +64,7 @@ impl Value {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
             Self::Bool(value) => value.to_string(),
-            Self::List(text) => format!("[{text}]"),
+            Self::List(texts) => format!("[{}]", texts.join(",")),
             Self::Other(text) => text.clone(),
         }
     }
@@ -103,7 +104,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 60] = [
+pub static SETTINGS: [Setting; 62] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -423,6 +424,19 @@ pub static SETTINGS: [Setting; 60] = [
         Kind::Switch(|c| &mut c.fly.canary),
         "write a numbered line to standard output every 10s and look whether Fly brings it back",
     ),
+    Setting {
+        derived: Some("what Fly's runner writes, see docs/fly.md"),
+        ..setting(
+            "fly.exit_patterns",
+            Kind::Patterns(|c| &mut c.fly.exit_patterns),
+            "which messages of Fly's runner say that a machine has exited; the capture `code` is the exit code; for records that senders post too",
+        )
+    },
+    setting(
+        "fly.boot_lines",
+        Kind::Word { expected: "stdout or system", read: read_boot_lines, show: |c| c.fly.boot_lines.as_str().into() },
+        "which stream the lines of init, the kernel and Firecracker are of; for records that senders post too",
+    ),
     setting(
         "shutdown.deadline",
         Kind::Time { at: |c| &mut c.shutdown.deadline, min: Duration::ZERO, max: HOUR },
@@ -558,6 +572,21 @@ fn read_streams(config: &mut Config, text: &str) -> bool {
     streams.inspect(|&streams| config.queue.streams = streams).is_some()
 }
 
+fn read_boot_lines(config: &mut Config, text: &str) -> bool {
+    let lines = BootLines::ALL.into_iter().find(|lines| lines.as_str() == text);
+    lines.inspect(|&lines| config.fly.boot_lines = lines).is_some()
+}
+
+const A_LIST_OF_PATTERNS: &str = "a list of 1 to 16 regular expressions, each of up to 1KiB";
+
+/// Patterns as an array, or in the environment one a line.
+fn patterns(value: &Value) -> Option<ExitPatterns> {
+    match value {
+        Value::List(texts) => ExitPatterns::new(texts).ok(),
+        value => ExitPatterns::new(&value.as_text()?.lines().collect::<Vec<_>>()).ok(),
+    }
+}
+
 fn read_log_format(config: &mut Config, text: &str) -> bool {
     let format = LogFormat::ALL.into_iter().find(|format| format.as_str() == text);
     format.inspect(|&format| config.log.format = format).is_some()
@@ -609,6 +638,7 @@ impl Setting {
             Kind::Address(_) => "HOST:PORT".to_owned(),
             Kind::Path(_) => "a path".to_owned(),
             Kind::Switch(_) => "true or false".to_owned(),
+            Kind::Patterns(_) => A_LIST_OF_PATTERNS.to_owned(),
             Kind::Word { expected, .. } => (*expected).to_owned(),
         }
     }
@@ -631,6 +661,7 @@ impl Setting {
             Kind::Address(at) => at(config).map(|address| address.to_string()),
             Kind::Path(at) => at(config).as_ref().map(|path| path.display().to_string()),
             Kind::Switch(at) => Some(at(config).to_string()),
+            Kind::Patterns(at) => Some(at(config).texts().collect::<Vec<_>>().join("\n")),
             Kind::Word { show, .. } => Some(show(config)),
         }
     }
@@ -658,9 +689,10 @@ impl Setting {
                 *at(config) = Some(PathBuf::from(path));
             }
             Kind::Switch(at) => *at(config) = value.as_switch().ok_or_else(|| not_a("true or false"))?,
+            Kind::Patterns(at) => *at(config) = patterns(value).ok_or_else(|| not_a(A_LIST_OF_PATTERNS))?,
             Kind::Word { expected, read, .. } => {
-                let text = if let Value::List(text) = value { Some(text.as_str()) } else { value.as_text() };
-                if !text.is_some_and(|text| read(config, text)) {
+                let list = if let Value::List(texts) = value { Some(texts.join(",")) } else { None };
+                if !list.as_deref().or_else(|| value.as_text()).is_some_and(|text| read(config, text)) {
                     return Err(not_a(expected));
                 }
             }

@@ -102,7 +102,7 @@ impl FlySource {
             pending_max,
             _pending: collector.budget().try_reserve(pending_max * PENDING_BYTES),
             limits: Limits { line_bytes_max: config.ingest.line_bytes_max, errors_max: ERRORS_MAX },
-            parser: Parser::default(),
+            parser: Parser::new(fly.boot_lines),
             body: Vec::new(),
             lines: 0,
             watched: Watched {

@@ -13,8 +13,9 @@ use super::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, T
 use crate::{
     batch::{Batch, GroupRef, Kind, SPOOLED, Streams},
     budget::{Budget, Permit},
+    config::BootLines,
     record::{Limits, Parsers},
-    spool::{Place, ReadError, Seek, Spool},
+    spool::{Place, ReadError, Record, Seek, Spool},
 };
 
 /// Searches that may go on at once; whoever comes later waits for one to end.
@@ -54,6 +55,8 @@ pub(crate) struct Past {
     spool: Spool,
     budget: Arc<Budget>,
     parsers: Parsers,
+    /// Parsers by the other setting of `fly.boot_lines`.
+    other_parsers: Parsers,
     reads: Arc<Semaphore>,
     searches: Arc<Semaphore>,
     recent: Mutex<Recent>,
@@ -83,12 +86,13 @@ impl Recent {
 }
 
 impl Past {
-    pub(crate) fn start(spool: Spool, budget: Arc<Budget>) -> Start {
+    pub(crate) fn start(spool: Spool, budget: Arc<Budget>, boot_lines: BootLines) -> Start {
         let (seqs, lines) = spool.range();
         let past = Self {
             spool,
             budget,
-            parsers: Parsers::new(READS_MAX + SEARCHES_MAX),
+            parsers: Parsers::new(READS_MAX + SEARCHES_MAX, boot_lines),
+            other_parsers: Parsers::new(0, boot_lines.other()),
             reads: permits(READS_MAX),
             searches: permits(SEARCHES_MAX),
             recent: Mutex::default(),
@@ -174,9 +178,7 @@ impl Past {
                 return None;
             }
         };
-        // What was accepted then is now, whatever the bound has become.
-        let parsed = self.parsers.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
-        let mut batch = Batch::new(record.body, parsed.arena, parsed.rows, record.received_at);
+        let mut batch = self.parse(&record);
         if batch.lines() != record.lines {
             // Whoever reads it counts on that; its lines are told as missed, as a damaged one's are.
             tracing::error!(seq = record.seq, was = record.lines, is = batch.lines(), "a batch is not what it was");
@@ -192,6 +194,24 @@ impl Past {
             permit
         });
         Some(batch)
+    }
+
+    /// The batch that a record was made of. What its lines were by kind they stay, though `fly.boot_lines` may have changed since:
+    /// the index counts them so, and who reads counts on it.
+    fn parse(&self, record: &Record) -> Batch {
+        // What was accepted then is now, whatever the bound has become.
+        let limits = Limits { line_bytes_max: usize::MAX, errors_max: 0 };
+        let batch = |parsers: &Parsers| {
+            let parsed = parsers.parse(&record.body, limits);
+            Batch::new(record.body.clone(), parsed.arena, parsed.rows, record.received_at)
+        };
+        let stdout = |counts: &[u32; Kind::COUNT]| u64::from(counts[Kind::Stdout as usize]);
+        let now = batch(&self.parsers);
+        let was: u64 = record.machines().map(|(_, lines)| stdout(&lines.0)).sum();
+        if now.groups.iter().map(|group| stdout(&group.counts)).sum::<u64>() == was {
+            return now;
+        }
+        batch(&self.other_parsers)
     }
 
     /// Lines of the batch that `cursor` stands in which it has passed: all, and those that `streams` wants.

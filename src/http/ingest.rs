@@ -117,7 +117,7 @@ impl Ingest {
             rejected,
             keys,
             holding: Holding::new(config.backpressure.clone(), shutdown),
-            parsers: Parsers::new(2 * cores),
+            parsers: Parsers::new(2 * cores, config.fly.boot_lines),
             parsing: Arc::new(Semaphore::new(cores)),
         })
     }

@@ -18,7 +18,7 @@ mod reader;
 mod routes;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -56,6 +56,7 @@ use super::{
 use crate::{
     batch::{EntryId, EntryView},
     collector::{Consume, LogCollector, MachineFacts},
+    exit,
     stream::{
         FleetStream, LogStream,
         view::{MachineView, ViewStart},
@@ -414,14 +415,21 @@ impl Asked<'_> {
 
     async fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
         let (options, limits) = (machines::subscribe_options(query)?, limits(query)?);
+        let until_exit = until_exit(query)?;
         let encoder = self.encoder(query)?;
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
         }
+        if until_exit.is_some() {
+            self.recall_exit().await;
+        }
         let consume = self.subscribed(options.backlog, move |collector, id| collector.queue_to_consume(id, options));
         let consume = consume.await?.map_err(machines::not_subscribed)?;
         let source = match consume {
-            Consume::Queue(queue) => Source::Queue(LogStream::new(queue)),
+            Consume::Queue(queue) => Source::Queue(match until_exit {
+                Some(linger) => LogStream::new(queue).until_exit(linger),
+                None => LogStream::new(queue),
+            }),
             Consume::Over(ended) => Source::Over(ended.into()),
         };
         let link = self.head.extensions.get::<Arc<Link>>().cloned();
@@ -447,8 +455,12 @@ impl Asked<'_> {
         let backlog = query.flag("backlog")?.unwrap_or(true);
         let start = view_start(query, &self.head.headers, backlog)?;
         let (limits, encoder) = (self.limits(query)?, self.encoder(query)?);
+        let until_exit = until_exit(query)?;
         if self.head.method == Method::HEAD {
             return Ok(lines(encoder, full("")));
+        }
+        if until_exit.is_some() {
+            self.recall_exit().await;
         }
         let collector = &self.state.collector;
         let grant = self.who.grant().cloned();
@@ -461,11 +473,24 @@ impl Asked<'_> {
                 past.search(move || MachineView::new(&collector, &id, &start, is_shown)).await
             }
         };
-        if start.after.is_some() && view.is_over() {
+        if start.after.is_some() && view.is_over() && until_exit.is_none() {
             return Ok(nothing());
         }
+        let view = match until_exit {
+            Some(linger) => view.until_exit(linger, start.looks_back()),
+            None => view,
+        };
         let source = Source::Machine(MachineSource { view, grant, until: until(collector, limits) });
         Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+    }
+
+    /// Finds an exit that was told before this process began.
+    async fn recall_exit(&self) {
+        #[cfg(feature = "spool")]
+        if let Some(past) = self.state.collector.shared.history.past() {
+            let (collector, id) = (self.state.collector.clone(), self.id.to_owned());
+            past.search(move || collector.recall_exit(&id)).await;
+        }
     }
 
     async fn tail(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {
@@ -513,6 +538,20 @@ fn limits(query: &Query<'_>) -> Result<Limits, Problem> {
         max_lines: query.count("max_lines")?,
         follow: query.flag("follow")?.unwrap_or(true),
     })
+}
+
+/// Whether to end with the machine's exit, and how long lines may come behind it.
+fn until_exit(query: &Query<'_>) -> Result<Option<Duration>, Problem> {
+    let until = query.read("until", |text| (text == "exit").then_some(()), "exit")?;
+    let linger = query.duration("linger")?;
+    match (until, linger) {
+        (Some(()), Some(linger)) if linger > exit::LINGER_MAX => {
+            Err(bad(format_args!("linger={:?} is over 30s", query.text("linger").unwrap_or_default())))
+        }
+        (Some(()), linger) => Ok(Some(linger.unwrap_or(exit::LINGER))),
+        (None, Some(_)) => Err(bad(format_args!("linger goes with until=exit"))),
+        (None, None) => Ok(None),
+    }
 }
 
 /// Where a view that does not follow ends: at what was there when it was asked for, or a busy machine would hold it for ever.

@@ -5,7 +5,7 @@
 
 use std::{ops::Range, str};
 
-use super::text;
+use super::{boot::is_boot_line, text};
 use crate::batch::{Kind, Row, Span};
 
 /// The longest id that names a machine, in bytes (contract, section 2).
@@ -304,12 +304,21 @@ impl Found {
         slots.iter().map(|&slot| self.get(slot)).find(|&value| fits(value)).unwrap_or_default()
     }
 
-    /// The row of the record at `raw`; none if nothing in it names a machine.
+    /// The row of the record at `raw`; none if nothing in it names a machine. `boot_is_system`: a line that the platform wrote in the
+    /// app's name is `system`.
     #[inline]
-    pub(super) fn row(&self, texts: &Texts<'_>, raw: Span, arena: &mut Vec<u8>) -> Option<Row> {
+    pub(super) fn row(&self, texts: &Texts<'_>, raw: Span, boot_is_system: bool, arena: &mut Vec<u8>) -> Option<Row> {
         let machine = self.machine(texts, arena)?;
-        let (kind, stream) = self.stream(texts, arena);
+        let (mut kind, stream) = self.stream(texts, arena);
         let message = texts.span(self.first(&MESSAGE, Value::is_present), arena);
+        if boot_is_system
+            && kind == Kind::Stdout
+            && is_boot_line(message.of(texts.body, arena))
+            && self.is_apps(texts, arena)
+        {
+            kind = Kind::System;
+        }
+        let runner = kind == Kind::System && self.is_runners(texts, arena);
         let timestamp = texts.span(self.first(&TIMESTAMP, Value::is_string_or_number), arena);
         let app = texts.span(self.first(&[Slot::FlyAppName], Value::is_string), arena);
         let region = texts.span(self.first(&[Slot::FlyRegion], Value::is_string), arena);
@@ -330,6 +339,7 @@ impl Found {
             group,
             rank,
             kind,
+            runner,
             limited: false,
         })
     }
@@ -345,6 +355,22 @@ impl Found {
             arena.truncate(before);
             None
         })
+    }
+
+    /// Whether Fly says that the app wrote it, and the record itself does not name its stream.
+    fn is_apps(&self, texts: &Texts<'_>, arena: &mut Vec<u8>) -> bool {
+        !self.get(Slot::Stream).is_string() && self.is_provider(texts, b"app", arena)
+    }
+
+    /// Whether Fly's runner wrote it.
+    #[inline(never)]
+    fn is_runners(&self, texts: &Texts<'_>, arena: &mut Vec<u8>) -> bool {
+        self.is_provider(texts, b"runner", arena)
+    }
+
+    fn is_provider(&self, texts: &Texts<'_>, name: &[u8], arena: &mut Vec<u8>) -> bool {
+        let provider = self.get(Slot::EventProvider);
+        provider.is_string() && texts.peek(provider, arena, |text| text == name)
     }
 
     /// The stream's kind, and its own name if it is of the sender's naming.

@@ -265,7 +265,8 @@ impl Reader<'_> {
         self.make_room_for_row(range.start);
         let texts = Texts { body: self.body, valid: utf8 };
         let Parsed { rows, arena, .. } = &mut self.parsed;
-        let row = self.parser.found.row(&texts, raw_span(range), arena).ok_or(RejectReason::NoMachineId)?;
+        let Parser { found, boot_is_system, .. } = &*self.parser;
+        let row = found.row(&texts, raw_span(range), *boot_is_system, arena).ok_or(RejectReason::NoMachineId)?;
         // Written in one go where it will stay.
         rows.push(Row { ordinal: rows.len() as u32, ..row });
         self.parsed.received += 1;

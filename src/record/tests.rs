@@ -996,3 +996,47 @@ mod differential {
         }
     }
 }
+
+mod boot {
+    use super::*;
+    use crate::{batch::Kind, config::BootLines};
+
+    fn kinds(boot_lines: BootLines, records: &[String]) -> Vec<Kind> {
+        // Again and again, so that shapes are known.
+        let body = records.concat().repeat(3);
+        let rows = Parser::new(boot_lines).parse(body.as_bytes(), LIMITS).rows;
+        let kinds: Vec<_> = rows.iter().map(|row| row.kind).collect();
+        kinds.chunks(records.len()).for_each(|round| assert_eq!(round, &kinds[..records.len()]));
+        kinds[..records.len()].to_vec()
+    }
+
+    #[test]
+    fn boot_lines_are_system_where_asked_and_only_flys() {
+        let fly = |provider: &str, message: &str| {
+            format!(
+                "{}\n",
+                FLY.replace("app\"},", &format!("{provider}\"}},")).replace("\"time=", &format!("\"{message}time="))
+            )
+        };
+        let named = fly("app", " INFO Starting clean up.").replace("{\"event\"", "{\"stream\":\"stdout\",\"event\"");
+        let records = [
+            fly("app", ""),
+            fly("app", " INFO Starting clean up."),
+            fly("app", "[    0.000000] Linux version 5.15.98-fly"),
+            fly(
+                "app",
+                "2026-01-15T11:19:12.315178457 [01KF0NKGMJW8866MYQ14GQHFTY:main] Listening on API socket (\\\"/fc.sock\\\").",
+            ),
+            fly("app", " INFO \\u0053tarting clean up."),
+            fly("app", "and then: INFO Starting clean up."),
+            fly("", " INFO Starting clean up."),
+            fly("runner", "Configuring firecracker"),
+            named,
+        ];
+        use Kind::{Stdout, System};
+        let expected = [Stdout, System, System, System, System, Stdout, Stdout, System, Stdout];
+        assert_eq!(kinds(BootLines::System, &records), expected);
+        let expected = [Stdout, Stdout, Stdout, Stdout, Stdout, Stdout, Stdout, System, Stdout];
+        assert_eq!(kinds(BootLines::Stdout, &records), expected, "the table of the rules");
+    }
+}

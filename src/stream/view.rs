@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use crate::{
     batch::{Batch, EntryId, EntryView, FIRST_SEQ, Group, GroupRef},
     collector::{LogCollector, Machine},
+    exit::{ExitStatus, ExitWatch},
     history::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, Trail},
     queue::Ended,
 };
@@ -38,7 +40,7 @@ pub struct ViewStart {
 }
 
 impl ViewStart {
-    fn looks_back(&self) -> bool {
+    pub(crate) fn looks_back(&self) -> bool {
         self.backlog || self.since.is_some() || self.last.is_some() || self.after.is_some()
     }
 }
@@ -133,6 +135,9 @@ pub(crate) struct MachineView {
     /// Lines lost where it cannot be known how many, still to be told.
     unknown_skipped: bool,
     ended: Option<Ended>,
+    /// Ends the view with the machine's exit, and how that was, once it has.
+    exit: Option<ExitWatch>,
+    exited: Option<ExitStatus>,
 }
 
 impl MachineView {
@@ -148,7 +153,25 @@ impl MachineView {
         let machine = collector.watch_machine(machine_id);
         let viewer = Viewer::new(collector);
         let (cursor, unknown_skipped) = machine_start(collector, &machine, start, wanted);
-        Self { viewer, machine, cursor, on_disk: false, fetching: None, fetched: None, unknown_skipped, ended: None }
+        Self {
+            viewer,
+            machine,
+            cursor,
+            on_disk: false,
+            fetching: None,
+            fetched: None,
+            unknown_skipped,
+            ended: None,
+            exit: None,
+            exited: None,
+        }
+    }
+
+    /// Ends the view with the machine's exit: the next one, or with `past` the last one if the machine has not begun again since.
+    pub(crate) fn until_exit(mut self, linger: Duration, past: bool) -> Self {
+        let from = if past { 0 } else { self.cursor.from() };
+        self.exit = Some(self.viewer.0.watch_exit(&self.machine, linger, from));
+        self
     }
 
     /// The next lines, or `None` when caught up or at the end; see [`MachineView::ended`].
@@ -156,9 +179,15 @@ impl MachineView {
         if std::mem::take(&mut self.unknown_skipped) {
             return Some(Seen::Skipped(None));
         }
+        // Asked before the place: what is there then came before the end, and what comes behind it has its batch's number.
+        let end = self.exit.as_ref().and_then(ExitWatch::end);
         // The end is read with the place, so that no line can come between the two.
         let (trail, ended) = self.machine.trail_and_end();
         match self.fetched.take().or_else(|| self.cursor.step(&self.viewer.0.shared.history, trail)) {
+            Some(Next::Lines(step)) if self.is_behind_exit(step.batch.seq) => {
+                self.exited = self.exit.as_ref().and_then(ExitWatch::status);
+                None
+            }
             Some(Next::Lines(step)) if step.missed == 0 => {
                 Some(Seen::Lines(MachineLines { batch: step.batch, group: step.at.group, rows: step.rows }))
             }
@@ -176,10 +205,17 @@ impl MachineView {
                 Some(Seen::Past)
             }
             None => {
+                let finished =
+                    self.exit.as_ref().filter(|_| ended == Some(Ended::Finished)).and_then(ExitWatch::status);
+                self.exited = end.map(|end| end.status).or(finished);
                 self.ended = ended.or_else(|| self.viewer.0.is_shutting_down().then_some(Ended::Shutdown));
                 None
             }
         }
+    }
+
+    fn is_behind_exit(&self, batch: u64) -> bool {
+        self.exit.as_ref().and_then(ExitWatch::end).is_some_and(|end| batch >= end.batch)
     }
 
     /// Whether the last step was [`Seen::Past`], and it was not fetched since.
@@ -229,9 +265,21 @@ impl MachineView {
         self.ended
     }
 
+    /// The exit that the view will end with.
+    #[cfg(all(test, feature = "server", feature = "spool"))]
+    pub(crate) fn exit_told(&self) -> Option<ExitStatus> {
+        self.exit.as_ref().and_then(ExitWatch::status)
+    }
+
+    /// How the machine exited, once that has ended the view and [`MachineView::step`] has shown everything.
+    pub(crate) fn exited(&self) -> Option<ExitStatus> {
+        self.exited
+    }
+
     /// Waits until [`MachineView::step`] may have something new. Cancel safe.
-    pub(crate) async fn changed(&self) {
-        let notified = self.machine.watch().notified();
+    pub(crate) async fn changed(&mut self) {
+        let machine = Arc::clone(&self.machine);
+        let notified = machine.watch().notified();
         tokio::pin!(notified);
         notified.as_mut().enable();
         let (trail, ended) = self.machine.trail_and_end();
@@ -241,7 +289,13 @@ impl MachineView {
             && self.cursor.next_seq() >= trail.next_seq
             && !self.viewer.0.is_shutting_down()
         {
-            notified.await;
+            match &mut self.exit {
+                None => notified.await,
+                Some(exit) => tokio::select! {
+                    () = notified => {}
+                    () = exit.over() => {}
+                },
+            }
         }
     }
 }

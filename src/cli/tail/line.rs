@@ -24,7 +24,8 @@ pub(super) enum Event {
     /// An entry, which was printed, and its id.
     Entry(Option<String>),
     Skipped(Option<u64>),
-    End(String),
+    /// The end, why, and with which code the machine exited.
+    End(String, Option<i64>),
 }
 
 /// The keys of the stream's records that matter here; others may come.
@@ -36,6 +37,7 @@ struct Line<'a> {
     #[serde(borrow)]
     reason: Cow<'a, str>,
     lines: Option<u64>,
+    exit_code: Option<i64>,
     id: Option<String>,
     #[serde(borrow)]
     machine_id: Cow<'a, str>,
@@ -90,7 +92,7 @@ impl Printer {
         };
         match record.event.as_deref() {
             Some("skipped") => return Event::Skipped(record.lines),
-            Some("end") => return Event::End(record.reason.into_owned()),
+            Some("end") => return Event::End(record.reason.into_owned(), record.exit_code),
             Some(_) => return Event::Entry(None),
             None => {}
         }
@@ -211,6 +213,8 @@ mod tests {
         let (event, _) = print(plain(Look::Json), br#"{"event":"skipped","lines":null}"#);
         assert_eq!(event, Event::Skipped(None));
         let (event, _) = print(plain(Look::Json), br#"{"event":"end","reason":"caught_up"}"#);
-        assert_eq!(event, Event::End("caught_up".to_owned()));
+        assert_eq!(event, Event::End("caught_up".to_owned(), None));
+        let (event, _) = print(plain(Look::Json), br#"{"event":"end","reason":"exited","exit_code":137}"#);
+        assert_eq!(event, Event::End("exited".to_owned(), Some(137)));
     }
 }

@@ -1,5 +1,7 @@
 //! A collector with a spool: what readers and queues find behind what is held, and after a restart.
 
+mod exit;
+
 use std::{path::Path, sync::atomic::AtomicU32};
 
 use super::*;

@@ -83,6 +83,8 @@ impl<'a> Range<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndReason {
     Finished,
+    /// The machine has exited, with this code if it is known.
+    Exited(Option<i32>),
     ItemTimeout,
     TotalTimeout,
     MaxLines,
@@ -95,6 +97,7 @@ impl EndReason {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
+            Self::Exited(_) => "exited",
             Self::ItemTimeout => "item_timeout",
             Self::TotalTimeout => "total_timeout",
             Self::MaxLines => "max_lines",
@@ -148,8 +151,16 @@ impl Encoder {
     }
 
     fn end(self, out: &mut Vec<u8>, reason: EndReason) {
-        let reason = reason.as_str();
-        self.event(out, "end", format_args!(r#"{{"event":"end","reason":"{reason}"}}"#));
+        let name = reason.as_str();
+        match reason {
+            EndReason::Exited(Some(code)) => {
+                self.event(out, "end", format_args!(r#"{{"event":"end","reason":"{name}","exit_code":{code}}}"#));
+            }
+            EndReason::Exited(None) => {
+                self.event(out, "end", format_args!(r#"{{"event":"end","reason":"{name}","exit_code":null}}"#));
+            }
+            _ => self.event(out, "end", format_args!(r#"{{"event":"end","reason":"{name}"}}"#)),
+        }
     }
 
     fn event(self, out: &mut Vec<u8>, name: &str, record: std::fmt::Arguments<'_>) {

@@ -132,6 +132,17 @@ const PAGE_AFTER: Parameter = Parameter::new("after", Form::Text, "the page behi
 const LINGER: Parameter =
     Parameter::new("linger", Form::Duration, "how long lines are still the machine's (default 0s)");
 
+const UNTIL: Parameter = Parameter::new(
+    "until",
+    Form::OneOf(&["exit"]),
+    "exit: end with the machine's exit and its code, and do not finish it",
+);
+const EXIT_LINGER: Parameter = Parameter::new(
+    "linger",
+    Form::Duration,
+    "with until=exit: how long lines may come behind the exit (default 5s, at most 30s); each begins it anew, to 30s in all",
+);
+
 const LOST_SINCE: Parameter =
     Parameter::new("since", Form::Duration, "only what was lost in so long a time before now");
 const LOST_OF: Parameter = Parameter::new(
@@ -149,6 +160,11 @@ const DRY_RUN: Parameter =
     Parameter::new("dry_run", Form::Flag, "true: only say how many lines that would be (default false)");
 
 const LINES: (u16, &str) = (200, "lines, as they come: NDJSON, or by Accept text/event-stream or text/plain");
+const LINES_OF_A_MACHINE: (u16, &str) = (
+    200,
+    "lines, as they come: NDJSON, or by Accept text/event-stream or text/plain; the last record is {\"event\":\"end\",\"reason\":…}: \
+     finished, item_timeout, total_timeout, max_lines, caught_up, shutdown, or exited with \"exit_code\", a number or null",
+);
 const MACHINE_FACTS: (u16, &str) = (200, "what is known of the machine");
 
 const fn get(
@@ -238,8 +254,19 @@ pub(super) const ROUTES: &[Route] = &[
         open: false,
         operations: &[get(
             "consume the machine's queue until the end; subscribes first unless the machine is finished",
-            &[&STREAMS, &FULL, &BACKLOG, &ITEM_TIMEOUT, &TOTAL_TIMEOUT, &MAX_LINES, &FOLLOW, &RAW],
-            &[LINES, (409, "the queue exists with other terms"), (503, "over queue.subscriptions_max")],
+            &[
+                &STREAMS,
+                &FULL,
+                &BACKLOG,
+                &UNTIL,
+                &EXIT_LINGER,
+                &ITEM_TIMEOUT,
+                &TOTAL_TIMEOUT,
+                &MAX_LINES,
+                &FOLLOW,
+                &RAW,
+            ],
+            &[LINES_OF_A_MACHINE, (409, "the queue exists with other terms"), (503, "over queue.subscriptions_max")],
         )],
     },
     Route {
@@ -248,8 +275,21 @@ pub(super) const ROUTES: &[Route] = &[
         open: false,
         operations: &[get(
             "look at one machine: what the history holds, then live until it is finished",
-            &[&LOGS_BACKLOG, &SINCE, &LAST, &AFTER, &ITEM_TIMEOUT, &TOTAL_TIMEOUT, &MAX_LINES, &FOLLOW, &RAW, &LINK],
-            &[LINES, (204, "the machine is finished and there is nothing behind `after`")],
+            &[
+                &LOGS_BACKLOG,
+                &SINCE,
+                &LAST,
+                &AFTER,
+                &UNTIL,
+                &EXIT_LINGER,
+                &ITEM_TIMEOUT,
+                &TOTAL_TIMEOUT,
+                &MAX_LINES,
+                &FOLLOW,
+                &RAW,
+                &LINK,
+            ],
+            &[LINES_OF_A_MACHINE, (204, "the machine is finished and there is nothing behind `after`")],
         )],
     },
     Route {

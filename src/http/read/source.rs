@@ -100,6 +100,9 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
             return Filled::Past;
         }
         if !has_more {
+            if let Some(status) = stream.exit_status() {
+                return Filled::Ended(EndReason::Exited(status.code()));
+            }
             return match stream.outcome() {
                 Some(Ok(ended)) => Filled::Ended(ended.into()),
                 // Its time-outs are not set: the reader's own count what is shown, here and in views.
@@ -150,6 +153,9 @@ impl MachineSource {
     }
 
     fn caught_up(&self) -> Filled {
+        if let Some(status) = self.view.exited() {
+            return Filled::Ended(EndReason::Exited(status.code()));
+        }
         match self.view.ended() {
             Some(ended) => Filled::Ended(ended.into()),
             None => Filled::CaughtUp,
