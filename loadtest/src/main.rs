@@ -7,6 +7,7 @@ mod encode;
 mod failure;
 mod generate;
 mod hostile;
+mod jetstream;
 mod latency;
 mod memory;
 mod process;
@@ -46,6 +47,9 @@ enum Command {
     Crash(Box<crash::CrashArgs>),
     /// Slow and hostile peers: each must be got rid of in time, and healthy senders hardly notice
     Hostile(hostile::HostileArgs),
+    /// Measure what the sink `jetstream` ships beside async-nats alone
+    #[command(name = "jetstream")]
+    JetStream(jetstream::JetStreamArgs),
     /// Measure how long lines wait between receipt and reader at half load
     Latency(latency::LatencyArgs),
     /// Measure what an idle machine costs in memory
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
             Command::Compare(args) => compare::run(&args),
             Command::Crash(args) => crash::run(&args),
             Command::Hostile(args) => hostile::run(&args),
+            Command::JetStream(args) => jetstream::run(&args),
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),
