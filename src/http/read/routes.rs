@@ -170,7 +170,12 @@ const fn post(what: &'static str, parameters: &'static [&'static Parameter]) -> 
 
 /// Every call.
 pub(super) const ROUTES: &[Route] = &[
-    Route { call: Call::Index, path: "/", open: false, operations: &[get("what is here", &[], &[(200, "this list")])] },
+    Route {
+        call: Call::Index,
+        path: "/",
+        open: false,
+        operations: &[get("what is here", &[], &[(200, "a page that lists every call")])],
+    },
     Route {
         call: Call::Metrics,
         path: "/metrics",
