@@ -7,3 +7,5 @@ mod support;
 
 #[path = "control/index.rs"]
 mod index;
+#[path = "control/openapi.rs"]
+mod openapi;
