@@ -35,6 +35,30 @@ fn passes(command: &mut Command) -> String {
     said
 }
 
+/// The words of `text` that begin with `start` and go on as a name or path does.
+fn words<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(start).map(|(at, _)| {
+        let end = text[at..].find(|char: char| !(char.is_ascii_alphanumeric() || "_/.-".contains(char)));
+        text[at..].split_at(end.unwrap_or(text.len() - at)).0.trim_end_matches('.')
+    })
+}
+
+#[test]
+fn the_docs_name_files_and_settings_that_there_are() {
+    let settings = read("docs/configuration.md");
+    for page in ["docs/deploy.md", "docs/fly.md"] {
+        let text = read(page);
+        for path in ["deploy/", "dashboards/", "scripts/", "tests/"].iter().flat_map(|start| words(&text, start)) {
+            assert!(source(path).exists() || path.starts_with("dashboards/fleetdrain"), "{page}: {path}");
+        }
+        for name in words(&text, "FLEETDRAIN_").filter(|name| name.contains("__")) {
+            let key = name.trim_start_matches("FLEETDRAIN_").to_lowercase().replacen("__", ".", 1);
+            let is_secret = key.ends_with(".token");
+            assert!(is_secret || settings.contains(&format!("| `{key}` |")), "{page}: {name}");
+        }
+    }
+}
+
 /// Whole seconds of `55s` or `15min`.
 fn seconds(text: &str) -> u64 {
     let (number, unit) = text.split_at(text.find(|char: char| !char.is_ascii_digit()).unwrap());
