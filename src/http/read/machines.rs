@@ -14,7 +14,7 @@ use crate::{
 
 /// Machines on a page unless the caller says otherwise, and at most.
 const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 10_000;
+pub(super) const LIMIT_MAX: usize = 10_000;
 /// When to try again to subscribe: subscriptions end when machines do.
 const SUBSCRIBE_RETRY_AFTER: Duration = Duration::from_secs(5);
 

@@ -1,5 +1,7 @@
 //! `openapi.json`: the route table in OpenAPI 3.1, so that the two cannot disagree.
 
+mod answers;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -32,19 +34,11 @@ pub(super) fn document() -> Value {
                 },
                 "link_in_query": { "type": "apiKey", "in": "query", "name": ACCESS_TOKEN },
             },
+            "schemas": answers::schemas(),
             "responses": {
                 "problem": {
                     "description": "an error",
-                    "content": { "application/problem+json": { "schema": {
-                        "type": "object",
-                        "required": ["type", "title", "status", "detail"],
-                        "properties": {
-                            "type": { "type": "string" },
-                            "title": { "type": "string" },
-                            "status": { "type": "integer" },
-                            "detail": { "type": "string" },
-                        },
-                    } } },
+                    "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/problem" } } },
                 },
             },
         },
@@ -66,14 +60,11 @@ fn path(route: &Route) -> Value {
 }
 
 fn operation(route: &Route, operation: &Operation) -> Value {
-    let answers = operation.answers.iter().map(|(status, what)| (status.to_string(), json!({ "description": what })));
-    let mut answers: Map<String, Value> = answers.collect();
-    answers.insert("default".into(), json!({ "$ref": "#/components/responses/problem" }));
     let mut document = json!({
         "operationId": format!("{}{:?}", operation.method.to_ascii_lowercase(), route.call),
         "summary": operation.what,
         "parameters": in_query(operation).map(parameter).collect::<Vec<_>>(),
-        "responses": answers,
+        "responses": answers::of(route, operation),
     });
     if route.open {
         document["security"] = json!([]);
@@ -86,6 +77,8 @@ fn operation(route: &Route, operation: &Operation) -> Value {
     document
 }
 
+const STREAMS: &str = "^(all|(stdout|stderr|system)(,(stdout|stderr|system))*)$";
+
 /// A secret is told as a way to get in, not as a parameter.
 fn in_query(operation: &Operation) -> impl Iterator<Item = &'static Parameter> {
     operation.parameters.iter().copied().filter(|parameter| parameter.form != Form::Secret)
@@ -93,8 +86,11 @@ fn in_query(operation: &Operation) -> impl Iterator<Item = &'static Parameter> {
 
 fn parameter(parameter: &Parameter) -> Value {
     let schema = match parameter.form {
-        Form::Duration => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
-        Form::Count => json!({ "type": "integer", "minimum": 0 }),
+        // Several units may stand together, as in 1h30m, and the bound is 366d: a pattern that says less than is taken.
+        Form::Duration => json!({ "type": "string", "pattern": "^[0-9]{1,6}(ms|s)$|^[0-9]{1,3}(m|h)$|^[0-9]{1,2}d$" }),
+        Form::Count => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        Form::CountFrom1(most) => json!({ "type": "integer", "minimum": 1, "maximum": most }),
+        Form::Streams => json!({ "type": "string", "pattern": STREAMS }),
         Form::Flag => json!({ "type": "boolean" }),
         Form::OneOf(words) => json!({ "type": "string", "enum": words }),
         Form::List => json!({ "type": "array", "items": { "type": "string" } }),
@@ -104,6 +100,9 @@ fn parameter(parameter: &Parameter) -> Value {
         json!({ "name": parameter.name, "in": "query", "description": parameter.what, "schema": schema });
     if parameter.form == Form::List {
         document["explode"] = false.into();
+    }
+    if parameter.required {
+        document["required"] = true.into();
     }
     document
 }
@@ -134,6 +133,21 @@ mod tests {
         assert_eq!(ways("/metrics", "get"), Some(0));
         assert_eq!(document["openapi"], "3.1.0");
         assert_eq!(document["paths"].as_object().unwrap().len(), ROUTES.len());
+    }
+
+    #[test]
+    fn every_answer_has_its_own_status() {
+        let document = document();
+        let statuses = |path: &str, method: &str| {
+            let responses = document["paths"][path][method]["responses"].as_object().unwrap();
+            responses.keys().map(String::as_str).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(statuses("/metrics", "get"), "200 403");
+        assert_eq!(statuses("/api/v1/stats", "get"), "200 400 401 403");
+        assert_eq!(statuses("/api/v1/machines/{id}", "put"), "200 201 400 401 403 404 409 503");
+        assert_eq!(statuses("/api/v1/sinks/{id}/rewind", "post"), "200 400 401 403 404 409 503");
+        let machine = &document["paths"]["/api/v1/machines/{id}"]["get"]["responses"]["200"];
+        assert_eq!(machine["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/machine");
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub(super) enum Form {
     Duration,
     /// A whole number.
     Count,
+    /// A whole number from 1 to this.
+    CountFrom1(u64),
+    /// `all`, or some of `stdout`, `stderr` and `system` with commas between.
+    Streams,
     /// `true` or `false`.
     Flag,
     /// One of these words.
@@ -35,11 +39,17 @@ pub(super) struct Parameter {
     pub(super) name: &'static str,
     pub(super) form: Form,
     pub(super) what: &'static str,
+    /// Whether the call is nothing without it.
+    pub(super) required: bool,
 }
 
 impl Parameter {
     pub(super) const fn new(name: &'static str, form: Form, what: &'static str) -> Self {
-        Self { name, form, what }
+        Self { name, form, what, required: false }
+    }
+
+    pub(super) const fn required(self) -> Self {
+        Self { required: true, ..self }
     }
 }
 

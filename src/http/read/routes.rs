@@ -3,6 +3,7 @@
 
 use super::{
     access::ACCESS_TOKEN,
+    machines::LIMIT_MAX,
     params::{Form, Parameter},
 };
 
@@ -93,7 +94,7 @@ pub(super) fn find(path: &str) -> Option<(&'static Route, Option<&str>)> {
 }
 
 const STREAMS: Parameter =
-    Parameter::new("streams", Form::Text, "what the queue takes: a list of stdout, stderr and system, or all");
+    Parameter::new("streams", Form::Streams, "what the queue takes: a list of stdout, stderr and system, or all");
 const FULL: Parameter =
     Parameter::new("full", Form::OneOf(&["catch_up", "block", "drop_oldest"]), "what the queue does when it is full");
 const BACKLOG: Parameter =
@@ -127,7 +128,8 @@ const SORT: Parameter = Parameter::new(
     Form::OneOf(&["lines", "bytes", "dropped", "lag"]),
     "what comes first: the most of this (default lines)",
 );
-const LIMIT: Parameter = Parameter::new("limit", Form::Count, "how many at most, 1 to 10000 (default 100)");
+const LIMIT: Parameter =
+    Parameter::new("limit", Form::CountFrom1(LIMIT_MAX as u64), "how many at most, 1 to 10000 (default 100)");
 const PAGE_AFTER: Parameter = Parameter::new("after", Form::Text, "the page behind this one: its `next`");
 const LINGER: Parameter =
     Parameter::new("linger", Form::Duration, "how long lines are still the machine's (default 0s)");
@@ -155,7 +157,8 @@ const REWIND_SINCE: Parameter = Parameter::new(
     "since",
     Form::Duration,
     "how far to go back before now; what was received since is delivered again",
-);
+)
+.required();
 const DRY_RUN: Parameter =
     Parameter::new("dry_run", Form::Flag, "true: only say how many lines that would be (default false)");
 
@@ -175,18 +178,24 @@ const fn get(
     Operation { method: "GET", what, parameters, answers }
 }
 
-const fn post(what: &'static str, parameters: &'static [&'static Parameter]) -> Operation {
-    Operation {
-        method: "POST",
-        what,
-        parameters,
-        answers: &[(200, "the sink"), (409, "there is no spool to go back in")],
-    }
+const fn post(
+    what: &'static str,
+    parameters: &'static [&'static Parameter],
+    answers: &'static [(u16, &'static str)],
+) -> Operation {
+    Operation { method: "POST", what, parameters, answers }
 }
+
+const SINK: (u16, &str) = (200, "the sink");
 
 /// Every call.
 pub(super) const ROUTES: &[Route] = &[
-    Route { call: Call::Index, path: "/", open: false, operations: &[get("what is here", &[], &[(200, "this list")])] },
+    Route {
+        call: Call::Index,
+        path: "/",
+        open: false,
+        operations: &[get("what is here", &[], &[(200, "a page that lists every call")])],
+    },
     Route {
         call: Call::Metrics,
         path: "/metrics",
@@ -345,19 +354,27 @@ pub(super) const ROUTES: &[Route] = &[
         call: Call::PauseSink,
         path: "/api/v1/sinks/{id}/pause",
         open: false,
-        operations: &[post("have a sink deliver nothing until it is resumed", &[])],
+        operations: &[post("have a sink deliver nothing until it is resumed", &[], &[SINK])],
     },
     Route {
         call: Call::ResumeSink,
         path: "/api/v1/sinks/{id}/resume",
         open: false,
-        operations: &[post("have a sink go on", &[])],
+        operations: &[post("have a sink go on", &[], &[SINK])],
     },
     Route {
         call: Call::RewindSink,
         path: "/api/v1/sinks/{id}/rewind",
         open: false,
-        operations: &[post("have a sink deliver again what the spool received since", &[&REWIND_SINCE, &DRY_RUN])],
+        operations: &[post(
+            "have a sink deliver again what the spool received since",
+            &[&REWIND_SINCE, &DRY_RUN],
+            &[
+                (200, "from where it delivers again, and how many lines"),
+                (409, "there is no spool to go back in"),
+                (503, "the spool cannot be read now"),
+            ],
+        )],
     },
     Route {
         call: Call::OpenApi,
