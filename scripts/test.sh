@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail.
-needed=(promtool:prometheus prometheus:prometheus strace:strace)
+# program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail,
+# chromium opens the docs' page, zsh, fish and mandoc read what is printed for them.
+needed=(promtool:prometheus prometheus:prometheus strace:strace chromium:chromium zsh:zsh fish:fish mandoc:mandoc)
 
 missing=()
 for pair in "${needed[@]}"; do

@@ -116,7 +116,15 @@ pub use crate::{
     stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
 };
 
-/// The README's example, compiled and run.
+/// The examples of README.md and docs/, compiled and run.
 #[cfg(all(doctest, feature = "server"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/from-python.md")]
+    struct FromPython;
+    #[doc = include_str!("../docs/reading.md")]
+    struct Reading;
+    #[doc = include_str!("../docs/sending.md")]
+    struct Sending;
+}
