@@ -99,6 +99,9 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;

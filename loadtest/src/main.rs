@@ -10,6 +10,7 @@ mod hostile;
 mod latency;
 mod memory;
 mod process;
+#[path = "../../src/testing/random.rs"]
 mod random;
 mod report;
 mod run;
