@@ -40,6 +40,27 @@
 //!
 //! `LogDrainServer` (feature `server`) puts the two HTTP listeners in front of a collector; the binary (feature `cli`) is that
 //! with a configuration. With neither feature the crate is parsing, collector and streams.
+//!
+//! # To read on
+//!
+//! Each page begins with what it is for, and has examples that run:
+//!
+//! 1. [`record`]: what is a record, what becomes of it, and why one is rejected.
+//! 2. [`batch`]: a body's records together, and an entry as a reader gets it: [`LogEntry`], owned, or [`EntryView`], borrowed.
+//! 3. [`budget`]: the bytes that everything is charged to.
+//! 4. [`admission`]: [`LogCollector::push`] and the account it returns; a refusal gives the body back.
+//! 5. [`collector`]: subscribe, finish, and what is known of each machine.
+//! 6. [`stream`]: reading: one machine's queue ([`LogStream`]), or all machines without disturbing ([`FleetStream`]).
+//! 7. `service` and `http`: [`LogDrainServer`] and its two listeners; `tls`: their certificates.
+//! 8. [`config`]: every setting.
+//! 9. `testing` (feature `testing`): records in Fly's form, fleets and a drain on free ports, for your own tests.
+//!
+//! What is promised over all of it is in `docs/guarantees.md` of the repository.
+//!
+//! # Features
+//!
+//! All but the last are on by default: `server` (listeners, metrics, configuration), `cli` (the binary), `tls`, `spool` (batches on
+//! disk), `fly` (Fly's NATS as a source), `sinks`, `s3` and `jetstream` (on to stores), and `testing`.
 
 #![cfg_attr(not(feature = "server"), allow(dead_code, reason = "the listeners are what uses the rest"))]
 
