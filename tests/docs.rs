@@ -6,7 +6,7 @@
 //! | block | what is done |
 //! |---|---|
 //! | `sh` | run; must exit 0. `fleetdrain serve` starts the document's drain, which later blocks talk to |
-//! | `sh background` | each line runs in a terminal of its own until the document ends; it must print something and not fail; `quiet`: need not print |
+//! | `sh background` | each line runs in a terminal of its own until another drain is started; it must print something and not fail; `quiet`: need not print; `service`: goes on to the end |
 //! | `sh retry` | run again until it exits 0, at most a minute |
 //! | `python` | run by python3 |
 //! | `json`, `text output` | what the block before it prints; `…` stands for anything, and as a key for further keys |
@@ -15,7 +15,7 @@
 //! | `promql` | names metrics that there are |
 //! | `rust` | an example of the crate's docs, where `cargo test --doc` runs it |
 //! | `text` | prose or a picture |
-//! | `prometheus` behind any | only in the test that has a real Prometheus |
+//! | `prometheus`, `chromium` behind any | only in the test that has these programs |
 //! | `skip` behind any | not run, for a reason in [`SKIPPED`] |
 
 #![cfg(feature = "cli")]
@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 
 use page::{Block, Page, pages, read};
 use regex::Regex;
-use run::Servers;
+use run::Programs;
 
 /// Blocks that are not run: the document, what the block begins with, and why.
 const SKIPPED: &[(&str, &str, &str)] = &[
@@ -47,19 +47,19 @@ const SKIPPED: &[(&str, &str, &str)] = &[
 
 #[test]
 fn every_command_and_snippet_of_the_docs_runs() {
-    run_all(Servers::None);
+    run_all(Programs::OfEverySystem);
 }
 
 #[test]
-#[ignore = "needs prometheus and promtool (Debian package prometheus)"]
-fn every_command_and_snippet_runs_beside_a_real_prometheus() {
-    run_all(Servers::Prometheus);
+#[ignore = "needs prometheus and chromium (Debian packages of these names)"]
+fn every_command_and_snippet_runs_beside_prometheus_and_a_browser() {
+    run_all(Programs::All);
 }
 
-fn run_all(servers: Servers) {
+fn run_all(programs: Programs) {
     let failures: Vec<String> = std::thread::scope(|scope| {
         let pages: Vec<_> =
-            pages().into_iter().map(|page| scope.spawn(move || run::page(&page, servers).err())).collect();
+            pages().into_iter().map(|page| scope.spawn(move || run::page(&page, programs).err())).collect();
         pages.into_iter().filter_map(|page| page.join().unwrap()).collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));

@@ -7,7 +7,7 @@ export FLEETDRAIN_URL="http://127.0.0.1:$CONTROL_PORT"
 
 place='before the first block'
 drain='' # the process that serves
-terminals=() # "group output quiet" of each command in the background
+terminals=() # "group output kind" of each command in the background
 
 begin() { place=$1; }
 trap 'echo "$place: exit $? of: $BASH_COMMAND" >&2' ERR
@@ -20,7 +20,7 @@ fleetdrain() {
         command fleetdrain "$@"
         return
     fi
-    close_terminals
+    close_terminals service
     stop_drain
     : >.blocks/serve.log
     FLEETDRAIN_INGEST__LISTEN="127.0.0.1:$INGEST_PORT" FLEETDRAIN_CONTROL__LISTEN="127.0.0.1:$CONTROL_PORT" \
@@ -49,14 +49,15 @@ stop_drain() {
     [ "$code" -eq 0 ] || [ "$code" -eq 74 ]
 }
 
-# Each line of the file $1 in a terminal of its own; what they print goes to $2, and must be something unless $3 is quiet.
+# Each line of the file $1 in a terminal of its own; what they print goes to $2. They are of the kind $3: loud ones must print
+# something, quiet ones need not, services need not either and go on when another drain is started.
 in_background() {
     local line number=0
     while IFS= read -r line; do
         case $line in '' | '#'*) continue ;; esac
         number=$((number + 1))
         (eval "$line") >"$2.$number" &
-        terminals+=("$! $2.$number ${3:-loud}")
+        terminals+=("$! $2.$number $3")
     done <"$1"
     : >"$2"
 }
@@ -78,41 +79,41 @@ query_each() {
     done <"$1"
 }
 
-# Ends the terminals, those of one drain with it: who was to print something has until now.
+# Ends the terminals, of all kinds but $1: who was to print something has until now.
 close_terminals() {
-    local terminal group out quiet tries code was=$place
+    local terminal group out kind tries code was=$place rest=()
     for terminal in "${terminals[@]}"; do
-        read -r group out quiet <<<"$terminal"
+        read -r group out kind <<<"$terminal"
+        if [ "$kind" = "${1:-}" ]; then
+            rest+=("$terminal")
+            continue
+        fi
         begin "$out, in the background"
         tries=0
-        while [ "$quiet" = loud ] && [ ! -s "$out" ]; do
+        while [ "$kind" = loud ] && [ ! -s "$out" ]; do
             tries=$((tries + 1))
             [ "$tries" -lt 200 ]
             sleep 0.1
         done
         code=0
-        kill -0 -- "-$group" 2>/dev/null || wait "$group" || code=$?
+        kill -- "-$group" 2>/dev/null || wait "$group" || code=$?
         [ "$code" -eq 0 ]
     done
-    end_terminals
+    terminals=("${rest[@]}")
     begin "$was"
 }
 
+# The page is over.
 finish() {
     close_terminals
     begin 'the end of the page'
     stop_drain
 }
 
-end_terminals() {
+end_all() {
     local terminal
     for terminal in "${terminals[@]}"; do
         kill -- "-${terminal%% *}" 2>/dev/null || true
     done
-    terminals=()
-}
-
-end_all() {
-    end_terminals
     [ -z "$drain" ] || kill -KILL "$drain" 2>/dev/null || true
 }

@@ -13,10 +13,15 @@ use crate::page::{Block, Page};
 
 /// What there is beside the drain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Servers {
-    None,
-    Prometheus,
+pub(crate) enum Programs {
+    /// bash, curl, openssl, python3.
+    OfEverySystem,
+    /// Those of [`NEEDED`] too.
+    All,
 }
+
+/// Marks of blocks that need a program which not everybody has.
+const NEEDED: [&str; 2] = ["prometheus", "chromium"];
 
 /// The shell functions and the order of events that pages are run by.
 const PRELUDE: &str = include_str!("prelude.sh");
@@ -29,10 +34,10 @@ struct Place {
 }
 
 impl Place {
-    fn new(page: &Page, servers: Servers) -> Self {
+    fn new(page: &Page, programs: Programs) -> Self {
         let name = page.name.replace('/', "-");
-        let servers = if servers == Servers::Prometheus { "-prometheus" } else { "" };
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{name}{servers}"));
+        let suffix = if programs == Programs::All { "-all" } else { "" };
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{name}{suffix}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join(".blocks")).unwrap();
         // A page restarts its drain on the ports that it names, so these must be known beforehand. Held together, so that they
@@ -65,13 +70,15 @@ impl Place {
 }
 
 /// Runs `page`; the error says which block failed and how.
-pub(crate) fn page(page: &Page, servers: Servers) -> Result<(), String> {
-    let place = Place::new(page, servers);
-    let is_run = |block: &&Block| !block.has("skip") && (servers == Servers::Prometheus || !block.has("prometheus"));
+pub(crate) fn page(page: &Page, programs: Programs) -> Result<(), String> {
+    let place = Place::new(page, programs);
+    let is_run = |block: &&Block| {
+        !block.has("skip") && (programs == Programs::All || !NEEDED.iter().any(|program| block.has(program)))
+    };
     let blocks: Vec<&Block> = page.blocks.iter().filter(is_run).collect();
     let mut script = format!("{PRELUDE}\n");
     for (number, block) in blocks.iter().enumerate() {
-        if let Some(step) = step(&place, number, block, servers) {
+        if let Some(step) = step(&place, number, block, programs) {
             script.push_str(&format!("begin '{}'\n{step}\n", block.place));
         }
     }
@@ -91,7 +98,7 @@ pub(crate) fn page(page: &Page, servers: Servers) -> Result<(), String> {
 }
 
 /// The line of the script that runs `block`; none for what is only read.
-fn step(place: &Place, number: usize, block: &Block, servers: Servers) -> Option<String> {
+fn step(place: &Place, number: usize, block: &Block, programs: Programs) -> Option<String> {
     let text = place.translate(&block.text);
     if let Some(file) = block.file() {
         // At its turn, and not before: a page may write a file twice.
@@ -105,6 +112,9 @@ fn step(place: &Place, number: usize, block: &Block, servers: Servers) -> Option
                 assert!(parsed.is_ok(), "{}: {}", block.place, parsed.unwrap_err());
                 return Some(format!("cp {} {file}", source.display()));
             }
+            "yaml" if file.starts_with("prometheus") && programs == Programs::All => {
+                format!("promtool check config {file} >/dev/null")
+            }
             _ => "true".to_owned(),
         };
         return Some(format!("cp {} {file}\n{check}", source.display()));
@@ -114,13 +124,14 @@ fn step(place: &Place, number: usize, block: &Block, servers: Servers) -> Option
     let (source, out) = (source.display(), out.display());
     match &*block.language {
         "sh" if block.has("background") => {
-            Some(format!("in_background {source} {out} {}", if block.has("quiet") { "quiet" } else { "" }))
+            let kind = ["quiet", "service"].into_iter().find(|kind| block.has(kind)).unwrap_or("loud");
+            Some(format!("in_background {source} {out} {kind}"))
         }
         "sh" if block.has("retry") => Some(format!("again_until_it_works {source} >{out}")),
         "sh" => Some(format!("source {source} >{out}")),
         "python" => Some(format!("python3 {source} >{out}")),
         "toml" => Some(format!("fleetdrain validate --config {source} >/dev/null")),
-        "promql" if servers == Servers::Prometheus => Some(format!("query_each {source} {}", place.ports[2])),
+        "promql" if block.has("prometheus") => Some(format!("query_each {source} {}", place.ports[2])),
         _ => None,
     }
 }
