@@ -25,9 +25,11 @@
 mod page;
 #[path = "docs/run.rs"]
 mod run;
+mod support;
 
 use std::collections::BTreeMap;
 
+use fleetdrain::LogCollector;
 use page::{Block, Page, pages, read};
 use regex::Regex;
 use run::Programs;
@@ -143,5 +145,31 @@ fn commands_in_sentences_have_flags_that_there_are() {
                 assert!(help.contains(&flag[1]), "{name}: {} has no {}", &found[0], &flag[1]);
             }
         }
+    }
+}
+
+/// What is charged for a line beside its bytes, in bodies of `lines` lines of `lines / 3` machines, as a fleet's are.
+fn memory_beside_a_line(lines: usize) -> f64 {
+    let collector = LogCollector::default();
+    let record = |line: usize| support::fly_record(&format!("{:014x}", line % (lines / 3)), &"x".repeat(130));
+    let body = (0..lines).map(record).collect::<Vec<_>>().join("\n");
+    for _ in 0..20 {
+        assert_eq!(collector.push(body.clone()).unwrap().received, lines as u64);
+    }
+    let stats = collector.stats();
+    (stats.memory_used_bytes as f64 - 20.0 * body.len() as f64) / stats.lines_received as f64
+}
+
+#[test]
+fn a_line_costs_the_memory_that_the_sizing_says() {
+    let page = read("docs/operations.md");
+    let formula = Regex::new(r"history.bytes / \(R × \(B \+ (\d+)\)\)").unwrap();
+    let named: f64 = formula.captures(&page).expect("docs/operations.md has the formula")[1].parse().unwrap();
+    for lines in [100, 1_000] {
+        let measured = memory_beside_a_line(lines);
+        assert!(
+            (0.75 * named..=1.05 * named).contains(&measured),
+            "{measured} bytes in bodies of {lines}, {named} in the docs"
+        );
     }
 }
