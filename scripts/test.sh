@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail,
-# chromium opens the docs' page, zsh, fish and mandoc read what is printed for them.
-needed=(promtool:prometheus prometheus:prometheus strace:strace chromium:chromium zsh:zsh fish:fish mandoc:mandoc)
+# chromium opens the docs' page, zsh, fish and mandoc read what is printed for them. The docs' commands need curl, openssl and python3.
+needed=(curl:curl openssl:openssl python3:python3 promtool:prometheus prometheus:prometheus strace:strace chromium:chromium zsh:zsh fish:fish mandoc:mandoc)
 
 missing=()
 for pair in "${needed[@]}"; do

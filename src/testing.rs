@@ -7,7 +7,7 @@
 //! fleetdrain = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! A record is made by [`FlyRecord`], a body by [`ndjson`] or [`array`], and the load of many machines by [`Fleet`]. A
+//! A record is made by [`FlyRecord`], a body by [`ndjson`] or [`array()`], and the load of many machines by [`Fleet`]. A
 //! `LogCollector` takes them as they are:
 //!
 //! ```
