@@ -6,9 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # program:Debian package. promtool checks /metrics and the alerts, prometheus scrapes a running drain, strace makes its disk fail,
-# chromium shows the page at /, curl runs its examples, systemd-analyze checks the unit.
+# chromium shows the page at / and opens the docs' one, zsh, fish and mandoc read what is printed for them, systemd-analyze checks the
+# unit. The docs' commands need curl, openssl and python3.
 needed=(
-    promtool:prometheus prometheus:prometheus strace:strace chromium:chromium curl:curl systemd-analyze:systemd
+    curl:curl openssl:openssl python3:python3 promtool:prometheus prometheus:prometheus strace:strace chromium:chromium
+    zsh:zsh fish:fish mandoc:mandoc systemd-analyze:systemd
 )
 
 missing=()

@@ -483,6 +483,16 @@ impl LogCollector {
     /// # Errors
     ///
     /// [`PushError`] gives the body back, with the cause and how long to wait.
+    ///
+    /// ```
+    /// use fleetdrain::LogCollector;
+    ///
+    /// let collector = LogCollector::default();
+    /// let receipt = collector.push(r#"[{"instance":"m1","message":"one"}, {"message":"of no machine"}]"#)?;
+    /// assert_eq!((receipt.received, receipt.unrouted, receipt.rejected), (2, 1, 1));
+    /// assert_eq!((receipt.errors[0].record, receipt.errors[0].reason.as_str()), (2, "no_machine_id"));
+    /// # Ok::<(), fleetdrain::admission::PushError>(())
+    /// ```
     pub fn push(&self, body: impl Into<Bytes>) -> Result<Receipt, PushError> {
         let body = body.into();
         let refuse = |body, cause| Err(PushError { body, cause, retry_after: RETRY_AFTER });

@@ -17,6 +17,7 @@ mod link;
 mod logging;
 mod losses;
 mod machines;
+mod manual;
 mod parse;
 mod serve;
 #[cfg(feature = "spool")]
@@ -224,14 +225,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
             print(&out)
         }
         Command::Man { dir: Some(dir) } => {
-            let pages = std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            let pages = std::fs::create_dir_all(&dir).and_then(|()| manual::write(&dir));
             pages.map(|()| Exit::Success).map_err(Failure::io(dir.display().to_string()))
         }
-        Command::Man { dir: None } => {
-            let mut out = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut out).map_err(Failure::io("manual page"))?;
-            print(&out)
-        }
+        Command::Man { dir: None } => print(&manual::page(&Cli::command()).map_err(Failure::io("manual page"))?),
     }
 }
 

@@ -222,6 +222,28 @@ impl Shared {
 /// Routes lines to machines' queues, and remembers the recent ones. Cheap to clone; all clones are the same collector.
 ///
 /// The counterpart of the Python module's `LogCollector`.
+///
+/// ```
+/// use fleetdrain::{LogCollector, Streams, SubscribeOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let collector = LogCollector::default();
+/// collector.push_line("4d891d77b05118", "sent before anybody had subscribed")?;
+///
+/// // With a backlog the new queue begins with what the history holds.
+/// let options = SubscribeOptions { streams: Some(Streams::ALL), backlog: true, ..SubscribeOptions::default() };
+/// let (queue, is_new) = collector.subscribe_with("4d891d77b05118", options)?;
+/// assert!(is_new);
+/// assert_eq!(queue.lines(), 1);
+/// // Who subscribes again gets the same queue: each line goes to one of its readers.
+/// assert!(collector.subscribe("4d891d77b05118")?.is_same(&queue));
+///
+/// assert_eq!(collector.machine_ids(), ["4d891d77b05118"]);
+/// assert!(collector.finish("4d891d77b05118"), "it was known");
+/// let stats = collector.stats();
+/// assert_eq!((stats.lines_received, stats.lines_unrouted, stats.queue_lines), (1, 1, 1));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct LogCollector {
     pub(crate) shared: Arc<Shared>,

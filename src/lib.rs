@@ -40,6 +40,27 @@
 //!
 //! `LogDrainServer` (feature `server`) puts the two HTTP listeners in front of a collector; the binary (feature `cli`) is that
 //! with a configuration. With neither feature the crate is parsing, collector and streams.
+//!
+//! # To read on
+//!
+//! Each page begins with what it is for, and has examples that run:
+//!
+//! 1. [`record`]: what is a record, what becomes of it, and why one is rejected.
+//! 2. [`batch`]: a body's records together, and an entry as a reader gets it: [`LogEntry`], owned, or [`EntryView`], borrowed.
+//! 3. [`budget`]: the bytes that everything is charged to.
+//! 4. [`admission`]: [`LogCollector::push`] and the account it returns; a refusal gives the body back.
+//! 5. [`collector`]: subscribe, finish, and what is known of each machine.
+//! 6. [`stream`]: reading: one machine's queue ([`LogStream`]), or all machines without disturbing ([`FleetStream`]).
+//! 7. `service` and `http`: [`LogDrainServer`] and its two listeners; `tls`: their certificates.
+//! 8. [`config`]: every setting.
+//! 9. `testing` (feature `testing`): records in Fly's form, fleets and a drain on free ports, for your own tests.
+//!
+//! What is promised over all of it is in `docs/guarantees.md` of the repository.
+//!
+//! # Features
+//!
+//! All but the last are on by default: `server` (listeners, metrics, configuration), `cli` (the binary), `tls`, `spool` (batches on
+//! disk), `fly` (Fly's NATS as a source), `sinks`, `s3` and `jetstream` (on to stores), and `testing`.
 
 #![cfg_attr(not(feature = "server"), allow(dead_code, reason = "the listeners are what uses the rest"))]
 
@@ -101,6 +122,9 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
@@ -119,7 +143,15 @@ pub use crate::{
     stream::{FleetStream, LogQueue, LogStream, StreamEvent, async_iter_queue, drain_queue},
 };
 
-/// The README's example, compiled and run.
+/// The examples of README.md and docs/, compiled and run.
 #[cfg(all(doctest, feature = "server"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/from-python.md")]
+    struct FromPython;
+    #[doc = include_str!("../docs/reading.md")]
+    struct Reading;
+    #[doc = include_str!("../docs/sending.md")]
+    struct Sending;
+}

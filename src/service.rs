@@ -56,6 +56,20 @@ const JOURNALING: Duration = Duration::from_secs(1);
 /// The HTTP server in front of a collector: senders post to it, and with [`LogDrainServer::control`] readers read from it.
 ///
 /// The counterpart of the Python module's `LogDrainServer`.
+///
+/// ```
+/// use fleetdrain::{LogCollector, LogDrainServer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// let collector = LogCollector::default();
+/// let mut server = LogDrainServer::new(collector).host("127.0.0.1").control("127.0.0.1:0");
+/// assert_eq!(server.url(), None, "it has not started");
+/// server.start().await?;
+/// println!("senders post to {}", server.url().expect("it has started"));
+/// println!("readers ask at http://{}", server.control_addr().expect("it has started"));
+/// server.stop().await;
+/// # Ok(()) }
+/// ```
 pub struct LogDrainServer {
     collector: LogCollector,
     config: Config,

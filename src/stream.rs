@@ -183,6 +183,30 @@ pub(crate) enum Ready<'a> {
 /// the first read, the nearer of both counts, and a time-out ends the stream quietly. Reading on after the end yields
 /// nothing, again and again. Several streams on one queue share its lines. Dropping a stream puts back what it had not
 /// yielded, and the next reader gets that first.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use fleetdrain::{LogCollector, LogStream};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let collector = LogCollector::default();
+/// let queue = collector.subscribe("m1")?;
+/// let mut stream = LogStream::new(queue.clone()).with_item_timeout(Duration::from_millis(20));
+///
+/// collector.push_line("m1", "hello")?;
+/// assert_eq!(stream.next().await.expect("it is queued").message(), "hello");
+/// // Nothing more comes: the time-out ends the stream, quietly, and for good.
+/// assert!(stream.next().await.is_none() && stream.next().await.is_none());
+/// assert!(stream.done() && stream.timed_out());
+///
+/// // The queue lives on, and another stream reads it to its end.
+/// collector.push_line("m1", "once more")?;
+/// collector.finish("m1");
+/// let rest = LogStream::new(queue).collect().await;
+/// assert_eq!(rest.len(), 1);
+/// # Ok(()) }
+/// ```
 pub struct LogStream {
     queue: LogQueue,
     held: Option<Held>,

@@ -11,6 +11,7 @@ mod jetstream;
 mod latency;
 mod memory;
 mod process;
+#[path = "../../src/testing/random.rs"]
 mod random;
 mod report;
 mod run;

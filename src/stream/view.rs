@@ -449,6 +449,22 @@ impl FleetBatch {
 }
 
 /// Looks at all machines, present and future: whole batches, grouped by machine. Ends when the collector shuts down.
+///
+/// ```
+/// use fleetdrain::LogCollector;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let collector = LogCollector::default();
+/// let mut fleet = collector.fleet();
+/// collector.push("{\"instance\":\"m1\",\"message\":\"a\"}\n{\"instance\":\"m2\",\"message\":\"b\"}")?;
+///
+/// let batch = fleet.next().await.expect("the collector is not shut down");
+/// assert_eq!((batch.len(), batch.skipped_before()), (2, 0));
+/// for (machine, mut entries) in batch.machines() {
+///     println!("{machine}: {}", entries.next().expect("each has a line").message());
+/// }
+/// # Ok(()) }
+/// ```
 pub struct FleetStream {
     viewer: Viewer,
     cursor: FleetCursor,

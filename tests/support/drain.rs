@@ -39,7 +39,12 @@ pub(crate) struct Drain {
 
 impl Drain {
     pub(crate) fn start(env: &[(&str, &str)]) -> Self {
-        let mut command = fleetdrain(&["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"], env);
+        Self::start_at("127.0.0.1:0", env)
+    }
+
+    /// Starts one whose readers ask at `control`, as those of one before it did.
+    pub(crate) fn start_at(control: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = fleetdrain(&["serve", "--listen", "127.0.0.1:0", "--control", control], env);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut listening = |what: &str| {

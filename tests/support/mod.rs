@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic here is a test's failure report")]
 
 pub(crate) mod drain;
+// The module `testing` has it behind a feature that these tests run without, too.
+#[allow(unreachable_pub, reason = "public where it is at home")]
+#[path = "../../src/testing/record.rs"]
+mod record;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,6 +22,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+
+pub(crate) use self::record::FlyRecord;
 
 /// One keep-alive connection.
 pub(crate) struct Client {
@@ -110,10 +116,7 @@ impl Lines {
 
 /// A record as Fly's shipper sends it.
 pub(crate) fn fly_record(machine: &str, message: &str) -> String {
-    format!(
-        r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"{machine}","name":"my-app"}},"region":"lax"}},"host":"f442","log":{{"level":"info"}},"message":{},"timestamp":"2026-06-27T01:19:11.789045558Z"}}"#,
-        Value::from(message)
-    )
+    FlyRecord::new(machine, message).to_string()
 }
 
 /// Asserts the balances of the contract on what `stats` answers.
