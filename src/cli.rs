@@ -19,6 +19,7 @@ mod losses;
 mod machines;
 mod parse;
 mod serve;
+mod shipper;
 mod sinks;
 #[cfg(feature = "spool")]
 mod spool;

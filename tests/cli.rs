@@ -160,6 +160,32 @@ mod configuration {
     }
 
     #[test]
+    fn the_shippers_environment_becomes_a_configuration_without_its_secrets() {
+        let shipper = [
+            ("ORG", "my-org"),
+            ("ACCESS_TOKEN", "hunter1"),
+            ("LOKI_URL", "https://loki.example"),
+            ("LOKI_USERNAME", "me"),
+            ("LOKI_PASSWORD", "hunter2"),
+            ("PAPERTRAIL_ENDPOINT", "logs.example:1234"),
+        ];
+        let ran = run(fleetdrain(&["config", "from-shipper"]).env_clear().envs(shipper));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("org = \"my-org\"") && ran.out.contains("[sinks.loki]"), "{}", ran.out);
+        assert!(ran.out.contains("FLEETDRAIN_SINKS__LOKI__PASSWORD=\"$LOKI_PASSWORD\""), "{}", ran.out);
+        assert!(!ran.out.contains("hunter") && !ran.err.contains("hunter"), "{ran:?}");
+        assert!(ran.err.contains("no counterpart: PAPERTRAIL_ENDPOINT: there is no sink for syslog"), "{}", ran.err);
+        let file = scratch("shipper.toml", &ran.out);
+        let validated = run(&mut fleetdrain(&["validate", "--config", &file]));
+        assert!(validated.code == 0 && validated.out.contains("sinks.loki"), "{validated:?}");
+        let env: String = shipper.iter().map(|(name, value)| format!("{name}={value}\r\n")).collect();
+        let piped = run(fleetdrain(&["config", "from-shipper", "--env", "-"]).write_stdin(env));
+        assert_eq!((piped.code, piped.out), (0, ran.out));
+        let nothing = run(fleetdrain(&["config", "from-shipper", "--env", "-"]).write_stdin("PATH=/bin\n"));
+        assert_eq!((nothing.code, nothing.out.as_str()), (65, ""), "{nothing:?}");
+    }
+
+    #[test]
     fn the_printed_configuration_validates() {
         let ran = run(&mut fleetdrain(&["config"]));
         let file = scratch("printed.toml", ran.out);
