@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports, reason = "the delivery loop comes next")]
 
 mod channel;
+mod handover;
 mod position;
 #[cfg(feature = "spool")]
 mod spooled;
@@ -20,7 +21,14 @@ mod tally;
 mod unspooled;
 mod wants;
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -31,6 +39,7 @@ pub(crate) use self::spooled::{RewindError, Rewound};
 pub(crate) use self::wants::{Outlets, Wants};
 use self::{
     channel::{Channel, Room},
+    handover::Departed,
     position::{Ahead, Fetched, Position},
     tally::{Settled, Tally},
 };
@@ -104,6 +113,10 @@ struct UnderWay {
     number: u64,
     #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
     seq: u64,
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
+    first_line: u64,
+    /// Of a channel, which alone cannot find it again.
+    run: Option<Run>,
     received: Instant,
     /// Of the channel's bound.
     bytes: usize,
@@ -128,6 +141,8 @@ pub(crate) struct OutletState {
     #[cfg(feature = "spool")]
     storing: Mutex<()>,
     ready: Notify,
+    /// It is offered nothing more.
+    retired: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -251,8 +266,16 @@ impl Inner {
         }
         self.numbers += 1;
         let number = self.numbers;
-        self.under_way.push_back(UnderWay { number, seq: batch.seq, received: batch.received, bytes });
-        Step::Lines(Taken { run: Run { batch: Arc::clone(batch), rows }, number })
+        let run = Run { batch: Arc::clone(batch), rows };
+        self.under_way.push_back(UnderWay {
+            number,
+            seq: batch.seq,
+            first_line: batch.first_line,
+            run: matches!(self.source, Source::Channel(_)).then(|| run.clone()),
+            received: batch.received,
+            bytes,
+        });
+        Step::Lines(Taken { run, number })
     }
 
     /// When the oldest line was received that is not settled.
@@ -431,10 +454,17 @@ impl LogCollector {
         terms.filter = terms.filter.filter(|filter| !filter.wants_all());
         let start = self.start_of(&terms.name);
         let publisher = self.shared.publisher.lock();
-        let mut tally = Tally::default();
-        let source = self.source_of(&terms, start, &mut tally);
-        let inner = Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None };
-        let state = Arc::new(OutletState {
+        let Departed { mut tally, left } = self.shared.outlets.recall(&terms.name).unwrap_or_default();
+        let source = self.source_of(&terms, start, left, &mut tally);
+        let state = self.state_of(terms, tally, source);
+        self.shared.outlets.add(&state);
+        drop(publisher);
+        state.store_cursor();
+        Outlet::new(self, state)
+    }
+
+    fn state_of(&self, terms: OutletTerms, tally: Tally, source: Source) -> Arc<OutletState> {
+        Arc::new(OutletState {
             terms,
             budget: Arc::clone(&self.shared.budget),
             #[cfg(feature = "spool")]
@@ -442,12 +472,9 @@ impl LogCollector {
             #[cfg(feature = "spool")]
             storing: Mutex::default(),
             ready: Notify::new(),
-            inner: Mutex::new(inner),
-        });
-        self.shared.outlets.add(&state);
-        drop(publisher);
-        state.store_cursor();
-        Outlet::new(self, state)
+            retired: AtomicBool::new(false),
+            inner: Mutex::new(Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None }),
+        })
     }
 
     /// What is known of the sinks' ends that are open.
@@ -457,10 +484,15 @@ impl LogCollector {
 
     fn remove_outlet(&self, state: &Arc<OutletState>) {
         let publisher = self.shared.publisher.lock();
-        self.shared.outlets.remove(state);
+        let was_there = self.shared.outlets.remove(state);
         drop(publisher);
+        // Another has its place already, and all that it had.
+        if !was_there {
+            return;
+        }
         state.give_up();
         state.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
+        state.depart(&self.shared.outlets);
         // Who was refused for it may come now.
         self.shared.budget.announce_room();
     }

@@ -42,7 +42,7 @@ impl Rows {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let (range, these): (_, &[u32]) = match self {
             Self::Range(rows) => (rows.clone(), &[]),
             Self::These(rows, range) => (0..0, &rows[range.clone()]),
