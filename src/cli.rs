@@ -20,6 +20,8 @@ mod machines;
 mod manual;
 mod parse;
 mod serve;
+mod shipper;
+mod sinks;
 #[cfg(feature = "spool")]
 mod spool;
 mod stats;
@@ -152,6 +154,9 @@ enum Command {
     /// Show what was lost, of which machine and why: exit 1 if anything was, 0 if nothing
     #[command(after_help = losses::EXAMPLES)]
     Losses(losses::Args),
+    /// Show what sinks do; have one pause, go on, or go back
+    #[command(after_help = sinks::EXAMPLES)]
+    Sinks(sinks::Args),
     /// Make a signed link that shows some machines for a while
     #[command(after_help = link::EXAMPLES)]
     Link(link::Args),
@@ -213,6 +218,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Machines(args) => client::block_on(machines::run(args)),
         Command::Stats(args) => client::block_on(stats::run(args)),
         Command::Losses(args) => client::block_on(losses::run(args)),
+        Command::Sinks(args) => client::block_on(sinks::run(args)),
         Command::Link(args) => link::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),

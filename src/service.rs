@@ -35,7 +35,7 @@ use crate::{
         ingest::Ingest,
         read::{self, Access, ControlState},
     },
-    sink::running::{BadSink, Sinks},
+    sink::running::{BadSink, Sinks, Swapped},
     tls::Certificate,
 };
 #[cfg(feature = "spool")]
@@ -263,11 +263,14 @@ impl Running {
         is_exposed && tokens.is_empty() && signing_keys.is_empty() && !insecure
     }
 
-    fn reload(&self, config: &Config) {
+    /// Either all of it, or nothing.
+    async fn reload(&self, config: &Config) -> Result<Swapped, BadSink> {
+        let swapped = self.sinks.swap(config).await?;
         self.tokens.ingest.replace(&config.ingest.tokens, SigningKeys::default());
         self.tokens.control.replace(&config.control.tokens, config.control.signing_keys.clone());
         self.certificates.replace(config);
         self.fly.reload(config);
+        Ok(swapped)
     }
 }
 
@@ -522,7 +525,7 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let _watchdog = notify.keep_watchdog();
     while signals.next().await == Told::Reload {
         notify.reloading();
-        reload(&running, &loader);
+        reload(&running, &loader).await;
         notify.ready();
     }
     notify.stopping();
@@ -614,25 +617,28 @@ fn announce(running: &Running, config: &Config, warnings: &[String]) {
 }
 
 /// A bad configuration keeps the old one and says so.
-fn reload(running: &Running, loader: &Loader) {
-    match loader.load() {
-        Ok(loaded) if running.would_open_control(&loaded.config) => {
-            running.reloaded.store(false, Relaxed);
-            tracing::error!("the configuration is not reloaded, the old one stays: it has no control token");
-        }
-        Ok(loaded) => {
-            running.reload(&loaded.config);
-            running.reloaded.store(true, Relaxed);
-            for warning in &loaded.warnings {
-                tracing::warn!("{warning}");
-            }
-            tracing::info!("reloaded: tokens and certificates are live; other settings take effect at the next start");
-        }
-        Err(mistakes) => {
-            running.reloaded.store(false, Relaxed);
-            tracing::error!(%mistakes, "the configuration is not reloaded, the old one stays");
-        }
+async fn reload(running: &Running, loader: &Loader) {
+    let done = try_reload(running, loader).await;
+    running.reloaded.store(done.is_ok(), Relaxed);
+    match done {
+        Ok(swapped) => tracing::info!(
+            sinks = ?swapped,
+            "reloaded: tokens, certificates and sinks are live; other settings take effect at the next start"
+        ),
+        Err(why) => tracing::error!("the configuration is not reloaded, the old one stays: {why}"),
     }
+}
+
+async fn try_reload(running: &Running, loader: &Loader) -> Result<Swapped, String> {
+    let loaded = loader.load().map_err(|mistakes| mistakes.to_string())?;
+    if running.would_open_control(&loaded.config) {
+        return Err("it has no control token".to_owned());
+    }
+    let swapped = running.reload(&loaded.config).await.map_err(|bad| bad.to_string())?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(swapped)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -681,7 +687,7 @@ mod tests {
         let collector = LogCollector::new(CollectorConfig::from(&config));
         let ingest = "127.0.0.1:0".parse().unwrap();
         let running = Running::start(&collector, &config, ingest, Some(addr.parse().unwrap())).await.unwrap();
-        reload(&running, &Loader::default());
+        reload(&running, &Loader::default()).await;
         let kept = !running.tokens.control.live().is_open();
         assert_eq!(running.reloaded.load(Relaxed), !kept);
         running.shutdown.cancel();

@@ -256,6 +256,16 @@ impl Spool {
         self.log.cursors.lock().set(name.as_bytes(), &seq.to_le_bytes());
     }
 
+    /// Has a sink's cursor hold nothing back for as long as the sink is away.
+    pub fn park_cursor(&self, name: &str) {
+        self.log.parked.lock().insert(name.as_bytes().into());
+    }
+
+    /// Has a sink's cursor hold back again what it has not passed.
+    pub fn unpark_cursor(&self, name: &str) {
+        self.log.parked.lock().remove(name.as_bytes());
+    }
+
     /// Forgets a sink: it holds nothing back any more.
     pub fn remove_cursor(&self, name: &str) {
         self.log.cursors.lock().remove(name.as_bytes());

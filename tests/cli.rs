@@ -224,6 +224,32 @@ mod configuration {
     }
 
     #[test]
+    fn the_shippers_environment_becomes_a_configuration_without_its_secrets() {
+        let shipper = [
+            ("ORG", "my-org"),
+            ("ACCESS_TOKEN", "hunter1"),
+            ("LOKI_URL", "https://loki.example"),
+            ("LOKI_USERNAME", "me"),
+            ("LOKI_PASSWORD", "hunter2"),
+            ("PAPERTRAIL_ENDPOINT", "logs.example:1234"),
+        ];
+        let ran = run(fleetdrain(&["config", "from-shipper"]).env_clear().envs(shipper));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("org = \"my-org\"") && ran.out.contains("[sinks.loki]"), "{}", ran.out);
+        assert!(ran.out.contains("FLEETDRAIN_SINKS__LOKI__PASSWORD=\"$LOKI_PASSWORD\""), "{}", ran.out);
+        assert!(!ran.out.contains("hunter") && !ran.err.contains("hunter"), "{ran:?}");
+        assert!(ran.err.contains("no counterpart: PAPERTRAIL_ENDPOINT: there is no sink for syslog"), "{}", ran.err);
+        let file = scratch("shipper.toml", &ran.out);
+        let validated = run(&mut fleetdrain(&["validate", "--config", &file]));
+        assert!(validated.code == 0 && validated.out.contains("sinks.loki"), "{validated:?}");
+        let env: String = shipper.iter().map(|(name, value)| format!("{name}={value}\r\n")).collect();
+        let piped = run(fleetdrain(&["config", "from-shipper", "--env", "-"]).write_stdin(env));
+        assert_eq!((piped.code, piped.out), (0, ran.out));
+        let nothing = run(fleetdrain(&["config", "from-shipper", "--env", "-"]).write_stdin("PATH=/bin\n"));
+        assert_eq!((nothing.code, nothing.out.as_str()), (65, ""), "{nothing:?}");
+    }
+
+    #[test]
     fn the_printed_configuration_validates() {
         let ran = run(&mut fleetdrain(&["config"]));
         let file = scratch("printed.toml", ran.out);
@@ -548,6 +574,63 @@ mod reports {
         assert_eq!(old.code, 69, "an answer that is not understood is no proof that nothing was lost");
     }
 
+    const SINKS: &str = r#"{"sinks":[{"name":"archive","type":"file","state":"failing","lines_in":1234,"lines_delivered":1000,"lines_dropped":4,"lines_in_flight":230,"lag_seconds":75.2,"last_error":"disk full"},{"name":"search","type":"http","state":"running","lines_in":0,"lag_seconds":0.0,"last_error":null}]}"#;
+
+    #[test]
+    fn sinks_are_a_table() {
+        let drain = Drain::answering(vec![whole("200 OK", SINKS), whole("200 OK", SINKS)]);
+        let ran = drain.run(&["sinks"]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0][..4], ["SINK", "TYPE", "STATE", "IN"], "{}", ran.out);
+        let archive = ["archive", "file", "failing", "1,234", "1,000", "4", "230", "1m15s", "disk", "full"];
+        assert_eq!((rows.len(), rows[1].as_slice()), (3, &archive[..]), "{}", ran.out);
+        assert_eq!(drain.run(&["sinks", "--json"]).out, format!("{SINKS}\n"));
+        assert!(drain.asked().iter().all(|head| head.starts_with("GET /api/v1/sinks HTTP/1.1")));
+        let none = Drain::answering(vec![whole("200 OK", r#"{"sinks":[]}"#)]).run(&["sinks"]);
+        assert_eq!((none.code, none.out.as_str()), (0, ""));
+        assert!(none.err.contains("has no sinks"), "{}", none.err);
+    }
+
+    #[test]
+    fn a_sink_is_told_to_pause_to_go_on_and_to_go_back() {
+        let sink = r#"{"name":"archive","type":"file","state":"paused","lines_in":1}"#;
+        let rewound = r#"{"dry_run":false,"from":"2026-11-24T16:00:00Z","lines":12345}"#;
+        let would = r#"{"dry_run":true,"from":"2026-11-24T16:00:00Z","lines":1}"#;
+        let drain = Drain::answering([sink, sink, rewound, would].map(|body| whole("200 OK", body)).to_vec());
+        assert!(drain.run(&["sinks", "pause", "archive"]).out.contains("paused"));
+        assert_eq!(drain.run(&["sinks", "resume", "archive", "--json"]).out, format!("{sink}\n"));
+        let ran = drain.run(&["sinks", "rewind", "archive", "--since", "120m"]);
+        assert_eq!(ran.out, "archive: 12,345 lines, from 2026-11-24T16:00:00Z on, are delivered again\n");
+        assert!(drain.run(&["sinks", "rewind", "archive", "--since", "2h", "--dry-run"]).out.contains("would be"));
+        let asked = drain.asked();
+        let lines: Vec<&str> = asked.iter().filter_map(|head| head.split(" HTTP/").next()).collect();
+        let rewind = "POST /api/v1/sinks/archive/rewind?since=2h&dry_run=";
+        let expected = [
+            "POST /api/v1/sinks/archive/pause",
+            "POST /api/v1/sinks/archive/resume",
+            &format!("{rewind}false"),
+            &format!("{rewind}true"),
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(run(&mut fleetdrain(&["sinks", "rewind", "archive"])).code, 64, "how far is for the user to say");
+    }
+
+    #[test]
+    fn a_sink_that_is_not_there_exits_64_and_those_that_are_are_told() {
+        let missing = || whole("404 Not Found", r#"{"title":"Not Found","detail":"there is no such sink"}"#);
+        for args in [&["pause"][..], &["resume"], &["rewind", "--since", "2h"]] {
+            let ran = Drain::answering(vec![missing(), whole("200 OK", SINKS)])
+                .run(&[&["sinks"], args, &["arch/ive"]].concat());
+            assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{ran:?}");
+            assert!(ran.err.contains("no sink \"arch/ive\": there are archive, search"), "{}", ran.err);
+        }
+        let conflict = whole("409 Conflict", r#"{"detail":"without a spool there is nothing to go back to"}"#);
+        let ran = Drain::answering(vec![conflict]).run(&["sinks", "rewind", "archive", "--since", "2h"]);
+        assert_eq!(ran.code, 69);
+        assert!(ran.err.contains("without a spool"), "{}", ran.err);
+    }
+
     #[test]
     fn stats_are_a_table() {
         let drain =
@@ -570,7 +653,7 @@ mod reports {
     #[test]
     fn a_drain_that_is_not_there_exits_69() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        for command in ["tail", "machines", "stats", "losses", "health"] {
+        for command in ["tail", "machines", "stats", "losses", "sinks", "health"] {
             let ran = run(&mut fleetdrain(&[command, "--url", &format!("http://{free}")]));
             assert_eq!(ran.code, 69, "{ran:?}");
             assert!(ran.err.contains(&format!("cannot reach http://{free}")), "{}", ran.err);

@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     fs,
+    io::BufRead,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -81,16 +82,22 @@ impl Drop for Nats {
 }
 
 fn start(nats: &Nats, token: &str) -> Drain {
+    start_with(
+        nats,
+        &[("FLEETDRAIN_FLY__TOKEN", token), ("FLEETDRAIN_FLY__CANARY", "false"), ("FLY_APP_NAME", "log-drain")],
+        Stdio::inherit(),
+    )
+}
+
+fn start_with(nats: &Nats, env: &[(&str, &str)], stdout: Stdio) -> Drain {
     let url = format!("nats://127.0.0.1:{}", nats.port);
-    Drain::start(&[
+    let common = [
         ("FLEETDRAIN_FLY__ENABLED", "true"),
         ("FLEETDRAIN_FLY__URL", &url),
         ("FLEETDRAIN_FLY__ORG", "my-org"),
-        ("FLEETDRAIN_FLY__TOKEN", token),
-        ("FLEETDRAIN_FLY__CANARY", "false"),
         ("FLEETDRAIN_SINKS__NOWHERE__TYPE", "null"),
-        ("FLY_APP_NAME", "log-drain"),
-    ])
+    ];
+    Drain::start_with(&[], &[&common, env].concat(), stdout)
 }
 
 fn record(app: &str, number: usize) -> String {
@@ -230,4 +237,105 @@ async fn a_token_that_is_wrong_or_revoked_is_told_and_tried_until_it_is_right() 
     nats.configure("secret");
     nats.reload();
     until(&drain, "the connection", is_connected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn what_a_drain_that_is_full_cannot_take_is_counted_and_the_rest_arrives() {
+    const LINES: usize = 20_000;
+    let nats = Nats::start("slow", "secret");
+    let drain = start_with(
+        &nats,
+        &[
+            ("FLEETDRAIN_FLY__TOKEN", "secret"),
+            ("FLEETDRAIN_FLY__CANARY", "false"),
+            ("FLEETDRAIN_FLY__PENDING_MAX", "100"),
+            ("FLEETDRAIN_FLY__BATCH_LINES", "10"),
+            // It refuses whatever comes while one batch is there.
+            ("FLEETDRAIN_SINKS__NOWHERE__FULL", "block"),
+            ("FLEETDRAIN_SINKS__NOWHERE__QUEUE_BYTES", "1"),
+        ],
+        Stdio::inherit(),
+    );
+    until(&drain, "the connection", is_connected).await;
+    let tell = async |what: &str| {
+        let path = format!("/api/v1/sinks/nowhere/{what}");
+        assert_eq!(Client::connect(drain.control).await.call(Method::POST, &path).await.0, 200);
+    };
+    tell("pause").await;
+    let client = nats.connect("secret").await;
+    for number in 0..LINES {
+        publish(&client, "my-app", record("my-app", number)).await;
+    }
+    client.flush().await.unwrap();
+    let overflow = "fleetdrain_source_lines_dropped_total{source=\"fly\",reason=\"overflow\"} ";
+    until(&drain, "the overflow", async |drain| metric(drain, overflow).await.unwrap() > 0.0).await;
+    assert!(metric(&drain, "fleetdrain_fly_slow_consumers_total ").await.unwrap() > 0.0);
+    // Nobody reads what it says here: a line for each message dropped would have stopped it.
+    assert!(is_connected(&drain).await, "nobody is thrown out for being slow");
+    tell("resume").await;
+    until(&drain, "the rest", async |drain| {
+        let received = stats(drain).await["lines_received"].as_u64().unwrap() as f64;
+        received + metric(drain, overflow).await.unwrap() >= LINES as f64
+    })
+    .await;
+    let told = stats(&drain).await;
+    let lost = metric(&drain, overflow).await.unwrap();
+    assert_eq!(told["lines_received"].as_u64().unwrap() as f64 + lost, LINES as f64, "{told}");
+    let (_, losses) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await;
+    let of_source = losses["losses"].as_array().unwrap().iter().filter(|loss| loss["reason"] == "overflow");
+    assert_eq!(of_source.map(|loss| loss["lines"].as_u64().unwrap()).sum::<u64>() as f64, lost, "{losses}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_canary_that_fly_brings_back_is_counted_and_reaches_nobody() {
+    let nats = Nats::start("canary", "secret");
+    // Without FLY_APP_NAME nothing but the canary itself tells that it is ours.
+    let env = [("FLEETDRAIN_FLY__TOKEN", "secret"), ("FLEETDRAIN_FLY__CANARY", "true")];
+    let mut drain = start_with(&nats, &env, Stdio::piped());
+    let mut stdout = drain.stdout();
+    until(&drain, "the connection", is_connected).await;
+    let (status, _) = Client::connect(drain.control).await.call(Method::PUT, "/api/v1/machines/3d8d9014b32d68").await;
+    assert_eq!(status, 201);
+    let mut tail = Client::connect(drain.control).await;
+    let mut tail = tail.get("/api/v1/tail").await;
+    let client = nats.connect("secret").await;
+    for number in 1..=2 {
+        let mut line = String::new();
+        (stdout, line) = tokio::task::spawn_blocking(move || {
+            stdout.read_line(&mut line).unwrap();
+            (stdout, line)
+        })
+        .await
+        .unwrap();
+        until(&drain, "the canary's count", async |drain| {
+            metric(drain, "fleetdrain_fly_canary_sent_total ").await == Some(f64::from(number))
+        })
+        .await;
+        assert_eq!(metric(&drain, "fleetdrain_fly_canary_received_total ").await, Some(f64::from(number - 1)));
+        // As Fly sends it: the line is the record's message.
+        let message = Value::from(line.trim_end());
+        let record = format!(
+            r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"3d8d9014b32d68","name":"log-drain"}},"region":"lax"}},"host":"f442","log":{{"level":"info"}},"message":{message},"timestamp":"2026-06-27T01:19:11.789045558Z"}}"#
+        );
+        client.publish("logs.log-drain.lax.3d8d9014b32d68", record.into()).await.unwrap();
+        client.flush().await.unwrap();
+        until(&drain, "the canary's return", async |drain| {
+            metric(drain, "fleetdrain_fly_canary_received_total ").await == Some(f64::from(number))
+        })
+        .await;
+        assert!(metric(&drain, "fleetdrain_fly_canary_lag_seconds ").await.unwrap() > 0.0);
+    }
+    // What comes behind them is the first that anybody gets.
+    publish(&client, "my-app", record("my-app", 7)).await;
+    client.flush().await.unwrap();
+    assert_eq!(tail.next().await.unwrap()["message"], "line 7");
+    let told = stats(&drain).await;
+    let of_sink = &told["sinks"][0]["lines_in"];
+    assert_eq!(
+        (&told["lines_received"], &told["queue_lines_in"], of_sink),
+        (&1.into(), &0.into(), &1.into()),
+        "{told}"
+    );
 }

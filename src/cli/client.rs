@@ -5,7 +5,7 @@ use std::{env, fmt, fs, future::Future, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
-    Request, Response, StatusCode, Uri,
+    Method, Request, Response, StatusCode, Uri,
     body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
     header,
@@ -35,10 +35,10 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 #[derive(Debug, clap::Args)]
 pub(super) struct ClientArgs {
     /// The drain's control listener; its token comes from FLEETDRAIN_TOKEN
-    #[arg(long, value_name = "URL", env = "FLEETDRAIN_URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(long, value_name = "URL", env = "FLEETDRAIN_URL", default_value = "http://127.0.0.1:8081", global = true)]
     url: String,
     /// For https: believe only whom the certificates in this PEM file name, instead of whom this system believes
-    #[arg(long, value_name = "FILE", env = "FLEETDRAIN_CA_FILE")]
+    #[arg(long, value_name = "FILE", env = "FLEETDRAIN_CA_FILE", global = true)]
     ca_file: Option<PathBuf>,
 }
 
@@ -159,10 +159,16 @@ impl Client {
 
     /// Asks for `path`, which begins with a slash and is escaped; whatever the status of the answer.
     pub(super) async fn ask(&self, path: &str, accept: &str) -> Result<Response<Incoming>, AskError> {
+        self.tell(Method::GET, path, accept).await
+    }
+
+    async fn tell(&self, method: Method, path: &str, accept: &str) -> Result<Response<Incoming>, AskError> {
         let unreachable = |reason: &dyn fmt::Display| self.unreachable(reason);
         let connect = timeout(CONNECT_DEADLINE, self.connect());
         let mut sender = connect.await.map_err(|_| unreachable(&"no connection within 10s"))??;
-        let mut request = Request::get(format!("{}{path}", self.target.prefix))
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.target.prefix))
             .header(header::HOST, &self.target.authority)
             .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, concat!("fleetdrain/", env!("CARGO_PKG_VERSION")));
@@ -194,7 +200,11 @@ impl Client {
 
     /// Asks for a whole document; also gives back one that came with a status that is no success.
     pub(super) async fn ask_whole(&self, path: &str) -> Result<(StatusCode, Bytes), AskError> {
-        let answer = self.ask(path, "application/json").await?;
+        self.tell_whole(Method::GET, path).await
+    }
+
+    async fn tell_whole(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), AskError> {
+        let answer = self.tell(method, path, "application/json").await?;
         let status = answer.status();
         let body = timeout(ANSWER_DEADLINE, whole(answer.into_body())).await;
         let body = body.map_err(|_| self.unreachable(&"the answer did not end within 30s"))?;
@@ -204,7 +214,12 @@ impl Client {
 
     /// Asks for a whole document of a successful answer.
     pub(super) async fn ask_document(&self, path: &str) -> Result<Bytes, AskError> {
-        let (status, body) = self.ask_whole(path).await?;
+        self.tell_document(Method::GET, path).await
+    }
+
+    /// Has the drain do something, and asks for the whole document of a successful answer.
+    pub(super) async fn tell_document(&self, method: Method, path: &str) -> Result<Bytes, AskError> {
+        let (status, body) = self.tell_whole(method, path).await?;
         if status.is_success() { Ok(body) } else { Err(self.refused(status, &body)) }
     }
 

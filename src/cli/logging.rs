@@ -9,7 +9,9 @@ use crate::config::LogFormat;
 
 /// Starts logging `format` at `level`: a level such as `info`, or directives such as `info,fleetdrain::http=debug`.
 pub(super) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level);
+    // It has a line for each message that it drops, when there are most of them; the source tells of these in sum.
+    let quiet = if matches!(level, "off" | "error") { "" } else { "async_nats=warn," };
+    let filter = EnvFilter::try_new(format!("{quiet}{level}"));
     let filter = filter.map_err(|error| Failure::Usage(format!("log level {level:?}: {error}")))?;
     let colour = format == LogFormat::Auto
         && io::stderr().is_terminal()

@@ -1,6 +1,6 @@
 //! `fleetdrain validate` and `fleetdrain config`.
 
-use super::{Exit, Failure, complain, print, serve::Settings, text::Table};
+use super::{Exit, Failure, complain, print, serve::Settings, shipper, text::Table};
 use crate::{
     config::{Effective, Loaded, default_toml, reference},
     metrics,
@@ -12,8 +12,9 @@ Examples:
   FLEETDRAIN_MEMORY__BUDGET=512MiB fleetdrain validate";
 
 pub(super) const CONFIG_EXAMPLES: &str = "\
-Example:
-  fleetdrain config > fleetdrain.toml";
+Examples:
+  fleetdrain config > fleetdrain.toml
+  fleetdrain config from-shipper > fleetdrain.toml";
 
 /// The flags of `serve`, so that what it would do can be seen beforehand.
 #[derive(Debug, clap::Args)]
@@ -27,13 +28,23 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    command: Option<ConfigCommand>,
     /// The table of docs/configuration.md instead
     #[arg(long, hide = true)]
     markdown: bool,
     /// The table of docs/metrics.md instead
     #[arg(long, hide = true, conflicts_with = "markdown")]
     metrics_markdown: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConfigCommand {
+    /// Turn the environment of Fly's log shipper into a configuration, and name what has no counterpart
+    #[command(after_help = shipper::EXAMPLES)]
+    FromShipper(shipper::Args),
 }
 
 /// Prints every setting with its value and who set it; warnings go to standard error.
@@ -68,6 +79,7 @@ async fn connect(loaded: &Loaded) -> Result<Exit, Failure> {
 
 pub(super) fn print_config(args: &ConfigArgs) -> Result<Exit, Failure> {
     let text = match args {
+        ConfigArgs { command: Some(ConfigCommand::FromShipper(args)), .. } => return shipper::run(args),
         ConfigArgs { metrics_markdown: true, .. } => metrics::reference(),
         ConfigArgs { markdown: true, .. } => reference(),
         ConfigArgs { .. } => default_toml(),

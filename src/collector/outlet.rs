@@ -11,6 +11,7 @@
 
 mod awaited;
 mod channel;
+mod handover;
 mod lost;
 mod position;
 #[cfg(feature = "spool")]
@@ -20,7 +21,14 @@ mod tally;
 mod unspooled;
 mod wants;
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
@@ -35,6 +43,7 @@ pub(crate) use self::{
 use self::{
     awaited::{Awaiting, Settling},
     channel::{Channel, Room},
+    handover::Departed,
     lost::Lost,
     position::{Ahead, Fetched, Position},
     tally::{Settled, Tally},
@@ -110,6 +119,10 @@ pub(crate) struct Taken {
 struct UnderWay {
     number: u64,
     seq: u64,
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
+    first_line: u64,
+    /// Of a channel, which alone cannot find it again.
+    run: Option<Run>,
     received: Instant,
     /// Of the channel's bound.
     bytes: usize,
@@ -135,6 +148,8 @@ pub(crate) struct OutletState {
     storing: Mutex<()>,
     ready: Notify,
     lost: Lost,
+    /// It is offered nothing more.
+    retired: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -367,8 +382,17 @@ impl OutletState {
         } else {
             inner.numbers += 1;
             let number = inner.numbers;
-            inner.under_way.push_back(UnderWay { number, seq: batch.seq, received: batch.received, bytes });
-            Step::Lines(Taken { run: Run { batch: Arc::clone(batch), rows }, number })
+            let run = Run { batch: Arc::clone(batch), rows };
+            let kept = matches!(inner.source, Source::Channel(_)).then(|| run.clone());
+            inner.under_way.push_back(UnderWay {
+                number,
+                seq: batch.seq,
+                first_line: batch.first_line,
+                run: kept,
+                received: batch.received,
+                bytes,
+            });
+            Step::Lines(Taken { run, number })
         };
         let settling = inner.settling();
         drop(inner);
@@ -507,17 +531,17 @@ impl LogCollector {
         terms.filter = terms.filter.filter(|filter| !filter.wants_all());
         let start = self.start_of(&terms.name);
         let publisher = self.shared.publisher.lock();
-        let mut tally = Tally::default();
-        let source = self.source_of(&terms, start, &mut tally);
-        let inner = Inner {
-            tally,
-            source,
-            under_way: VecDeque::new(),
-            awaiting: Awaiting::default(),
-            numbers: 0,
-            last_error: None,
-        };
-        let state = Arc::new(OutletState {
+        let Departed { mut tally, left } = self.shared.outlets.recall(&terms.name).unwrap_or_default();
+        let source = self.source_of(&terms, start, left, &mut tally);
+        let state = self.state_of(terms, tally, source, Awaiting::default());
+        self.shared.outlets.add(&state);
+        drop(publisher);
+        state.store_cursor();
+        Outlet::new(self, state)
+    }
+
+    fn state_of(&self, terms: OutletTerms, tally: Tally, source: Source, awaiting: Awaiting) -> Arc<OutletState> {
+        Arc::new(OutletState {
             terms,
             budget: Arc::clone(&self.shared.budget),
             #[cfg(feature = "spool")]
@@ -526,20 +550,27 @@ impl LogCollector {
             storing: Mutex::default(),
             ready: Notify::new(),
             lost: Lost::default(),
-            inner: Mutex::new(inner),
-        });
-        self.shared.outlets.add(&state);
-        drop(publisher);
-        state.store_cursor();
-        Outlet::new(self, state)
+            retired: AtomicBool::new(false),
+            inner: Mutex::new(Inner { tally, source, under_way: VecDeque::new(), awaiting, numbers: 0, last_error: None }),
+        })
+    }
+
+    /// What is known of the sinks' ends that are open.
+    pub(crate) fn outlets(&self) -> Arc<[Arc<OutletState>]> {
+        self.shared.outlets.list()
     }
 
     fn remove_outlet(&self, state: &Arc<OutletState>) {
         let publisher = self.shared.publisher.lock();
-        self.shared.outlets.remove(state);
+        let was_there = self.shared.outlets.remove(state);
         drop(publisher);
+        // Another has its place already, and all that it had.
+        if !was_there {
+            return;
+        }
         state.give_up();
         state.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
+        state.depart(&self.shared.outlets);
         // Who was refused for it may come now.
         self.shared.budget.announce_room();
     }

@@ -21,6 +21,10 @@ pub(crate) mod running {
     #[derive(Default)]
     pub(crate) struct Sinks;
 
+    /// Nothing is added, changed or removed.
+    #[derive(Debug)]
+    pub(crate) struct Swapped;
+
     impl Sinks {
         #[expect(clippy::unused_async, reason = "as with sinks")]
         pub(crate) async fn start(_: &LogCollector, _: &Config, _: &CancellationToken) -> Result<Self, BadSink> {
@@ -32,6 +36,11 @@ pub(crate) mod running {
                 SinkCall::List => Ok(serde_json::json!({ "sinks": [] })),
                 SinkCall::Pause { .. } | SinkCall::Rewind { .. } => Err(SinkRefusal::Unknown),
             })
+        }
+
+        #[expect(clippy::unused_async, reason = "as with sinks")]
+        pub(crate) async fn swap(&self, _: &Config) -> Result<Swapped, BadSink> {
+            Ok(Swapped)
         }
 
         #[expect(clippy::unused_async, reason = "as with sinks")]

@@ -1,6 +1,10 @@
 //! `[sinks.NAME]`: what is set of a sink.
 
-use std::time::Duration;
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -28,6 +32,8 @@ pub(crate) struct SinkConfig {
     pub(crate) parcels: ParcelBounds,
     pub(crate) concurrency_max: usize,
     pub(crate) deliver_deadline: Duration,
+    /// Of all that is set, and of what is in the files that it names: another if any of it has changed.
+    pub(crate) fingerprint: u64,
 }
 
 /// What is wrong with a sink's table: the key, if it is one, and why.
@@ -137,6 +143,7 @@ impl SinkConfig {
             let problem = format!("a sink's name is 1 to {NAME_BYTES_MAX} of a-z, 0-9 and _, and begins with a letter");
             return Err(Wrong::new("", problem));
         }
+        let fingerprint = fingerprint(&table);
         let kinds = Settings::KINDS.join(", ");
         let kind = match table.remove("type") {
             Some(toml::Value::String(kind)) => kind,
@@ -148,7 +155,7 @@ impl SinkConfig {
         let settings = Settings::read(&kind, table)
             .ok_or_else(|| Wrong::new("type", format!("{kind:?} is none of {kinds}")))?
             .map_err(|error| of_its_own(&error, &known))?;
-        let config = Self::of(name, kind, settings, common)?;
+        let config = Self { fingerprint, ..Self::of(name, kind, settings, common)? };
         let made_for = MadeFor { encoding: config.encoding };
         // What cannot be made is a mistake of the configuration.
         config.settings.make(&made_for).map_err(|bad| Wrong::new(bad.key, bad.problem))?;
@@ -200,8 +207,19 @@ impl SinkConfig {
             parcels,
             concurrency_max: common.concurrency_max,
             deliver_deadline: common.deliver_deadline,
+            fingerprint: 0,
         })
     }
+}
+
+fn fingerprint(table: &toml::Table) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    table.to_string().hash(&mut hasher);
+    for (_, file) in table.iter().filter(|(key, _)| key.ends_with("_file")) {
+        // One that cannot be read is told when the sink is made.
+        file.as_str().and_then(|file| fs::read(file).ok()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn is_name(name: &str) -> bool {

@@ -34,6 +34,18 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// How often an alarm about the same sink is repeated in the log.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
+/// What a delivery loop is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Run,
+    /// Deliver nothing for now.
+    Pause,
+    /// Deliver what there is, then end: of what waits in a spool that is what was taken.
+    Finish,
+    /// End when nothing is under way any more: another goes on with the rest.
+    HandOver,
+}
+
 /// What a delivery loop goes by.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
@@ -70,32 +82,42 @@ impl Job {
     }
 }
 
-/// Delivers what `outlet` gives, until the collector has shut down and everything is settled. Dropped in between, what is not
-/// settled stays with the outlet: in its spool, or to be given up.
+/// Delivers what `outlet` gives, until the collector has shut down and everything is settled, or it is told to end. Dropped in
+/// between, what is not settled stays with the outlet: in its spool, to be handed over, or to be given up.
 pub(crate) async fn drive(
-    mut outlet: Outlet,
+    outlet: &mut Outlet,
     sink: Arc<dyn Sink>,
     mut terms: Terms,
-    mut paused: watch::Receiver<bool>,
+    mut orders: watch::Receiver<Order>,
     shutdown: CancellationToken,
 ) {
     terms.concurrency_max = terms.concurrency_max.min(sink.concurrency_max());
     let deadline = terms.deadline;
     let mut work = Work::new(Arc::clone(outlet.state()), terms);
     let mut under_way = FuturesUnordered::new();
-    let (mut is_open, mut may_pause) = (true, true);
+    let (mut is_open, mut is_told) = (true, true);
     loop {
-        let is_paused = may_pause && *paused.borrow_and_update();
-        if is_paused && shutdown.is_cancelled() && under_way.is_empty() {
+        let order = match *orders.borrow_and_update() {
+            // Nobody is left who could have it go on.
+            Order::Pause if !is_told => Order::Run,
+            order => order,
+        };
+        let is_held = matches!(order, Order::Pause | Order::HandOver);
+        let may_end = order == Order::HandOver || shutdown.is_cancelled();
+        if is_held && may_end && under_way.is_empty() {
             break;
         }
-        while !is_paused && let Some(job) = work.next(under_way.len()) {
+        is_open &= order != Order::Finish || outlet.is_channel();
+        while !is_held && let Some(job) = work.next(under_way.len()) {
             under_way.push(attempt(Arc::clone(&sink), job, deadline));
         }
-        let takes = is_open && !is_paused && work.has_room(under_way.len());
+        let mut takes = is_open && !is_held && work.has_room(under_way.len());
         if takes && let Some(taken) = outlet.try_next() {
             work.take(taken);
             continue;
+        }
+        if takes && order == Order::Finish {
+            (is_open, takes) = (false, false);
         }
         if work.complete_in_time(!is_open) {
             continue;
@@ -103,7 +125,7 @@ pub(crate) async fn drive(
         if !is_open && under_way.is_empty() && work.is_empty() {
             break;
         }
-        let wake = work.wakes_at(is_paused);
+        let wake = work.wakes_at(is_held);
         tokio::select! {
             Some((job, outcome)) = under_way.next(), if !under_way.is_empty() => work.settle(job, outcome).await,
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -111,12 +133,9 @@ pub(crate) async fn drive(
                 Some(taken) => work.take(taken),
                 None => is_open = false,
             },
-            changed = paused.changed(), if may_pause => may_pause = changed.is_ok(),
-            () = shutdown.cancelled(), if is_paused && !shutdown.is_cancelled() => {}
+            changed = orders.changed(), if is_told => is_told = changed.is_ok(),
+            () = shutdown.cancelled(), if is_held && !shutdown.is_cancelled() => {}
         }
-    }
-    if let Err(failure) = sink.close().await {
-        tracing::error!(sink = work.state.name(), %failure, "what was delivered could not be completed");
     }
 }
 
@@ -198,9 +217,9 @@ impl Work {
     }
 
     /// When there is something to do though nothing happens.
-    fn wakes_at(&self, is_paused: bool) -> Option<Instant> {
+    fn wakes_at(&self, is_held: bool) -> Option<Instant> {
         let complete = (!self.gathered.is_empty()).then(|| self.since + self.terms.parcels.age);
-        let retry = self.failed.iter().map(|job| job.due).min().filter(|_| !is_paused);
+        let retry = self.failed.iter().map(|job| job.due).min().filter(|_| !is_held);
         // What is due and waits for others to be over is looked at when they are.
         [complete, retry].into_iter().flatten().filter(|at| *at > Instant::now()).min()
     }

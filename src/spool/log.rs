@@ -36,6 +36,8 @@ pub(crate) struct Log {
     pub(super) list: RwLock<List>,
     pub(super) writer: Mutex<Writer>,
     pub(super) cursors: Mutex<Table>,
+    /// Names of cursors that hold nothing back: their sinks are not configured now.
+    pub(super) parked: Mutex<BTreeSet<Box<[u8]>>>,
     pub(super) positions: Mutex<Table>,
     /// What is known to be lost of which segment; see [`Lost`].
     pub(super) damage: Mutex<Table>,

@@ -177,6 +177,7 @@ impl Log {
             list: List { segments, end }.into(),
             writer: Writer::default().into(),
             cursors: Table::open(&*fs, CURSORS_FILE)?.into(),
+            parked: Mutex::default(),
             positions: Table::open(&*fs, POSITIONS_FILE)?.into(),
             damage: Table::open(&*fs, DAMAGE_FILE)?.into(),
             counts: Counts::default(),

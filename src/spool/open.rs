@@ -65,6 +65,7 @@ impl Log {
             list: List { segments, end }.into(),
             writer: Writer::default().into(),
             cursors: Table::open(&*fs, CURSORS_FILE)?.into(),
+            parked: Mutex::default(),
             damage: damage.into(),
             positions: Table::open(&*fs, POSITIONS_FILE)?.into(),
             counts: Counts::default(),

@@ -5,7 +5,8 @@
 //! | received longer ago than `spool.keep` | released | stays | dropped, `expired` |
 //! | spool over `spool.bytes_max`, or the disk full | released | `drop_oldest`: dropped, `full`; `refuse`: stays | dropped, `full` |
 //!
-//! Cursors are durable before a segment is unlinked: none ever points to before what there is.
+//! Cursors are durable before a segment is unlinked: none ever points to before what there is. One that is parked, whose sink is away,
+//! is no cursor to this table: what goes meanwhile, it is behind.
 
 use std::{
     io,
@@ -129,9 +130,10 @@ impl Log {
         found.unwrap_or(segment.base.line).clamp(segment.base.line, next.line)
     }
 
-    /// The sequence that the slowest cursor wants next; `None` without cursors.
+    /// The sequence that the slowest cursor wants next; `None` without cursors. One that is parked waits for nothing.
     pub(super) fn slowest_cursor(&self) -> Option<u64> {
-        self.cursors.lock().rows().map(|(_, value)| cursor(value)).min()
+        let (cursors, parked) = (self.cursors.lock(), self.parked.lock());
+        cursors.rows().filter(|(name, _)| !parked.contains(*name)).map(|(_, value)| cursor(value)).min()
     }
 
     /// Bytes of all segments on the disk.

@@ -6,7 +6,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
 };
 
 /// The binary, with nothing of this process's environment that it reads.
@@ -39,12 +39,23 @@ pub(crate) struct Drain {
 
 impl Drain {
     pub(crate) fn start(env: &[(&str, &str)]) -> Self {
-        Self::start_at("127.0.0.1:0", env)
+        Self::start_with(&[], env, Stdio::inherit())
     }
 
     /// Starts one whose readers ask at `control`, as those of one before it did.
     pub(crate) fn start_at(control: &str, env: &[(&str, &str)]) -> Self {
-        let mut command = fleetdrain(&["serve", "--listen", "127.0.0.1:0", "--control", control], env);
+        Self::launch(control, &[], env, Stdio::inherit())
+    }
+
+    /// With more flags, and its standard output there.
+    pub(crate) fn start_with(flags: &[&str], env: &[(&str, &str)], stdout: Stdio) -> Self {
+        Self::launch("127.0.0.1:0", flags, env, stdout)
+    }
+
+    fn launch(control: &str, flags: &[&str], env: &[(&str, &str)], stdout: Stdio) -> Self {
+        let args = [&["serve", "--listen", "127.0.0.1:0", "--control", control], flags].concat();
+        let mut command = fleetdrain(&args, env);
+        command.stdout(stdout);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut listening = |what: &str| {
@@ -60,6 +71,11 @@ impl Drain {
 
     pub(crate) fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// What it writes to standard output, if it was started with a pipe there.
+    pub(crate) fn stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.child.stdout.take().unwrap())
     }
 
     /// Reads what it says up to a line with `text` in it.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{OutletState, Source, Wanted};
+use super::{OutletState, Source, Wanted, lines_of};
 use crate::batch::Batch;
 
 /// A bounded channel of whole batches.
@@ -46,6 +46,18 @@ impl Channel {
 
     pub(super) fn give_back(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// A channel that goes on with what waits in this one, behind what was taken from it and is not settled.
+    pub(super) fn handed_over(&mut self, bytes_max: usize, taken: Vec<(Arc<Batch>, Wanted, usize)>) -> Self {
+        let waiting: VecDeque<_> = taken.into_iter().chain(self.waiting.drain(..)).collect();
+        let bytes = std::mem::take(&mut self.bytes);
+        Self { bytes_max, waiting, bytes, reserved: 0 }
+    }
+
+    /// Lines that wait.
+    pub(super) fn lines(&self) -> u64 {
+        self.waiting.iter().map(|(batch, wanted, _)| lines_of(batch, wanted)).sum()
     }
 
     /// Empties it for good: nothing is taken in any more.

@@ -207,20 +207,29 @@ impl Position {
         }
         let Next::Lines(step) = next else {
             self.forgo_before(self.seq(), tally);
+            self.forgo_carried(tally);
             return None;
         };
         self.waiting_since = Some(step.batch.received);
         if let Some(rows) = &wanted {
             let lines = rows.len() as u64;
             if step.batch.seq < self.counted_from {
-                tally.came_in(lines);
+                tally.came_back(lines);
                 tally.filtered(step.batch.lines() - lines);
             } else {
                 self.pay(step.batch.seq, lines);
             }
         }
         self.forgo_before(self.seq(), tally);
+        self.forgo_carried(tally);
         Some(step)
+    }
+
+    /// Behind what was there when it began, nothing of what was carried over comes back any more.
+    pub(super) fn forgo_carried(&self, tally: &mut Tally) {
+        if self.seq() >= self.counted_from {
+            tally.forgo_carried();
+        }
     }
 
     /// So many lines of a batch were read that were counted in when it was published.
@@ -252,6 +261,11 @@ impl Position {
             tally.dropped_unknown(SinkReason::QueueFull, lost);
         }
         self.forgo_before(self.seq(), tally);
+        self.forgo_carried(tally);
+    }
+
+    pub(super) fn line(&self) -> u64 {
+        self.cursor.line()
     }
 
     /// Lines from `line` up to here: those that are read again if it goes back there.

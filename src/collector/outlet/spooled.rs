@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, Source, Tally};
+use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, SinkReason, Source, Tally};
 use crate::{
     history::{FleetCursor, History},
     spool::{ReadError, Seek},
@@ -48,6 +48,7 @@ impl LogCollector {
     /// Where the sink of that name stood. Waits for the disk.
     pub(super) fn start_of(&self, name: &str) -> Option<Start> {
         let spool = self.spool()?;
+        spool.unpark_cursor(name);
         let seq = spool.cursor(name)?;
         match spool.first(Seek::Seq(seq)) {
             Ok(place) => place.map(|place| Start {
@@ -61,8 +62,14 @@ impl LogCollector {
         }
     }
 
-    /// With the publish lock held.
-    pub(super) fn source_of(&self, terms: &OutletTerms, start: Option<Start>, tally: &mut Tally) -> Source {
+    /// With the publish lock held. `left`: the line that a sink of that name wanted next when it went.
+    pub(super) fn source_of(
+        &self,
+        terms: &OutletTerms,
+        start: Option<Start>,
+        left: Option<u64>,
+        tally: &mut Tally,
+    ) -> Source {
         let history = &self.shared.history;
         if history.past().is_none() {
             return Source::Channel(Channel::new(terms.bytes_max));
@@ -71,9 +78,15 @@ impl LogCollector {
         let is_filtered = terms.filter.is_some();
         let (cursor, since) = start.map_or((history.live(), None), |start| (start.cursor, Some(start.received)));
         if !is_filtered {
-            tally.came_in(end_line.saturating_sub(cursor.line()));
+            // The spool may have let go of what came before it returned.
+            let gone = left.map_or(0, |left| cursor.line().saturating_sub(left));
+            tally.came_back(end_line.saturating_sub(cursor.line()) + gone);
+            tally.dropped_unknown(SinkReason::QueueFull, gone);
+            tally.forgo_carried();
         }
-        Source::Position(Position::new(cursor, is_filtered, end, since))
+        let position = Position::new(cursor, is_filtered, end, since);
+        position.forgo_carried(tally);
+        Source::Position(position)
     }
 
     /// Forgets where sinks stood that are not named, so that they hold nothing back any more.
@@ -110,6 +123,13 @@ impl Outlets {
 }
 
 impl Inner {
+    /// The first line that it delivers again when it goes on from its cursor; `None`: it has none.
+    pub(super) fn line_of_cursor(&self) -> Option<u64> {
+        let Source::Position(position) = &self.source else { return None };
+        let under_way = self.under_way.iter().map(|taken| taken.first_line).min();
+        Some(under_way.map_or(position.line(), |line| line.min(position.line())))
+    }
+
     /// The number of the batch before which everything is settled, if it is to be noted.
     fn cursor_to_store(&mut self, every: Duration) -> Option<u64> {
         let seq = self.settled_before();
@@ -124,6 +144,13 @@ impl Inner {
 }
 
 impl OutletState {
+    /// Lets its cursor hold nothing back until a sink of that name is there again.
+    pub(super) fn park_cursor(&self) {
+        if let Some(spool) = &self.spool {
+            spool.park_cursor(&self.terms.name);
+        }
+    }
+
     pub(super) fn store_cursor(&self) {
         self.store_cursor_every(Duration::ZERO);
     }

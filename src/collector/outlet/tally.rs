@@ -14,6 +14,8 @@ pub(super) struct Tally {
     unknown: [u64; SinkReason::ALL.len()],
     /// Everything was given up: what its reader says of it comes too late.
     closed: bool,
+    /// Lines counted in that an end of that name before this one had not settled, and that have not come back yet.
+    carried: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +43,29 @@ impl Tally {
 
     pub(super) fn came_in(&mut self, lines: u64) {
         self.settled.lines_in += lines;
+    }
+
+    /// Lines are there again: those that were carried over are counted in already.
+    pub(super) fn came_back(&mut self, lines: u64) {
+        let known = lines.min(self.carried);
+        self.carried -= known;
+        self.came_in(lines - known);
+    }
+
+    /// What is counted, without what is not journaled.
+    pub(super) fn counters(&self) -> Self {
+        Self { settled: self.settled, retries: self.retries, last_success: self.last_success, ..Self::default() }
+    }
+
+    /// The counters go on in the next end of that name; what is not settled is to come back there.
+    pub(super) fn carried_over(self) -> Self {
+        Self { carried: self.in_flight(), closed: false, ..self }
+    }
+
+    /// What has not come back by now never will: it is gone, or no longer wanted.
+    pub(super) fn forgo_carried(&mut self) {
+        let carried = std::mem::take(&mut self.carried);
+        self.dropped_unknown(SinkReason::Shutdown, carried);
     }
 
     pub(super) fn filtered(&mut self, lines: u64) {

@@ -197,6 +197,45 @@ mod awaited {
         drop(err);
         assert_eq!(lost.try_recv(), Err(TryRecvError::Closed));
     }
+#[test]
+fn an_end_that_takes_anothers_place_has_what_that_had_not_settled() {
+    let collector = small(|_| {});
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+    (0..5).for_each(|body| drop(push_numbers(&collector, "m", body * 10..body * 10 + 10).unwrap()));
+    let first = outlet.try_next().unwrap();
+    settle(&outlet, &first);
+    let second = outlet.try_next().unwrap();
+    outlet.state().delivered(4);
+    let mut outlet = outlet.handed_over(terms(stderr_only(), OutletFull::Block, 1 << 20));
+    let sink = check(&collector);
+    assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_in_flight), (54, 14, 40), "four come twice");
+    assert_eq!(push_numbers(&collector, "m", 50..60).unwrap().accepted, 0, "another filter");
+    let again: Vec<Taken> = std::iter::from_fn(|| outlet.try_next()).collect();
+    assert_eq!((again.len(), messages(&again[0])), (4, messages(&second)));
+    again.iter().for_each(|taken| settle(&outlet, taken));
+    let sink = check(&collector);
+    assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_dropped, sink.lines_filtered), (54, 54, 0, 10));
+}
+
+#[test]
+fn an_end_that_goes_may_take_what_it_has_and_its_counters_wait_for_its_return() {
+    let collector = small(|_| {});
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+    (0..3).for_each(|body| drop(push_numbers(&collector, "m", body * 10..body * 10 + 10).unwrap()));
+    collector.retire_outlet("store");
+    assert_eq!(push_numbers(&collector, "m", 30..40).unwrap().unrouted, 10, "it is a consumer no longer");
+    let taken = outlet.try_next().unwrap();
+    settle(&outlet, &taken);
+    assert_eq!(check(&collector).lines_in_flight, 20, "it is told of until it is gone");
+    drop(outlet);
+    assert!(collector.stats().sinks.is_empty());
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+    let sink = check(&collector);
+    assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_dropped), (30, 10, 20));
+    let _ = push_numbers(&collector, "m", 40..45).unwrap();
+    let taken = outlet.try_next().unwrap();
+    settle(&outlet, &taken);
+    assert_eq!((check(&collector).lines_in, check(&collector).lines_delivered), (35, 15));
 }
 
 #[cfg(feature = "spool")]
@@ -325,5 +364,53 @@ mod spooled {
             assert_eq!(sink.lines_dropped, sink.lines_dropped_by_reason["queue_full"]);
             collector.close_spool();
         }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_takes_anothers_place_goes_on_from_its_cursor() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        (0..40).for_each(|number| drop(collector.push(body(number, 0)).unwrap()));
+        for _ in 0..10 {
+            let taken = outlet.next().await.unwrap();
+            settle(&outlet, &taken);
+        }
+        let _under_way = outlet.next().await.unwrap();
+        let mut outlet = outlet.handed_over(terms(None, OutletFull::DropNewest, 1));
+        let sink = check(&collector);
+        assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_in_flight), (80, 20, 60));
+        for _ in 0..10 {
+            let taken = outlet.next().await.unwrap();
+            settle(&outlet, &taken);
+        }
+        // Forty lines are counted in, of which the next end wants half.
+        let mut outlet = outlet.handed_over(terms(stderr_only(), OutletFull::DropNewest, 1));
+        let _ = collector.push(body(40, 0)).unwrap();
+        assert_eq!(drain(&mut outlet).await.len(), 21);
+        let sink = check(&collector);
+        assert_eq!((sink.lines_in, sink.lines_delivered, sink.lines_dropped), (81, 61, 20));
+        assert_eq!(sink.lines_dropped_by_reason["shutdown"], 20);
+        collector.close_spool();
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_away_holds_nothing_back_and_what_went_meanwhile_is_counted() {
+        let dir = Dir::new();
+        let bounds = Bounds { full: Full::Refuse, segment_bytes: 64 << 10, ..Bounds::new(256 << 10) };
+        let collector = dir.open(bounds);
+        let outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        (0..10).for_each(|number| drop(collector.push(body(number, 2_000)).unwrap()));
+        collector.retire_outlet("store");
+        drop(outlet);
+        // Far more than the spool holds, and nothing is refused.
+        (10..300).for_each(|number| drop(collector.push(body(number, 2_000)).unwrap()));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        let read = drain(&mut outlet).await.len() as u64;
+        let sink = check(&collector);
+        assert_eq!((sink.lines_in, sink.lines_delivered + sink.lines_dropped), (600, 600));
+        assert_eq!((sink.lines_delivered, sink.lines_dropped_by_reason["queue_full"]), (read, 600 - read));
+        assert!(0 < read && read < 600, "{read}");
+        collector.close_spool();
     }
 }

@@ -1,6 +1,6 @@
 //! In place of the spool, where the crate is built without: every outlet is a channel.
 
-use super::{Channel, LogCollector, OutletState, OutletTerms, Source, Tally};
+use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Source, Tally};
 
 /// Where a sink goes on, where there is nothing to go on from.
 pub(super) struct Start;
@@ -10,12 +10,26 @@ impl LogCollector {
         Start
     }
 
-    pub(super) fn source_of(&self, terms: &OutletTerms, _start: Start, _tally: &mut Tally) -> Source {
+    pub(super) fn source_of(
+        &self,
+        terms: &OutletTerms,
+        _start: Start,
+        _left: Option<u64>,
+        _tally: &mut Tally,
+    ) -> Source {
         Source::Channel(Channel::new(terms.bytes_max))
     }
 }
 
+impl Inner {
+    pub(super) fn line_of_cursor(&self) -> Option<u64> {
+        None
+    }
+}
+
 impl OutletState {
+    pub(super) fn park_cursor(&self) {}
+
     pub(super) fn store_cursor(&self) {}
 
     pub(super) fn store_cursor_in_time(&self) {}

@@ -1,15 +1,18 @@
 //! What sinks want of a body on its way in.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Awaited, Inner, OutletFull, OutletState, Room, SinkReason, Source, Wanted, lines_of, wanted_of};
+use super::{Awaited, Departed, Inner, OutletFull, OutletState, Room, SinkReason, Source, Wanted, lines_of, wanted_of};
 use crate::{
     batch::{Batch, Group, Kind, Streams},
     collector::SinkStats,
@@ -26,7 +29,12 @@ pub(crate) struct Outlets {
     /// Counts the changes: 0 while there was never any.
     generation: AtomicU64,
     list: RwLock<Arc<[Arc<OutletState>]>>,
+    /// Of those that were here, by name: their counters go on when they return.
+    departed: Mutex<HashMap<Box<str>, Departed>>,
 }
+
+/// So many names of sinks that were here are remembered.
+const DEPARTED_MAX: usize = 64;
 
 /// What the sinks want of one batch, and the room that they keep for it.
 ///
@@ -69,10 +77,38 @@ impl Outlets {
         self.generation.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn remove(&self, state: &Arc<OutletState>) {
+    /// Says whether it was there.
+    pub(super) fn remove(&self, state: &Arc<OutletState>) -> bool {
         let mut list = self.list.write();
+        let before = list.len();
         *list = list.iter().filter(|other| !Arc::ptr_eq(other, state)).cloned().collect();
         self.generation.fetch_add(1, Relaxed);
+        list.len() < before
+    }
+
+    /// Puts one in another's place.
+    pub(super) fn replace(&self, old: &Arc<OutletState>, new: &Arc<OutletState>) {
+        let mut list = self.list.write();
+        let place = |state: &Arc<OutletState>| if Arc::ptr_eq(state, old) { new } else { state }.clone();
+        *list = list.iter().map(place).collect();
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Offers it nothing more; it is still one of those that are counted.
+    pub(super) fn retire(&self, state: &OutletState) {
+        state.retired.store(true, Relaxed);
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn remember(&self, name: &str, departed: Departed) {
+        let mut all = self.departed.lock();
+        if all.len() < DEPARTED_MAX || all.contains_key(name) {
+            all.insert(name.into(), departed);
+        }
+    }
+
+    pub(super) fn recall(&self, name: &str) -> Option<Departed> {
+        self.departed.lock().remove(name)
     }
 
     /// What sinks want of `batch`, with room where it must be kept; `Err` where there is none.
@@ -158,7 +194,7 @@ impl Wants {
                 is_dropped: false,
             })
         };
-        self.each = outlets.list().iter().map(want).collect();
+        self.each = outlets.list().iter().filter(|state| !state.retired.load(Relaxed)).map(want).collect();
         self.union = Union::of(&self.each, batch);
     }
 

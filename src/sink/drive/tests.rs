@@ -105,6 +105,11 @@ fn body(lines: std::ops::Range<usize>) -> String {
     lines.map(|line| format!("{{\"instance\":\"m{}\",\"message\":\"line {line}\"}}\n", line % 7)).collect()
 }
 
+async fn driven(mut outlet: Outlet, sink: Arc<dyn Sink>, terms: Terms, orders: watch::Receiver<Order>) -> Outlet {
+    drive(&mut outlet, sink, terms, orders, CancellationToken::new()).await;
+    outlet
+}
+
 /// Pushes `bodies`, delivers all and shuts down.
 async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
     let collector = LogCollector::new(CollectorConfig::default());
@@ -119,9 +124,9 @@ async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> Sin
     for body in bodies {
         let _ = collector.push(body).unwrap();
     }
-    let (_paused, is_paused) = watch::channel(false);
+    let (_orders, told) = watch::channel(Order::Run);
     let sink: Arc<dyn Sink> = Arc::clone(store) as Arc<dyn Sink>;
-    let driving = tokio::spawn(drive(outlet, sink, terms, is_paused, CancellationToken::new()));
+    let driving = tokio::spawn(driven(outlet, sink, terms, told));
     collector.shut_down();
     driving.await.unwrap();
     let stats = state.stats();
@@ -206,14 +211,14 @@ async fn a_paused_sink_delivers_nothing_until_it_goes_on() {
     };
     let outlet = collector.add_outlet(terms_of_outlet);
     let state = Arc::clone(outlet.state());
-    let (paused, is_paused) = watch::channel(true);
+    let (orders, told) = watch::channel(Order::Pause);
     let store = Store::new([]);
     let sink: Arc<dyn Sink> = Arc::clone(&store) as Arc<dyn Sink>;
-    let driving = tokio::spawn(drive(outlet, sink, terms(), is_paused, CancellationToken::new()));
+    let driving = tokio::spawn(driven(outlet, sink, terms(), told));
     let _ = collector.push(body(0..10)).unwrap();
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert_eq!((state.stats().lines_in_flight, store.lines.lock().len()), (10, 0));
-    paused.send(false).unwrap();
+    orders.send(Order::Run).unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((state.stats().lines_in_flight, store.lines.lock().len()), (0, 10));
     collector.shut_down();

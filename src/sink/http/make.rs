@@ -47,6 +47,7 @@ impl Settings {
 
     pub(in crate::sink) fn make(&self, made_for: &MadeFor) -> Result<Http, BadSetting> {
         self.check_belonging()?;
+        self.named_header()?;
         let compression = self.compression.unwrap_or(self.format.default_compression());
         if !self.format.takes(compression) {
             return Err(bad("compression", "this store does not take zstd: expected none or gzip"));
@@ -227,6 +228,10 @@ impl Settings {
     }
 
     fn token_header(&self, token: &str) -> Result<(HeaderName, HeaderValue), BadSetting> {
+        if let Some(name) = self.named_header()? {
+            let value = token.is_ascii().then(|| sensitive(token)).flatten();
+            return Ok((name, value.ok_or_else(|| bad("token", "it holds a character that is not ASCII"))?));
+        }
         let (name, value) = match self.format {
             Format::Datadog => (HeaderName::from_static("dd-api-key"), token.to_owned()),
             Format::Elasticsearch => (AUTHORIZATION, format!("ApiKey {token}")),
@@ -234,6 +239,13 @@ impl Settings {
         };
         let value = token.bytes().all(|byte| byte.is_ascii_graphic()).then(|| sensitive(&value)).flatten();
         Ok((name, value.ok_or_else(|| bad("token", "it holds a blank or a character that is not ASCII"))?))
+    }
+
+    fn named_header(&self) -> Result<Option<HeaderName>, BadSetting> {
+        let Some(text) = &self.token_header else { return Ok(None) };
+        let name = HeaderName::try_from(text.as_str());
+        let name = name.map_err(|_| bad("token_header", format!("{text:?} is no name of a header")))?;
+        if is_ours(&name) { Err(bad("token_header", format!("{name} is not to be set"))) } else { Ok(Some(name)) }
     }
 
     fn connector(&self, uri: &Uri) -> Result<HttpsConnector<HttpConnector>, BadSetting> {

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     /// Sent the way that the store wants it: a bearer's, unless it has another.
     pub(super) token: Option<Secret>,
     pub(super) token_file: Option<PathBuf>,
+    /// The header that the token is, as it stands: for stores that want it neither as a bearer's nor as their format says.
+    pub(super) token_header: Option<String>,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
     pub(super) password_file: Option<PathBuf>,

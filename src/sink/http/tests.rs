@@ -461,6 +461,8 @@ async fn settings_that_cannot_be_are_told_by_key() {
         ("url = \"http://a\"\nformat = \"elasticsearch\"", "index"),
         ("url = \"http://a\"\nformat = \"elasticsearch\"\nindex = \"A\"", "index"),
         ("format = \"axiom\"", "dataset"),
+        ("url = \"http://a\"\ntoken_header = \"a b\"", "token_header"),
+        ("url = \"http://a\"\ntoken_header = \"content-length\"", "token_header"),
         ("url = \"http://a\"\nformat = \"clickhouse\"", "table"),
         ("url = \"http://a\"\nformat = \"clickhouse\"\ntable = \"a; DROP TABLE b\"", "table"),
         ("url = \"http://a\"\nformat = \"clickhouse\"\ntable = \"a\"\ndatabase = \"`\"", "database"),
@@ -480,6 +482,8 @@ async fn credentials_go_where_the_store_looks_for_them() {
         ("format = \"datadog\"\ntoken = \"k\"", "dd-api-key", "k"),
         ("format = \"elasticsearch\"\nindex = \"i\"\ntoken = \"k\"", "authorization", "ApiKey k"),
         ("user = \"u\"\npassword = \"p:w\"", "authorization", "Basic dTpwOnc="),
+        ("token = \"k\"\ntoken_header = \"X-API-Key\"", "x-api-key", "k"),
+        ("token = \"Basic abc=\"\ntoken_header = \"authorization\"", "authorization", "Basic abc="),
     ] {
         let store = Store::answering(&[&answer("200 OK", "", "{\"errors\":false}")]).await;
         let sink = make(&format!("url = \"{}\"\n{toml}", store.url())).unwrap();
