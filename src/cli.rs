@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod allocator;
 mod client;
+mod explain;
 mod health;
 mod link;
 mod logging;
@@ -133,6 +134,9 @@ enum Command {
     /// Show what was lost, of which machine and why: exit 1 if anything was, 0 if nothing
     #[command(after_help = losses::EXAMPLES)]
     Losses(losses::Args),
+    /// Tell what became of one entry: where it is kept, which queues and sinks had it, what was lost
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Args),
     /// Make a signed link that shows some machines for a while
     #[command(after_help = link::EXAMPLES)]
     Link(link::Args),
@@ -194,6 +198,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Machines(args) => client::block_on(machines::run(args)),
         Command::Stats(args) => client::block_on(stats::run(args)),
         Command::Losses(args) => client::block_on(losses::run(args)),
+        Command::Explain(args) => client::block_on(explain::run(args)),
         Command::Link(args) => link::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),

@@ -164,6 +164,8 @@ pub enum StreamEvent {
     Entry(LogEntry),
     /// So many lines were dropped here: the queue was full, or its reader too far behind.
     Skipped(u64),
+    /// Lines were lost here, and nobody knows how many: they left the spool, or were damaged, around a stop of the process.
+    SkippedUnknown,
     /// So many lines were dropped here: the machine or its app was over its limit.
     Limited(u64),
 }
@@ -173,6 +175,7 @@ pub enum StreamEvent {
 pub(crate) enum Ready<'a> {
     Line(EntryView<'a>),
     Skipped(u64),
+    SkippedUnknown,
     Limited(u64),
 }
 
@@ -187,6 +190,7 @@ pub struct LogStream {
     held: Option<Held>,
     /// Dropped lines that were come upon and are still to be told.
     skipped: u64,
+    skipped_unknown: bool,
     /// The same, of those that were over a limit.
     limited: u64,
     item_timeout: Option<Duration>,
@@ -232,6 +236,7 @@ impl LogStream {
             queue,
             held: None,
             skipped: 0,
+            skipped_unknown: false,
             limited: 0,
             item_timeout: None,
             total_timeout: None,
@@ -310,7 +315,7 @@ impl LogStream {
         loop {
             match self.next_event().await? {
                 StreamEvent::Entry(entry) => return Some(entry),
-                StreamEvent::Skipped(_) | StreamEvent::Limited(_) => {}
+                StreamEvent::Skipped(_) | StreamEvent::SkippedUnknown | StreamEvent::Limited(_) => {}
             }
         }
     }
@@ -358,7 +363,7 @@ impl LogStream {
 
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<EntryBatch>> {
         loop {
-            (self.skipped, self.limited) = (0, 0);
+            (self.skipped, self.skipped_unknown, self.limited) = (0, false, 0);
             if !self.total_is_over()
                 && let Some(item) = self.held.take().and_then(Held::let_go)
             {
@@ -387,6 +392,9 @@ impl LogStream {
         if self.skipped > 0 {
             return Some(StreamEvent::Skipped(std::mem::take(&mut self.skipped)));
         }
+        if std::mem::take(&mut self.skipped_unknown) {
+            return Some(StreamEvent::SkippedUnknown);
+        }
         if self.limited > 0 {
             return Some(StreamEvent::Limited(std::mem::take(&mut self.limited)));
         }
@@ -405,6 +413,9 @@ impl LogStream {
         }
         if self.skipped > 0 {
             return Some(Ready::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        if std::mem::take(&mut self.skipped_unknown) {
+            return Some(Ready::SkippedUnknown);
         }
         if self.limited > 0 {
             return Some(Ready::Limited(std::mem::take(&mut self.limited)));
@@ -454,6 +465,7 @@ impl LogStream {
                 self.skipped += lines;
                 self.lines_skipped += lines;
             }
+            Taken::SkippedUnknown => self.skipped_unknown = true,
             Taken::Limited(lines) => {
                 self.limited += lines;
                 self.lines_skipped += lines;
@@ -542,7 +554,11 @@ impl LogStream {
 
     /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
     pub(crate) fn has_more(&mut self) -> bool {
-        if self.skipped > 0 || self.limited > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
+        if self.skipped > 0
+            || self.skipped_unknown
+            || self.limited > 0
+            || self.held.as_ref().is_some_and(|held| held.lines() > 0)
+        {
             return true;
         }
         if self.is_on_disk() {
@@ -567,7 +583,7 @@ impl Stream for LogStream {
         loop {
             match ready!(self.poll_event(cx)) {
                 Some(StreamEvent::Entry(entry)) => return Poll::Ready(Some(entry)),
-                Some(StreamEvent::Skipped(_) | StreamEvent::Limited(_)) => {}
+                Some(StreamEvent::Skipped(_) | StreamEvent::SkippedUnknown | StreamEvent::Limited(_)) => {}
                 None => return Poll::Ready(None),
             }
         }

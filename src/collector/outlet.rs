@@ -16,6 +16,7 @@ mod position;
 #[cfg(feature = "spool")]
 mod spooled;
 mod tally;
+mod trace;
 #[cfg(not(feature = "spool"))]
 mod unspooled;
 mod wants;
@@ -28,11 +29,15 @@ use tokio::{sync::Notify, time::Instant};
 
 #[cfg(feature = "spool")]
 pub(crate) use self::spooled::{RewindError, Rewound};
-pub(crate) use self::wants::{Outlets, Wants};
 use self::{
     channel::{Channel, Room},
     position::{Ahead, Fetched, Position},
     tally::{Settled, Tally},
+    trace::Began,
+};
+pub(crate) use self::{
+    trace::SinkTrace,
+    wants::{Outlets, Wants},
 };
 use super::{LogCollector, SinkStats};
 use crate::{
@@ -102,7 +107,6 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 struct UnderWay {
     number: u64,
-    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
     seq: u64,
     received: Instant,
     /// Of the channel's bound.
@@ -137,6 +141,7 @@ struct Inner {
     under_way: VecDeque<UnderWay>,
     numbers: u64,
     last_error: Option<String>,
+    began: Began,
 }
 
 enum Source {
@@ -433,7 +438,8 @@ impl LogCollector {
         let publisher = self.shared.publisher.lock();
         let mut tally = Tally::default();
         let source = self.source_of(&terms, start, &mut tally);
-        let inner = Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None };
+        let began = self.began_of(&terms.name, &source);
+        let inner = Inner { tally, source, under_way: VecDeque::new(), numbers: 0, last_error: None, began };
         let state = Arc::new(OutletState {
             terms,
             budget: Arc::clone(&self.shared.budget),
@@ -447,6 +453,7 @@ impl LogCollector {
         self.shared.outlets.add(&state);
         drop(publisher);
         state.store_cursor();
+        state.store_began();
         Outlet::new(self, state)
     }
 

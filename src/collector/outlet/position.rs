@@ -126,6 +126,11 @@ impl Position {
         self.cursor.seq()
     }
 
+    /// The line to be read next.
+    pub(super) fn line(&self) -> u64 {
+        self.cursor.line()
+    }
+
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.waiting_since
     }

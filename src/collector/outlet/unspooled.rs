@@ -1,6 +1,6 @@
 //! In place of the spool, where the crate is built without: every outlet is a channel.
 
-use super::{Channel, LogCollector, OutletState, OutletTerms, Source, Tally};
+use super::{Began, Channel, LogCollector, OutletState, OutletTerms, Source, Tally};
 
 /// Where a sink goes on, where there is nothing to go on from.
 pub(super) struct Start;
@@ -12,6 +12,10 @@ impl LogCollector {
 
     pub(super) fn source_of(&self, terms: &OutletTerms, _start: Start, _tally: &mut Tally) -> Source {
         Source::Channel(Channel::new(terms.bytes_max))
+    }
+
+    pub(super) fn began_of(&self, _name: &str, _source: &Source) -> Began {
+        Began { line: Some(self.shared.history.end().1), resumed: None }
     }
 }
 
