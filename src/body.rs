@@ -334,15 +334,16 @@ impl BodyReader {
 
     fn step(&mut self, input: &[u8]) -> Result<usize, BodyError> {
         let bound = self.limits.decoded_bytes_max;
-        let taken = match self.decoder.step(input, &mut self.out, bound) {
-            Ok(taken) => taken,
-            Err(Fault::Damage(damage)) => return Err(self.corrupt(damage)),
-            Err(Fault::TooLarge) => return Err(BodyError::DecodedTooLarge { bound }),
-        };
+        let step = self.decoder.step(input, &mut self.out, bound);
+        // First: a decoder that has filled its room sees what is wrong behind it or does not, by how the body came in pieces.
         if self.encoding != Encoding::Snappy && self.out.len() > bound {
             return Err(BodyError::DecodedTooLarge { bound });
         }
-        Ok(taken)
+        match step {
+            Ok(taken) => Ok(taken),
+            Err(Fault::Damage(damage)) => Err(self.corrupt(damage)),
+            Err(Fault::TooLarge) => Err(BodyError::DecodedTooLarge { bound }),
+        }
     }
 
     fn corrupt(&self, damage: Damage) -> BodyError {

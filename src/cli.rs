@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod allocator;
 mod client;
+mod explain;
 mod health;
 mod link;
 mod logging;
@@ -157,6 +158,9 @@ enum Command {
     /// Show what sinks do; have one pause, go on, or go back
     #[command(after_help = sinks::EXAMPLES)]
     Sinks(sinks::Args),
+    /// Tell what became of one entry: where it is kept, which queues and sinks had it, what was lost
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Args),
     /// Make a signed link that shows some machines for a while
     #[command(after_help = link::EXAMPLES)]
     Link(link::Args),
@@ -219,6 +223,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Stats(args) => client::block_on(stats::run(args)),
         Command::Losses(args) => client::block_on(losses::run(args)),
         Command::Sinks(args) => client::block_on(sinks::run(args)),
+        Command::Explain(args) => client::block_on(explain::run(args)),
         Command::Link(args) => link::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Config(args) => validate::print_config(&args),

@@ -7,6 +7,8 @@
 //! Lock order: publish → shard of the table → machine → queue or outlet → history; the roster's is taken with none of these wanted
 //! behind it. No `async fn` here: a DashMap guard must never cross an await.
 
+#[cfg(feature = "server")]
+mod explain;
 mod facts;
 mod limit;
 mod losses;
@@ -36,6 +38,8 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
+#[cfg(feature = "server")]
+pub(crate) use self::explain::Unexplained;
 pub use self::facts::{MachineFacts, SinkStats, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine};
 use self::{
@@ -50,7 +54,7 @@ use crate::{
     exit::{ExitPatterns, ExitWatch},
     history::{History, MachineCursor, Start, Trail},
     journal::Journal,
-    queue::{self, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
+    queue::{self, Began, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
 };
 
@@ -399,7 +403,7 @@ impl LogCollector {
             }
             return Ok((LogQueue::new(self, machine, queue), false));
         }
-        let queue = self.create_queue(publisher, machine, options, backlog)?;
+        let queue = self.create_queue(publisher, machine, options, backlog, None)?;
         Ok((LogQueue::new(self, machine, &queue), true))
     }
 
@@ -465,12 +469,24 @@ impl LogCollector {
         machine.with_exits(|exits| exits.watch(machine, linger, from))
     }
 
+    /// Where a queue begins that is created now, under the publish lock.
+    fn begins_now(&self, backlog: bool) -> Began {
+        let history = &self.shared.history;
+        let line = match history.past() {
+            _ if !backlog => history.end().1,
+            Some(past) => past.oldest_line(),
+            None => history.oldest_line(),
+        };
+        Began::now(line)
+    }
+
     fn create_queue(
         &self,
         publisher: &mut Publisher,
         machine: &Arc<Machine>,
         options: SubscribeOptions,
         backlog: Option<Backlog>,
+        began: Option<Began>,
     ) -> Result<Arc<Queue>, SubscribeError> {
         let defaults = &self.shared.config.queue;
         let bound = defaults.subscriptions_max;
@@ -480,7 +496,8 @@ impl LogCollector {
         let now = Instant::now();
         let terms =
             Terms { streams: options.streams.unwrap_or(defaults.streams), full: options.full.unwrap_or(defaults.full) };
-        let queue = Arc::new(Queue::new(terms, Arc::clone(&self.shared.queues), now));
+        let began = began.unwrap_or_else(|| self.begins_now(options.backlog));
+        let queue = Arc::new(Queue::new(terms, Arc::clone(&self.shared.queues), now).with_began(began));
         let mut state = machine.state.lock();
         if options.backlog {
             let (history, trail) = (&self.shared.history, machine.trail.load());

@@ -61,6 +61,38 @@ impl Ring {
     }
 }
 
+/// Where a batch is on the disk.
+#[cfg(feature = "server")]
+#[cfg_attr(not(feature = "spool"), allow(dead_code, reason = "without a spool nothing is"))]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Stored {
+    /// The segment's file in the spool's directory.
+    pub(crate) file: String,
+    /// Where the record begins there, and its bytes.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    /// The record's number, which `fleetdrain spool dump --from` takes.
+    pub(crate) sequence: u64,
+    /// Lines of the record.
+    pub(crate) lines: u64,
+}
+
+/// What the disk says of a line.
+#[cfg(feature = "server")]
+#[cfg_attr(not(feature = "spool"), allow(dead_code, reason = "without a spool nobody says it"))]
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Found(Stored),
+    /// Its segment was removed; the oldest line that is left was received then.
+    Removed {
+        oldest: Option<Timestamp>,
+    },
+    /// Its record is damaged, and left out.
+    Damaged,
+    /// The disk does not answer now.
+    Unreadable,
+}
+
 /// What the history says of a batch's number.
 pub(crate) enum Held {
     Batch(Arc<Batch>),
@@ -115,6 +147,15 @@ impl History {
             return Held::Evicted;
         }
         ring.batches.get(ring.index(seq)).map_or(Held::NotYet, |batch| Held::Batch(Arc::clone(batch)))
+    }
+
+    /// The batch held that has this line.
+    #[cfg(feature = "server")]
+    pub(crate) fn batch_with_line(&self, line: u64) -> Option<Arc<Batch>> {
+        let ring = self.ring.read();
+        let after = ring.batches.partition_point(|batch| batch.first_line <= line);
+        let batch = ring.batches.get(after.checked_sub(1)?)?;
+        (line < batch.first_line + batch.lines()).then(|| Arc::clone(batch))
     }
 
     /// The last batch held before that number.

@@ -98,6 +98,15 @@ impl Journal {
         self.notes.lock().note(loss);
     }
 
+    /// Notes lines that were lost of which nobody knows how many; an entry of its own.
+    #[cfg_attr(
+        not(feature = "spool"),
+        allow(dead_code, reason = "only what outlives a process is lost without being counted")
+    )]
+    pub(crate) fn note_unknown(&self, loss: Loss) {
+        self.notes.lock().keep(Entry { lines: None, ..Entry::from(loss) });
+    }
+
     /// Notes a time in which a source was not heard; an entry of its own, however long it is.
     #[cfg_attr(not(feature = "fly"), allow(dead_code, reason = "only a source that connects has gaps"))]
     pub(crate) fn note_gap(&self, place: &'static str, reason: &'static str, from: Timestamp, to: Timestamp) {

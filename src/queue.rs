@@ -14,6 +14,8 @@ mod item;
 mod latencies;
 mod lost;
 mod reader;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server is who asks"))]
+mod trace;
 mod waiters;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -21,6 +23,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+#[cfg(feature = "server")]
+pub(crate) use self::trace::{Line, Trace};
 use self::{
     behind::{Behind, Stand},
     channel::Channel,
@@ -34,6 +38,7 @@ pub(crate) use self::{
     item::Item,
     lost::Lost,
     reader::{Handing, Wait},
+    trace::Began,
     waiters::Wakes,
 };
 use crate::{
@@ -71,6 +76,18 @@ pub(crate) struct Common {
     pub(crate) losers: Mutex<Vec<usize>>,
 }
 
+/// Where a queue stands in the spool.
+#[cfg(feature = "spool")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The batch before which every wanted line was delivered.
+    pub(crate) at: u64,
+    /// Wanted lines from there on that were not.
+    pub(crate) lines: u64,
+    /// All of these are in batches before this number.
+    pub(crate) to: u64,
+}
+
 /// What a queue takes and what it does when it is full; for its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
@@ -84,13 +101,28 @@ struct Skip {
     from: u64,
     to: u64,
     lines: u64,
-    /// Over a limit, which is told apart.
-    limited: bool,
+    what: Missing,
+}
+
+/// What is told of dropped lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// How many.
+    Skipped,
+    /// How many, and that they were over a limit.
+    Limited,
+    /// That nobody knows how many.
+    #[cfg_attr(not(feature = "spool"), allow(dead_code, reason = "only what outlives a process is lost uncounted"))]
+    Unknown,
 }
 
 impl Skip {
     fn told(self) -> Taken {
-        if self.limited { Taken::Limited(self.lines) } else { Taken::Skipped(self.lines) }
+        match self.what {
+            Missing::Skipped => Taken::Skipped(self.lines),
+            Missing::Limited => Taken::Limited(self.lines),
+            Missing::Unknown => Taken::SkippedUnknown,
+        }
     }
 }
 
@@ -145,6 +177,7 @@ struct Rare {
     lost: Vec<Lost>,
     /// Why it ended, and behind which of its machine's lines.
     ended: Option<(Ended, Trail)>,
+    memory: trace::Memory,
 }
 
 /// What a `block` queue promises.
@@ -218,6 +251,8 @@ pub(crate) enum Taken {
     Item(Item),
     /// So many lines were dropped here.
     Skipped(u64),
+    /// Lines were lost here, and nobody knows how many.
+    SkippedUnknown,
     /// So many lines were over a limit here.
     Limited(u64),
     /// The channel is drained, and the history has more: claim it through the collector.
@@ -257,6 +292,8 @@ pub(crate) struct QueueFacts {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) terms: Terms,
+    #[cfg_attr(not(any(feature = "server", feature = "spool")), allow(dead_code, reason = "nobody asks"))]
+    pub(crate) began: Began,
     common: Arc<Common>,
     state: Mutex<State>,
 }
@@ -299,7 +336,11 @@ impl QueueRoom {
 impl Queue {
     pub(crate) fn new(terms: Terms, common: Arc<Common>, now: Instant) -> Self {
         let state = Mutex::new(State { readerless_since: Some(now), ..State::default() });
-        Self { terms, common, state }
+        Self { terms, began: Began::now(0), common, state }
+    }
+
+    pub(crate) fn with_began(self, began: Began) -> Self {
+        Self { began, ..self }
     }
 
     /// Keeps room for `group` if this is a live `block` queue; `Err` when it has none.
@@ -497,26 +538,29 @@ impl Queue {
             return;
         }
         self.common.ledger.queue_dropped(reason, lines);
-        let Rare { skips, dropped, lost, .. } = &mut **state.rare.get_or_insert_default();
+        let Rare { skips, dropped, lost, memory, .. } = &mut **state.rare.get_or_insert_default();
         *dropped += lines;
+        memory.note(from, to, reason);
         if lost.is_empty() {
             self.common.losers.lock().push(std::ptr::from_ref(self).addr());
         }
         note_lost(lost, reason, lines, ids);
-        let limited = reason == Reason::Limited;
+        let what = if reason == Reason::Limited { Missing::Limited } else { Missing::Skipped };
         let at = skips.partition_point(|skip| skip.from <= from);
         // Lines over a limit are dropped as they come, so older ones may still be dropped after them.
-        let neighbour =
-            at.checked_sub(1).filter(|&before| skips[before].to == from && skips[before].limited == limited);
+        let neighbour = at.checked_sub(1).filter(|&before| skips[before].to == from && skips[before].what == what);
         let many = skips.len() >= SKIPS_MAX;
-        match neighbour.or_else(|| many.then(|| skips.len() - 1)) {
+        let any = || skips.iter().rposition(|skip| skip.what != Missing::Unknown).filter(|_| many);
+        match neighbour.or_else(any) {
             Some(index) => {
                 let skip = &mut skips[index];
                 skip.lines += lines;
                 skip.to = to.max(skip.to);
-                skip.limited &= limited;
+                if what == Missing::Skipped {
+                    skip.what = what;
+                }
             }
-            None => skips.insert(at, Skip { from, to, lines, limited }),
+            None => skips.insert(at, Skip { from, to, lines, what }),
         }
     }
 
@@ -541,9 +585,9 @@ impl Queue {
         self.state.lock().readerless_since.is_some_and(|since| now.duration_since(since) >= after)
     }
 
-    /// The batch before which every wanted line was delivered, where all that is known of the machine is `trail`.
+    /// Where it stands, where all that is known of the machine is `trail`.
     #[cfg(feature = "spool")]
-    pub(crate) fn position(&self, trail: Trail) -> u64 {
+    pub(crate) fn standing(&self, trail: Trail) -> Standing {
         let mut state = self.state.lock();
         let state = &mut *state;
         let waiting = state.pop().map(|item| {
@@ -553,7 +597,23 @@ impl Queue {
         });
         let held = state.handed_over.as_ref().filter(|_| state.held_lines > 0).map(|handed| handed.from);
         let behind = state.behind.as_ref().map(|behind| behind.place().batch);
-        [held, waiting, behind].into_iter().flatten().min().unwrap_or(state.until_the_end(trail).end)
+        let to = state.until_the_end(trail).end;
+        let at = [held, waiting, behind].into_iter().flatten().min().unwrap_or(to);
+        let lines = state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines);
+        Standing { at, lines, to }
+    }
+
+    /// A queue that was taken up where an earlier process left it has lost lines meanwhile, before the one with `machine_seq`
+    /// `before`: so many, and perhaps others before those of `unknown`, which ascend. For who takes it up, before anybody reads.
+    #[cfg(feature = "spool")]
+    pub(crate) fn lost_before(&self, before: u64, lines: u64, unknown: impl Iterator<Item = u64>) {
+        self.common.ledger.queue_in(lines);
+        let mut state = self.state.lock();
+        self.skip(&mut state, before.saturating_sub(lines), before, lines, None, Reason::HistoryEvicted);
+        for from in unknown {
+            let skip = Skip { from, to: from, lines: 0, what: Missing::Unknown };
+            state.rare.get_or_insert_default().skips.push_back(skip);
+        }
     }
 
     /// Where a finished machine's queue ends, as the number of a batch. A shutdown ends none that outlives the process.

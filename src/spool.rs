@@ -204,6 +204,13 @@ impl Spool {
         self.log.machine_lines(machine, &seqs)
     }
 
+    /// Where records are missing of segments that are known to be damaged, oldest first: from behind the sequence of the one before
+    /// to that of the next. What a damaged index cannot tell is left out.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<std::ops::Range<u64>> {
+        self.log.gaps()
+    }
+
     /// Reads one record, in [`Place::bytes`] of memory.
     ///
     /// # Errors
@@ -253,7 +260,24 @@ impl Spool {
     /// Notes that a sink has everything before `seq`. Durable within a second, and before anything that it allows to go; a
     /// crash before that takes it back to where it was.
     pub fn set_cursor(&self, name: &str, seq: u64) {
-        self.log.cursors.lock().set(name.as_bytes(), &seq.to_le_bytes());
+        let mut cursors = self.log.cursors.lock();
+        let began = cursors.value(name.as_bytes()).and_then(|value| value.get(8..)).unwrap_or_default();
+        let value = [&seq.to_le_bytes(), began].concat();
+        cursors.set(name.as_bytes(), &value);
+    }
+
+    /// Notes beside a sink's cursor the line that it began with, or went back to.
+    pub fn set_cursor_began(&self, name: &str, line: u64) {
+        let mut cursors = self.log.cursors.lock();
+        let Some(seq) = cursors.value(name.as_bytes()).map(retain::cursor) else { return };
+        cursors.set(name.as_bytes(), &[seq.to_le_bytes(), line.to_le_bytes()].concat());
+    }
+
+    /// The line that a sink began with; `None` if it has no cursor, or one of an earlier version, which did not note that.
+    #[must_use]
+    pub fn cursor_began(&self, name: &str) -> Option<u64> {
+        let cursors = self.log.cursors.lock();
+        cursors.value(name.as_bytes())?.get(8..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
     /// Has a sink's cursor hold nothing back for as long as the sink is away.

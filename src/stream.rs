@@ -165,6 +165,8 @@ pub enum StreamEvent {
     Entry(LogEntry),
     /// So many lines were dropped here: the queue was full, or its reader too far behind.
     Skipped(u64),
+    /// Lines were lost here, and nobody knows how many: they left the spool, or were damaged, around a stop of the process.
+    SkippedUnknown,
     /// So many lines were dropped here: the machine or its app was over its limit.
     Limited(u64),
 }
@@ -174,6 +176,7 @@ pub enum StreamEvent {
 pub(crate) enum Ready<'a> {
     Line(EntryView<'a>),
     Skipped(u64),
+    SkippedUnknown,
     Limited(u64),
 }
 
@@ -212,6 +215,7 @@ pub struct LogStream {
     held: Option<Held>,
     /// Dropped lines that were come upon and are still to be told.
     skipped: u64,
+    skipped_unknown: bool,
     /// The same, of those that were over a limit.
     limited: u64,
     item_timeout: Option<Duration>,
@@ -260,6 +264,7 @@ impl LogStream {
             queue,
             held: None,
             skipped: 0,
+            skipped_unknown: false,
             limited: 0,
             item_timeout: None,
             total_timeout: None,
@@ -385,7 +390,7 @@ impl LogStream {
         loop {
             match self.next_event().await? {
                 StreamEvent::Entry(entry) => return Some(entry),
-                StreamEvent::Skipped(_) | StreamEvent::Limited(_) => {}
+                StreamEvent::Skipped(_) | StreamEvent::SkippedUnknown | StreamEvent::Limited(_) => {}
             }
         }
     }
@@ -433,7 +438,7 @@ impl LogStream {
 
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<EntryBatch>> {
         loop {
-            (self.skipped, self.limited) = (0, 0);
+            (self.skipped, self.skipped_unknown, self.limited) = (0, false, 0);
             if !self.total_is_over()
                 && let Some(item) = self.held.take().and_then(Held::let_go)
             {
@@ -466,6 +471,9 @@ impl LogStream {
         if self.skipped > 0 {
             return Some(StreamEvent::Skipped(std::mem::take(&mut self.skipped)));
         }
+        if std::mem::take(&mut self.skipped_unknown) {
+            return Some(StreamEvent::SkippedUnknown);
+        }
         if self.limited > 0 {
             return Some(StreamEvent::Limited(std::mem::take(&mut self.limited)));
         }
@@ -484,6 +492,9 @@ impl LogStream {
         }
         if self.skipped > 0 {
             return Some(Ready::Skipped(std::mem::take(&mut self.skipped)));
+        }
+        if std::mem::take(&mut self.skipped_unknown) {
+            return Some(Ready::SkippedUnknown);
         }
         if self.limited > 0 {
             return Some(Ready::Limited(std::mem::take(&mut self.limited)));
@@ -543,6 +554,7 @@ impl LogStream {
                 self.skipped += lines;
                 self.lines_skipped += lines;
             }
+            Taken::SkippedUnknown => self.skipped_unknown = true,
             Taken::Limited(lines) => {
                 self.limited += lines;
                 self.lines_skipped += lines;
@@ -656,7 +668,11 @@ impl LogStream {
 
     /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
     pub(crate) fn has_more(&mut self) -> bool {
-        if self.skipped > 0 || self.limited > 0 || self.held.as_ref().is_some_and(|held| held.lines() > 0) {
+        if self.skipped > 0
+            || self.skipped_unknown
+            || self.limited > 0
+            || self.held.as_ref().is_some_and(|held| held.lines() > 0)
+        {
             return true;
         }
         if self.is_on_disk() {
@@ -685,7 +701,7 @@ impl Stream for LogStream {
         loop {
             match ready!(self.poll_event(cx)) {
                 Some(StreamEvent::Entry(entry)) => return Poll::Ready(Some(entry)),
-                Some(StreamEvent::Skipped(_) | StreamEvent::Limited(_)) => {}
+                Some(StreamEvent::Skipped(_) | StreamEvent::SkippedUnknown | StreamEvent::Limited(_)) => {}
                 None => return Poll::Ready(None),
             }
         }

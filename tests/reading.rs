@@ -935,8 +935,9 @@ async fn with_a_token_only_health_and_metrics_answer_without() {
         let mut denied = drain.get(path).await;
         assert_eq!((denied.status, denied.header("www-authenticate")), (401, Some("bearer")), "{path}");
         denied.problem().await;
-        let wrong = drain.send("GET", path, &[("Authorization", "Bearer secrets")]).await;
+        let mut wrong = drain.send("GET", path, &[("Authorization", "Bearer secrets")]).await;
         assert_eq!(wrong.status, 401, "{path}");
+        assert!(wrong.problem().await.starts_with("this token is not"), "{path}");
         let elsewhere =
             [("Host", "drain.example"), ("Origin", "https://evil.example"), ("Authorization", "Bearer secret")];
         let right = drain.send("GET", path, &elsewhere).await;

@@ -85,6 +85,13 @@ fn ls_lists_the_segments_and_dump_prints_what_is_in_them() {
     let messages = odd.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["message"].clone());
     let expected = (0..40).filter(|number| number % 2 == 1).map(|number| Value::from(format!("line {number}")));
     assert!(messages.eq(expected), "{}", odd.out);
+    let ids: Vec<Value> = all.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
+    assert!(ids.iter().all(|entry| entry["received_at"].is_string() && entry["machine_seq"].is_null()));
+    let number = |entry: &Value| {
+        let id = entry["id"].as_str().unwrap();
+        u64::from_str_radix(id.split('-').nth(1).unwrap(), 16).unwrap()
+    };
+    assert!(ids.iter().map(number).eq(0..80), "an id each, as a drain tells it");
     let bodies = fleetdrain(&["dump", "--bodies", "--from", "40"], &dir);
     assert_eq!(bodies.out, format!("[{},{}]\n", line("odd", "line 39"), line("both", "and this")));
 }
@@ -103,7 +110,9 @@ fn verify_finds_damage_and_repair_mends_it() {
     assert_eq!(damaged.code, 65);
     assert!(damaged.out.contains("damaged from byte 64 to"), "{}", damaged.out);
     assert_eq!(fs::read(second).unwrap(), content, "verify changed something");
-    assert_eq!(fleetdrain(&["repair"], &dir).code, 0);
+    let repaired = fleetdrain(&["repair"], &dir);
+    assert_eq!(repaired.code, 0);
+    assert!(repaired.out.contains("mended: damaged from byte 64 to"), "it says what it did: {}", repaired.out);
     let mended = fleetdrain(&["verify"], &dir);
     assert_eq!(mended.code, 0, "{}", mended.out);
     assert!(mended.out.contains("left out"), "{}", mended.out);

@@ -397,3 +397,21 @@ fn a_reader_may_move_between_threads() {
     fn is_send<T: Send>() {}
     is_send::<BodyReader>();
 }
+
+#[test]
+fn what_is_both_too_large_and_corrupt_is_too_large_however_it_comes() {
+    let content = lines(40);
+    for (encoding, behind) in [(Encoding::Gzip, 8), (Encoding::Deflate, 4)] {
+        let mut wire = encode(encoding, &content);
+        let sum = wire.len() - behind;
+        wire[sum] ^= 1;
+        for over in [0, 1, 2, 100] {
+            let limits = BodyLimits { decoded_bytes_max: content.len() - over, ..LIMITS };
+            for first in 1..=wire.len() {
+                let error = read_pieces(encoding, &wire, &[first, wire.len()], limits).unwrap_err();
+                let is_too_large = matches!(error, BodyError::DecodedTooLarge { .. });
+                assert_eq!(is_too_large, over > 0, "{encoding}, {over} over, in pieces of {first}: {error}");
+            }
+        }
+    }
+}

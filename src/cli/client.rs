@@ -235,7 +235,7 @@ impl Client {
         Err(self.refused(status, &body))
     }
 
-    fn refused(&self, status: StatusCode, body: &[u8]) -> AskError {
+    pub(super) fn refused(&self, status: StatusCode, body: &[u8]) -> AskError {
         AskError::Refused { url: self.target.to_string(), status, detail: detail(body) }
     }
 }

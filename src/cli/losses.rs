@@ -59,7 +59,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(if losses.is_empty() { Exit::Success } else { Exit::Found })
 }
 
-fn table(losses: &[Value]) -> Table {
+pub(super) fn table(losses: &[Value]) -> Table {
     let mut table = Table::new(&["FROM", "TO", "MACHINE", "APP", "WHERE", "REASON", "LINES"]);
     for loss in losses {
         let text = |name| loss.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();

@@ -14,7 +14,7 @@ use super::{
     text::{Table, thousands},
 };
 use crate::{
-    batch::EntryView,
+    batch::{EntryView, Origin, SPOOLED},
     record::{Limits, Parser},
     spool::{
         OpenError, Record, Seek,
@@ -92,10 +92,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Command::Verify(dir) => {
             let checked = offline::verify(&dir.dir).map_err(in_dir(&dir.dir))?;
             let exit = if checked.iter().all(Checked::is_whole) { Exit::Success } else { Exit::Data };
-            report(&checked)?;
+            report(&checked, verdict)?;
             Ok(exit)
         }
-        Command::Repair(dir) => report(&offline::repair(&dir.dir).map_err(in_dir(&dir.dir))?),
+        Command::Repair(dir) => report(&offline::repair(&dir.dir).map_err(in_dir(&dir.dir))?, mended),
         Command::Dump(args) => dump(args),
     }
 }
@@ -155,12 +155,24 @@ fn number(number: u64) -> String {
     thousands(&number.into())
 }
 
-fn report(checked: &[Checked]) -> Result<Exit, Failure> {
+fn report(checked: &[Checked], say: impl Fn(&Checked) -> String) -> Result<Exit, Failure> {
     let mut table = Table::new(&["SEGMENT", "RECORDS", "VERDICT"]);
     for checked in checked {
-        table.row([checked.segment.name.clone(), number(checked.segment.records), verdict(checked)]);
+        table.row([checked.segment.name.clone(), number(checked.segment.records), say(checked)]);
     }
     print(&table.render())
+}
+
+/// What is to be said of a segment that was repaired.
+fn mended(checked: &Checked) -> String {
+    let verdict = verdict(checked);
+    if checked.is_unreadable {
+        format!("left as it is: {verdict}")
+    } else if checked.is_whole() && checked.segment.is_sealed {
+        verdict
+    } else {
+        format!("mended: {verdict}")
+    }
 }
 
 /// What is to be said of a segment: `whole`, or everything that is not.
@@ -191,7 +203,8 @@ fn dump(args: &Dump) -> Result<Exit, Failure> {
     };
     let mut printer = Printer { args, parser: Parser::default(), out: Vec::new(), failed: None };
     let machine = args.machine.as_deref();
-    offline::dump(&args.dir.dir, seek, machine, |record| printer.print(&record)).map_err(in_dir(&args.dir.dir))?;
+    offline::dump(&args.dir.dir, seek, machine, |spool, record| printer.print(spool, &record))
+        .map_err(in_dir(&args.dir.dir))?;
     printer.failed.map_or(Ok(Exit::Success), Err)
 }
 
@@ -204,7 +217,7 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     /// Prints what is wanted of a record; whether to go on.
-    fn print(&mut self, record: &Record) -> bool {
+    fn print(&mut self, spool: u64, record: &Record) -> bool {
         self.out.clear();
         if self.args.bodies {
             self.out.extend_from_slice(&record.body);
@@ -212,7 +225,7 @@ impl Printer<'_> {
                 self.out.push(b'\n');
             }
         } else {
-            self.render_entries(record);
+            self.render_entries(spool, record);
         }
         let mut stdout = io::stdout().lock();
         let printed = stdout.write_all(&self.out).and_then(|()| stdout.flush());
@@ -220,11 +233,13 @@ impl Printer<'_> {
         self.failed.is_none()
     }
 
-    fn render_entries(&mut self, record: &Record) {
+    fn render_entries(&mut self, spool: u64, record: &Record) {
         let parsed = self.parser.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
         let lines = parsed.rows.len() as u64;
         for row in &parsed.rows {
-            let entry = EntryView { body: &record.body, arena: &parsed.arena, row, origin: None };
+            let line = record.first_line + u64::from(row.ordinal);
+            let origin = Origin { epoch: spool | SPOOLED, line, machine_seq: 0, received_at: record.received_at };
+            let entry = EntryView { body: &record.body, arena: &parsed.arena, row, origin: Some(origin) };
             if self.args.machine.as_ref().is_none_or(|machine| entry.machine_id() == machine) {
                 entry.write_json(&mut self.out, true);
                 self.out.push(b'\n');

@@ -17,6 +17,7 @@ mod position;
 #[cfg(feature = "spool")]
 mod spooled;
 mod tally;
+mod trace;
 #[cfg(not(feature = "spool"))]
 mod unspooled;
 mod wants;
@@ -38,6 +39,7 @@ use tokio::{sync::Notify, time::Instant};
 pub(crate) use self::spooled::RewindError;
 pub(crate) use self::{
     awaited::Awaited,
+    trace::SinkTrace,
     wants::{Outlets, Wants},
 };
 use self::{
@@ -47,6 +49,7 @@ use self::{
     lost::Lost,
     position::{Ahead, Fetched, Position},
     tally::{Settled, Tally},
+    trace::Began,
 };
 use super::{LogCollector, SinkStats};
 use crate::{
@@ -160,6 +163,7 @@ struct Inner {
     awaiting: Awaiting,
     numbers: u64,
     last_error: Option<String>,
+    began: Began,
 }
 
 enum Source {
@@ -533,14 +537,24 @@ impl LogCollector {
         let publisher = self.shared.publisher.lock();
         let Departed { mut tally, left } = self.shared.outlets.recall(&terms.name).unwrap_or_default();
         let source = self.source_of(&terms, start, left, &mut tally);
-        let state = self.state_of(terms, tally, source, Awaiting::default());
+        let began = self.began_of(&terms.name, &source);
+        let state = self.state_of(terms, tally, source, Awaiting::default(), began);
         self.shared.outlets.add(&state);
         drop(publisher);
         state.store_cursor();
+        state.store_began();
         Outlet::new(self, state)
     }
 
-    fn state_of(&self, terms: OutletTerms, tally: Tally, source: Source, awaiting: Awaiting) -> Arc<OutletState> {
+    fn state_of(
+        &self,
+        terms: OutletTerms,
+        tally: Tally,
+        source: Source,
+        awaiting: Awaiting,
+        began: Began,
+    ) -> Arc<OutletState> {
+        let inner = Inner { tally, source, under_way: VecDeque::new(), awaiting, numbers: 0, last_error: None, began };
         Arc::new(OutletState {
             terms,
             budget: Arc::clone(&self.shared.budget),
@@ -551,7 +565,7 @@ impl LogCollector {
             ready: Notify::new(),
             lost: Lost::default(),
             retired: AtomicBool::new(false),
-            inner: Mutex::new(Inner { tally, source, under_way: VecDeque::new(), awaiting, numbers: 0, last_error: None }),
+            inner: Mutex::new(inner),
         })
     }
 

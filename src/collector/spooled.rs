@@ -4,9 +4,9 @@
 //! or want of room removes of the spool is dropped from the queues that were still to read it, at that moment.
 
 mod note;
+mod positions;
 
 use std::{
-    collections::HashMap,
     path::Path,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
@@ -15,8 +15,9 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::note::Note;
-use super::{CollectorConfig, LogCollector, Machine, Shared, SubscribeOptions};
+use self::positions::Left;
+pub(super) use self::positions::Stored;
+use super::{CollectorConfig, LogCollector, Machine, Shared};
 #[cfg(feature = "server")]
 use crate::{
     admission::{Receipt, keyed},
@@ -24,20 +25,15 @@ use crate::{
     metrics::{Histogram, SpoolSnapshot},
 };
 use crate::{
-    batch::FIRST_SEQ,
     budget::Budget,
-    history::{MachineCursor, Past, Trail},
-    queue::{Ended, OnDisk, Queue, Reason, Wakes},
-    spool::{Bounds, Observer, OpenError, Position, Removing, Spool},
-    stream::LogQueue,
+    history::Past,
+    queue::{OnDisk, Queue, Reason},
+    spool::{Bounds, Observer, OpenError, Removing, Spool},
 };
 
 /// Batches of a machine that are looked at for its exit: Fly tells that a few seconds behind the last line.
 #[cfg(feature = "server")]
 const RECALLED_MAX: usize = 16;
-
-/// How often the queues' positions are made durable: so much of a queue its reader may see again after a crash.
-const POSITIONS_EVERY: Duration = Duration::from_millis(500);
 
 /// Who hears of what the spool does on its own.
 #[derive(Debug)]
@@ -49,30 +45,17 @@ struct Listening {
 impl Observer for Listening {
     fn removing(&self, removing: &Removing<'_>) {
         let Some(shared) = self.shared.get().and_then(Weak::upgrade) else { return };
-        shared.outlets.lose_before(removing.seqs().end, removing.lines().end, &shared.history);
-        LogCollector { shared }.lose_before(removing.seqs().end, |_| true, Reason::HistoryEvicted);
+        let to = removing.seqs().end;
+        // First: a queue that is sent to the disk from now on finds nothing there, and must not be overlooked below.
+        shared.history.past().into_iter().for_each(|past| past.leave(to));
+        shared.outlets.lose_before(to, removing.lines().end, &shared.history);
+        // What the history holds still is not lost.
+        let to = to.min(shared.history.first_seq());
+        LogCollector { shared }.lose_before(to, |_| true, Reason::HistoryEvicted);
     }
 
     fn room(&self) {
         self.budget.announce_room();
-    }
-}
-
-/// The positions that were stored last, by machine.
-#[derive(Debug, Default)]
-pub(super) struct Stored {
-    positions: HashMap<String, Position>,
-    at: Option<Instant>,
-}
-
-impl Stored {
-    /// Whether they are to be stored again; who is told so does.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.at.is_none_or(|at| now.duration_since(at) >= POSITIONS_EVERY);
-        if due {
-            self.at = Some(now);
-        }
-        due
     }
 }
 
@@ -117,17 +100,13 @@ impl LogCollector {
         let budget = Budget::new(config.budget_bytes);
         let listening = Arc::new(Listening { budget: Arc::clone(&budget), shared: OnceLock::new() });
         let spool = Spool::open(dir, bounds, Some(Arc::clone(&listening) as Arc<dyn Observer>))?;
-        let positions = spool.positions();
+        let left = Left::of(&spool);
         let start = Past::start(spool, Arc::clone(&budget), config.boot_lines);
         let epoch = start.past.as_ref().map_or(0, Past::epoch);
         let collector = Self::going_on(config, budget, start, epoch);
         // Set once, here.
         let _ = listening.shared.set(Arc::downgrade(&collector.shared));
-        for (machine, position) in &positions {
-            collector.restore(machine, position);
-        }
-        // What was not taken up goes with the next store.
-        collector.shared.stored.lock().positions = positions.into_iter().collect();
+        collector.take_up(left);
         Ok(collector)
     }
 
@@ -187,86 +166,6 @@ impl LogCollector {
         self.spool().map_or_else(none, |spool| Arc::clone(spool.fsync_seconds()))
     }
 
-    /// Takes up a queue where it stood when this spool was left.
-    fn restore(&self, machine_id: &str, position: &Position) {
-        let Some(note) = Note::decode(&position.note) else {
-            tracing::warn!("a queue's position says nothing of the queue, which is left out");
-            return;
-        };
-        let Some(past) = self.shared.history.past() else { return };
-        let to = note.end.unwrap_or(self.shared.history.end().0);
-        let lines = past.machine_lines(machine_id, position.at..to);
-        let (all, wanted) = (lines.iter().sum::<u64>(), note.streams.count_all(&lines));
-        if note.end.is_some() && wanted == 0 {
-            // It was read to its end.
-            return;
-        }
-        let options = SubscribeOptions { streams: Some(note.streams), full: Some(note.full), backlog: false };
-        let mut wakes = Wakes::default();
-        let Ok((machine, mut publisher)) = self.machine_to_subscribe(machine_id) else { return };
-        let queue = match self.create_queue(&mut publisher, &machine, options, None) {
-            Ok(queue) => queue,
-            Err(error) => {
-                tracing::warn!(%error, "a queue of the spool is left out");
-                return;
-            }
-        };
-        let trail = Trail { last: None, next_seq: FIRST_SEQ, end: to };
-        if wanted > 0 {
-            let cursor = MachineCursor::new(FIRST_SEQ - all, position.at);
-            let place = queue.start_behind(&self.shared.history, trail, cursor, wanted);
-            publisher.moved(&machine, &queue, None, place);
-        }
-        if note.end.is_some() {
-            // Before the machine's, which would take in what came behind it.
-            queue.end(Ended::Finished, trail, &mut wakes);
-            self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
-        }
-    }
-
-    /// Notes where every queue stands; durable within a second, or now with `durably`.
-    pub(crate) fn store_positions(&self, durably: bool) {
-        let Some(spool) = self.spool() else { return };
-        let mut stored = self.shared.stored.lock();
-        let roster: Vec<_> = self.shared.roster.lock().values().cloned().collect();
-        // With where each ends: of several queues of a machine the last one's terms count.
-        let mut now: HashMap<String, (Position, u64)> = HashMap::with_capacity(roster.len());
-        for (machine, queue) in roster {
-            let position = self.position(&machine, &queue);
-            // A machine that was reopened may have an old queue still to be read: its next reader goes on from there.
-            let end = queue.end_at().unwrap_or(u64::MAX);
-            now.entry(machine.id.to_string())
-                .and_modify(|(other, other_end)| {
-                    if end > *other_end {
-                        (other.note, *other_end) = (position.note.clone(), end);
-                    }
-                    other.at = other.at.min(position.at);
-                })
-                .or_insert((position, end));
-        }
-        let now: HashMap<_, _> = now.into_iter().map(|(machine, (position, _))| (machine, position)).collect();
-        for (machine, position) in &now {
-            if stored.positions.get(machine) != Some(position) {
-                spool.set_position(machine, position);
-            }
-        }
-        for machine in stored.positions.keys().filter(|machine| !now.contains_key(*machine)) {
-            spool.remove_position(machine);
-        }
-        stored.positions = now;
-        drop(stored);
-        if durably && let Err(error) = spool.store_tables() {
-            tracing::error!(%error, "the queues' positions could not be stored");
-        }
-    }
-
-    /// Notes a queue if it was just created. Not with the publish lock held: this may wait for the disk.
-    pub(super) fn store_new_position(&self, machine: &Machine, (queue, is_new): &(LogQueue, bool)) {
-        if let Some(spool) = self.spool().filter(|_| *is_new) {
-            spool.set_position(&machine.id, &self.position(machine, queue.inner()));
-        }
-    }
-
     /// Notes where every queue stands, if it is time for that, and lets go of what readers have left.
     pub(super) fn store_positions_in_time(&self) {
         let now = Instant::now();
@@ -275,14 +174,6 @@ impl LogCollector {
             self.shared.outlets.store_cursors();
             self.store_positions(true);
         }
-    }
-
-    fn position(&self, machine: &Machine, queue: &Queue) -> Position {
-        let state = machine.state.lock();
-        let at = queue.position(machine.trail.load());
-        drop(state);
-        let note = Note { streams: queue.terms.streams, full: queue.terms.full, end: queue.end_at() };
-        Position { at, note: note.encode() }
     }
 
     /// Writes what waits, notes where the queues stand, and lets go of the spool: for who ends it, after the last push. Waits for the

@@ -1,6 +1,10 @@
 //! The collector against a plain list of every line, and under threads.
 
+#[cfg(feature = "server")]
+mod explain;
 mod model;
+#[cfg(all(feature = "spool", feature = "server"))]
+mod past;
 #[cfg(all(feature = "spool", feature = "server"))]
 mod spooled;
 mod table;

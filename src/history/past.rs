@@ -3,13 +3,23 @@
 //! Everything here but [`Past::read`] waits for the disk. A batch that was read is charged to the budget like any other, for as
 //! long as it is held; so many are read at once as [`READS_MAX`] says.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{FleetCursor, FleetStep, History, MachineCursor, MachineStep, Next, Trail};
+#[cfg(feature = "server")]
+use super::{Lookup, Stored};
 use crate::{
     batch::{Batch, GroupRef, Kind, SPOOLED, Streams},
     budget::{Budget, Permit},
@@ -60,6 +70,8 @@ pub(crate) struct Past {
     reads: Arc<Semaphore>,
     searches: Arc<Semaphore>,
     recent: Mutex<Recent>,
+    /// Batches before this number have left the disk, or are about to.
+    left: AtomicU64,
 }
 
 /// Large batches that were read a moment ago, the newest last: a reader takes them frame by frame, holds nothing between two, and
@@ -96,6 +108,7 @@ impl Past {
             reads: permits(READS_MAX),
             searches: permits(SEARCHES_MAX),
             recent: Mutex::default(),
+            left: AtomicU64::new(seqs.start),
         };
         Start { seq: seqs.end, line: lines.end, past: Some(past) }
     }
@@ -120,6 +133,27 @@ impl Past {
     pub(crate) async fn search<T: Send + 'static>(&self, search: impl FnOnce() -> T + Send + 'static) -> T {
         wait_for(&self.searches, search).await
     }
+
+    /// Batches before number `seq` are about to leave the disk.
+    pub(crate) fn leave(&self, seq: u64) {
+        self.left.fetch_max(seq, Relaxed);
+    }
+
+    /// Whether the batch of that number is not on the disk any more, or not for long.
+    pub(crate) fn has_left(&self, seq: u64) -> bool {
+        seq < self.left.load(Relaxed)
+    }
+
+    /// The number of the oldest batch that may be on the disk.
+    pub(crate) fn oldest_seq(&self) -> u64 {
+        self.spool.range().0.start
+    }
+
+    /// The first line that is on the disk.
+    pub(crate) fn oldest_line(&self) -> u64 {
+        self.spool.range().1.start
+    }
+
     /// How many lines a machine has in batches of these numbers, by kind.
     pub(crate) fn machine_lines(&self, machine: &str, seqs: Range<u64>) -> [u64; Kind::COUNT] {
         persist(|| self.spool.machine_lines(machine, seqs.clone())).unwrap_or_default()
@@ -139,6 +173,28 @@ impl Past {
     /// The batch that holds `line`, or the next one.
     pub(crate) fn batch_at_line(&self, line: u64) -> Option<Place> {
         found(|| self.spool.first(Seek::Line(line)))
+    }
+
+    /// Where the batch with `line` is; by the segments' indexes.
+    #[cfg(feature = "server")]
+    pub(crate) fn look_up(&self, line: u64) -> (Lookup, Option<Place>) {
+        let Ok(place) = persist(|| self.spool.first(Seek::Line(line))) else { return (Lookup::Unreadable, None) };
+        let oldest = self.oldest_line();
+        let Some(place) = place.filter(|place| place.first_line() <= line) else {
+            if line >= oldest {
+                return (Lookup::Damaged, None);
+            }
+            let first = found(|| self.spool.first(Seek::Seq(0)));
+            return (Lookup::Removed { oldest: first.map(|place| place.received_at()) }, None);
+        };
+        let stored = Stored {
+            file: place.segment_name(),
+            offset: place.offset(),
+            bytes: place.bytes() as u64,
+            sequence: place.seq(),
+            lines: place.lines(),
+        };
+        (Lookup::Found(stored), Some(place))
     }
 
     /// The last batch before that number, with lines of `machine` if one is named.

@@ -56,7 +56,7 @@ use super::{
 };
 use crate::{
     batch::{EntryId, EntryView},
-    collector::{Consume, LogCollector, MachineFacts},
+    collector::{Consume, LogCollector, MachineFacts, Unexplained},
     exit,
     stream::{
         FleetStream, LogStream,
@@ -246,7 +246,9 @@ async fn answer(
         return Ok(not_allowed(&head.method, &route.allow()));
     };
     let id = id.map(params::decode_segment).transpose()?;
-    id.iter().try_for_each(|id| machines::check_id(id))?;
+    if route.call != Call::Explain {
+        id.iter().try_for_each(|id| machines::check_id(id))?;
+    }
     let asked = Asked { state, head, who, operation, id: id.as_deref().unwrap_or_default() };
     asked.answer(route.call).await
 }
@@ -273,7 +275,7 @@ struct Asked<'a> {
     head: &'a Parts,
     who: Who,
     operation: &'static Operation,
-    /// The machine's id, or empty where the path names none.
+    /// What the path names, which in most is a machine; empty where it names nothing.
     id: &'a str,
 }
 
@@ -298,6 +300,7 @@ impl Asked<'_> {
             Call::Tail => self.tail(&query).await,
             Call::Rejected => Ok(self.rejected()),
             Call::Losses => self.losses(&query).await,
+            Call::Explain => self.explain().await,
             Call::Sinks => self.sinks(SinkCall::List).await,
             Call::PauseSink => self.sinks(SinkCall::Pause { name: self.id.to_owned(), paused: true }).await,
             Call::ResumeSink => self.sinks(SinkCall::Pause { name: self.id.to_owned(), paused: false }).await,
@@ -411,6 +414,19 @@ impl Asked<'_> {
             self::document(StatusCode::OK, &document)
         })
         .await
+    }
+
+    async fn explain(&self) -> Result<Response<Body>, Problem> {
+        let id: EntryId = self.id.parse().map_err(|_| params::bad_value("id", self.id, "the id of an entry"))?;
+        let collector = self.state.collector.clone();
+        // May wait for the disk.
+        let explained = aside(move || collector.explain(id)).await?;
+        let status = |unexplained| match unexplained {
+            Unexplained::Unreadable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::NOT_FOUND,
+        };
+        let explained = explained.map_err(|why| Problem::new(status(why), why.to_string()))?;
+        Ok(document(StatusCode::OK, &explained))
     }
 
     async fn queue(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {

@@ -135,7 +135,8 @@ impl Queue {
             Stand::Held(at, rows) if at.batch == batch.seq => (*at, rows.clone()),
             Stand::Held(..) | Stand::Spooled => return Some(behind.place()),
         };
-        if history.past().is_some() {
+        // What has left the disk before the history is dropped as if there were none.
+        if history.past().is_some_and(|past| !past.has_left(batch.seq)) {
             behind.cursor = batch.cursor_at(at, rows.start);
             behind.stand = Stand::Spooled;
             return Some(behind.place());

@@ -40,6 +40,15 @@ impl Channel {
         }
         Some(item)
     }
+
+    /// The first that `look` finds something in. A channel cannot be looked into, so everything is taken out and put back.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server is who asks"))]
+    pub(super) fn find<T>(&mut self, look: impl Fn(&Item) -> Option<T>) -> Option<T> {
+        let items: Vec<Item> = std::iter::from_fn(|| self.pop()).collect();
+        let found = items.iter().find_map(look);
+        items.into_iter().for_each(|item| self.push(item));
+        found
+    }
 }
 
 #[cfg(test)]

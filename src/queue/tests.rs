@@ -102,6 +102,7 @@ mod policies {
             got.push(match event {
                 StreamEvent::Entry(entry) => entry.message().parse().unwrap(),
                 StreamEvent::Skipped(lines) | StreamEvent::Limited(lines) => -(lines as i64),
+                StreamEvent::SkippedUnknown => unreachable!("it is always known how many"),
             });
         }
         got

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{
     KINDS, Place, ReadError, Record, Seek,
-    format::{RECORD, RecordHeader, checksum, machine_hash},
+    format::{Base, RECORD, RecordHeader, checksum, machine_hash},
     fs::File,
     index::{Entry, Index, decode_keys},
     log::{Log, Segment, nanoseconds, timestamp},
@@ -109,6 +109,22 @@ impl Log {
         Ok(sums)
     }
 
+    /// Where records are missing of damaged segments: the lines of one segment's records follow each other.
+    pub(crate) fn gaps(&self) -> Vec<Range<u64>> {
+        let damaged: Vec<_> = {
+            let list = self.list.read();
+            let segments = list.segments.iter().enumerate();
+            segments
+                .filter(|(_, segment)| segment.lost.lock().lines > 0)
+                .map(|(index, segment)| (Arc::clone(segment), list.end_of(index)))
+                .collect()
+        };
+        let of = |(segment, end): &(Arc<Segment>, Base)| {
+            self.with_index(segment, |index| gaps_of(index, segment.base, *end))
+        };
+        damaged.iter().flat_map(|damaged| of(damaged).unwrap_or_default()).collect()
+    }
+
     /// The first segment whose last record was not received before `time`: a binary search that reads a few footers.
     fn first_segment_until(&self, time: i64) -> Result<Option<Arc<Segment>>, ReadError> {
         let at = |index: usize| self.list.read().segments.get(index).cloned();
@@ -191,6 +207,22 @@ impl Log {
             other => Ok(other?),
         }
     }
+}
+
+/// Where lines are missing of a segment that holds those from `base` to `end`.
+fn gaps_of(index: &mut dyn Index, base: Base, end: Base) -> io::Result<Vec<Range<u64>>> {
+    let (mut gaps, mut next) = (Vec::new(), base);
+    for at in 0..index.records() {
+        let entry = index.entry(at)?;
+        if entry.first_line > next.line {
+            gaps.push(next.seq..entry.seq);
+        }
+        next = Base { seq: entry.seq + 1, line: entry.first_line + u64::from(entry.lines) };
+    }
+    if end.line > next.line {
+        gaps.push(next.seq..end.seq);
+    }
+    Ok(gaps)
 }
 
 /// Reads one record; `None` if it is not what was written.

@@ -120,7 +120,8 @@ pub(super) fn repair_in(fs: Arc<dyn Fs>) -> Result<Vec<Checked>, OpenError> {
     Ok(found)
 }
 
-/// Reads records of the spool in `dir`, of all machines or of one, for as long as `each` says so. Damaged ones are left out.
+/// Reads records of the spool in `dir`, of all machines or of one, for as long as `each`, which is told the spool's id too, says so.
+/// Damaged ones are left out.
 ///
 /// # Errors
 ///
@@ -129,7 +130,7 @@ pub fn dump(
     dir: &Path,
     from: Seek,
     machine: Option<&str>,
-    mut each: impl FnMut(Record) -> bool,
+    mut each: impl FnMut(u64, Record) -> bool,
 ) -> Result<(), OpenError> {
     let log = Log::look(Arc::new(Disk::open(dir)?))?;
     let records: Box<dyn Iterator<Item = Result<Record, ReadError>>> = match machine {
@@ -141,7 +142,7 @@ pub fn dump(
         }
     };
     for record in records {
-        if !each(record.map_err(as_open_error)?) {
+        if !each(log.id, record.map_err(as_open_error)?) {
             break;
         }
     }

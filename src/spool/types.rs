@@ -269,6 +269,18 @@ impl Place {
     pub fn segment(&self) -> u64 {
         self.segment.seq
     }
+
+    /// The file that the record is in.
+    #[must_use]
+    pub fn segment_name(&self) -> String {
+        self.segment.segment_name()
+    }
+
+    /// Where the record begins in that file, in bytes.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.entry.offset
+    }
 }
 
 /// A queue's place, kept over a restart; see [`super::Spool::set_position`].

@@ -319,7 +319,7 @@ fn machine_start(
     }
     #[cfg(feature = "spool")]
     if let Some(past) = collector.shared.history.past() {
-        return past::machine_start(past, &machine.id, trail, start, wanted);
+        return past::machine_start(past, &collector.shared.history, &machine.id, trail, start, wanted);
     }
     let (next, unknown) = held_start(collector, machine, trail, start, wanted);
     (MachineCursor::new(next, 0), unknown)

@@ -205,6 +205,7 @@ async fn whatever_is_not_logs_tail_or_machines_is_403_for_a_link() {
             ("GET", "/"),
             ("GET", "/api/v1/stats"),
             ("GET", "/api/v1/rejected"),
+            ("GET", "/api/v1/explain/1-0-1-0"),
             ("GET", "/api/v1/openapi.json"),
             ("GET", "/api/v1/machines/m1/queue?follow=false"),
             ("HEAD", "/api/v1/machines/m1/queue"),

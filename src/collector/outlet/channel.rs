@@ -44,6 +44,11 @@ impl Channel {
         self.waiting.pop_front()
     }
 
+    /// Whether the batch with this line waits here.
+    pub(super) fn has(&self, line: u64) -> bool {
+        self.waiting.iter().any(|(batch, ..)| (batch.first_line..batch.first_line + batch.lines()).contains(&line))
+    }
+
     pub(super) fn give_back(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }

@@ -48,7 +48,7 @@ impl Outlet {
             let awaiting = std::mem::take(&mut inner.awaiting);
             // What it wants may be another.
             awaiting.shorten_before(u64::MAX);
-            let state = collector.state_of(terms, tally, source, awaiting);
+            let state = collector.state_of(terms, tally, source, awaiting, inner.began);
             state.retired.store(old.retired.load(Relaxed), Relaxed);
             state
         };
@@ -81,6 +81,11 @@ impl LogCollector {
     /// Offers the sink of that name nothing more; what it has not had by now it may still take.
     pub(crate) fn retire_outlet(&self, name: &str) {
         let _publisher = self.shared.publisher.lock();
-        self.shared.outlets.list().iter().filter(|state| state.name() == name).for_each(|state| self.shared.outlets.retire(state));
+        self.shared
+            .outlets
+            .list()
+            .iter()
+            .filter(|state| state.name() == name)
+            .for_each(|state| self.shared.outlets.retire(state));
     }
 }

@@ -135,6 +135,11 @@ impl Position {
         self.cursor.seq()
     }
 
+    /// The line to be read next.
+    pub(super) fn line(&self) -> u64 {
+        self.cursor.line()
+    }
+
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.waiting_since
     }
@@ -262,10 +267,6 @@ impl Position {
         }
         self.forgo_before(self.seq(), tally);
         self.forgo_carried(tally);
-    }
-
-    pub(super) fn line(&self) -> u64 {
-        self.cursor.line()
     }
 
     /// Lines from `line` up to here: those that are read again if it goes back there.

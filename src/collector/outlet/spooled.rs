@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, SinkReason, Source, Tally};
+use super::{
+    Began, Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, SinkReason, Source, Tally,
+};
 use crate::{
     history::{FleetCursor, History},
     spool::{ReadError, Seek},
@@ -87,6 +89,18 @@ impl LogCollector {
         let position = Position::new(cursor, is_filtered, end, since);
         position.forgo_carried(tally);
         Source::Position(position)
+    }
+
+    /// Where the sink of that name began, of which `source` is made. With the publish lock held.
+    pub(super) fn began_of(&self, name: &str, source: &Source) -> Began {
+        let now = self.shared.history.end().1;
+        let (Some(spool), Source::Position(position)) = (self.spool(), source) else {
+            return Began { line: Some(now), resumed: None };
+        };
+        match spool.cursor(name) {
+            Some(_) => Began { line: spool.cursor_began(name), resumed: Some(position.line()) },
+            None => Began { line: Some(position.line()), resumed: None },
+        }
     }
 
     /// Forgets where sinks stood that are not named, so that they hold nothing back any more.
@@ -195,6 +209,7 @@ impl OutletState {
             return Ok(nothing);
         }
         if !dry_run {
+            self.began_before(place.first_line());
             self.store_cursor();
             self.ready.notify_one();
         }

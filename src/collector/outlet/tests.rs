@@ -8,8 +8,9 @@ use futures_util::FutureExt;
 use super::*;
 use crate::{
     admission::Cause,
-    batch::Kind,
+    batch::{EntryId, Kind},
     collector::tests::{push, push_numbers, small},
+    stream::view::ViewStart,
 };
 
 fn terms(filter: Option<Filter>, full: OutletFull, bytes_max: usize) -> OutletTerms {
@@ -197,6 +198,8 @@ mod awaited {
         drop(err);
         assert_eq!(lost.try_recv(), Err(TryRecvError::Closed));
     }
+}
+
 #[test]
 fn an_end_that_takes_anothers_place_has_what_that_had_not_settled() {
     let collector = small(|_| {});
@@ -236,6 +239,52 @@ fn an_end_that_goes_may_take_what_it_has_and_its_counters_wait_for_its_return() 
     let taken = outlet.try_next().unwrap();
     settle(&outlet, &taken);
     assert_eq!((check(&collector).lines_in, check(&collector).lines_delivered), (35, 15));
+}
+
+/// State and reason of a line at the only sink.
+#[track_caller]
+fn fate(collector: &LogCollector, id: EntryId) -> (String, Option<String>) {
+    let told = serde_json::to_value(collector.explain(id).unwrap()).unwrap();
+    let text = |key: &str| told["sinks"][0][key].as_str().map(str::to_owned);
+    (text("state").unwrap(), text("reason"))
+}
+
+/// Every id that is held.
+fn ids(collector: &LogCollector) -> Vec<EntryId> {
+    let mut fleet = collector.fleet_from(&ViewStart { backlog: true, ..ViewStart::default() });
+    let batches = std::iter::from_fn(|| fleet.next().now_or_never().flatten());
+    batches.flat_map(|batch| batch.entries().map(|entry| entry.id().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_line_at_a_sink_is_explained_from_before_it_to_its_delivery() {
+    let collector = small(|config| config.limit.machine.lines_per_second = 1);
+    let _queue = collector.subscribe("m").unwrap();
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    let filter = Filter { exclude: Some(crate::filter::pattern("^1$").unwrap()), ..Filter::default() };
+    let mut outlet = collector.add_outlet(terms(Some(filter), OutletFull::DropNewest, 1 << 20));
+    let _ = push_numbers(&collector, "m", 1..15).unwrap();
+    let state = |at: usize| fate(&collector, ids(&collector)[at]).0;
+    assert_eq!([state(0), state(1), state(2), state(14)], ["before", "filtered", "waiting", "limited"]);
+    let taken = outlet.try_next().unwrap();
+    assert_eq!(state(2), "in_flight");
+    settle(&outlet, &taken);
+    assert_eq!([state(2), state(14)], ["delivered", "limited"]);
+}
+
+#[test]
+fn a_line_that_a_sink_dropped_is_explained_with_its_reason() {
+    let collector = small(|_| {});
+    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+    for number in 0..3 {
+        let _ = push_numbers(&collector, "m", number..number + 1).unwrap();
+    }
+    let all = ids(&collector);
+    assert_eq!(fate(&collector, all[2]), ("dropped".into(), Some("queue_full".into())));
+    let taken = outlet.try_next().unwrap();
+    outlet.state().dropped(SinkReason::DeadLetter, &taken.run);
+    outlet.state().done(taken.number);
+    assert_eq!(fate(&collector, all[0]), ("dropped".into(), Some("dead_letter".into())));
 }
 
 #[cfg(feature = "spool")]
@@ -321,6 +370,33 @@ mod spooled {
         check(&collector);
         collector.forget_sinks_but(&[]);
         assert_eq!(collector.spool().unwrap().cursors(), []);
+        collector.close_spool();
+    }
+
+    #[tokio::test]
+    async fn where_a_sink_began_outlives_a_restart_and_a_rewind_moves_it() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let _ = collector.push(body(0, 0)).unwrap();
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        (1..4).for_each(|number| drop(collector.push(body(number, 0)).unwrap()));
+        let all = ids(&collector);
+        assert_eq!([0, 1, 2].map(|at| fate(&collector, all[at]).0), ["before", "before", "waiting"]);
+        let taken = outlet.try_next().unwrap();
+        settle(&outlet, &taken);
+        collector.shut_down();
+        drop(outlet);
+        collector.close_spool();
+        drop(collector);
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        assert_eq!([0, 1, 4].map(|at| fate(&collector, all[at]).0), ["before", "before", "waiting"]);
+        drain(&mut outlet).await;
+        assert_eq!([1, 4, 7].map(|at| fate(&collector, all[at]).0), ["before", "delivered", "delivered"]);
+        let _ = outlet.state().rewind(Timestamp::UNIX_EPOCH, false).unwrap();
+        assert_eq!(fate(&collector, all[0]).0, "waiting");
+        drain(&mut outlet).await;
+        assert_eq!(fate(&collector, all[0]).0, "delivered");
         collector.close_spool();
     }
 

@@ -1,6 +1,6 @@
 //! In place of the spool, where the crate is built without: every outlet is a channel.
 
-use super::{Channel, Inner, LogCollector, OutletState, OutletTerms, Source, Tally};
+use super::{Began, Channel, Inner, LogCollector, OutletState, OutletTerms, Source, Tally};
 
 /// Where a sink goes on, where there is nothing to go on from.
 pub(super) struct Start;
@@ -18,6 +18,10 @@ impl LogCollector {
         _tally: &mut Tally,
     ) -> Source {
         Source::Channel(Channel::new(terms.bytes_max))
+    }
+
+    pub(super) fn began_of(&self, _name: &str, _source: &Source) -> Began {
+        Began { line: Some(self.shared.history.end().1), resumed: None }
     }
 }
 

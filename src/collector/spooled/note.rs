@@ -3,17 +3,32 @@
 use crate::{batch::Streams, config::Full};
 
 /// The first byte of what this code writes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// It has no beginning.
+const BEFORE: u8 = 1;
+/// In place of a line that is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) streams: Streams,
     pub(super) full: Full,
+    /// The line of all machines' that it began with.
+    pub(super) began: Option<u64>,
+    /// Wanted lines that were not delivered, and the batch before which they are.
+    pub(super) left: Option<(u64, u64)>,
     /// A finished machine's queue ends before this batch.
     pub(super) end: Option<u64>,
 }
 
 impl Note {
+    /// As one of two queues of a machine: of the two the later one's terms count.
+    pub(super) fn with(self, other: Self) -> Self {
+        let is_later = other.end.unwrap_or(u64::MAX) > self.end.unwrap_or(u64::MAX);
+        let left = self.left.zip(other.left).map(|((lines, to), (more, other))| (lines + more, to.max(other)));
+        Self { left, ..if is_later { other } else { self } }
+    }
+
     pub(super) fn encode(self) -> Vec<u8> {
         let full = match self.full {
             Full::CatchUp => 0,
@@ -21,23 +36,32 @@ impl Note {
             Full::DropOldest => 2,
         };
         let mut note = vec![VERSION, self.streams.bits(), full];
+        note.extend(self.began.unwrap_or(UNKNOWN).to_le_bytes());
+        let (lines, to) = self.left.unwrap_or((UNKNOWN, UNKNOWN));
+        note.extend([lines, to].into_iter().flat_map(u64::to_le_bytes));
         note.extend(self.end.into_iter().flat_map(u64::to_le_bytes));
         note
     }
 
     pub(super) fn decode(note: &[u8]) -> Option<Self> {
-        let ([VERSION, streams, full], end) = note.split_first_chunk()? else { return None };
+        let ([version, streams, full], rest) = note.split_first_chunk()?;
         let full = match full {
             0 => Full::CatchUp,
             1 => Full::Block,
             2 => Full::DropOldest,
             _ => return None,
         };
-        Some(Self {
-            streams: Streams::of_bits(*streams)?,
-            full,
-            end: end.first_chunk().copied().map(u64::from_le_bytes),
-        })
+        let ([began, lines, to], end) = match *version {
+            VERSION => {
+                let (known, end) = rest.split_first_chunk::<24>()?;
+                let number = |at: usize| known[at..].first_chunk().copied().map(u64::from_le_bytes);
+                ([0, 8, 16].map(|at| number(at).filter(|number| *number != UNKNOWN)), end)
+            }
+            BEFORE => ([None; 3], rest),
+            _ => return None,
+        };
+        let end = end.first_chunk().copied().map(u64::from_le_bytes);
+        Some(Self { streams: Streams::of_bits(*streams)?, full, began, left: lines.zip(to), end })
     }
 }
 
@@ -48,15 +72,24 @@ mod tests {
     #[test]
     fn a_note_is_read_back_and_what_is_none_is_not() {
         for full in [Full::CatchUp, Full::Block, Full::DropOldest] {
-            for end in [None, Some(0), Some(u64::MAX)] {
+            for (began, end) in [(None, None), (Some(7), None), (None, Some(0)), (Some(0), Some(u64::MAX))] {
                 for streams in ["stdout", "stdout,stderr", "system", "all"] {
-                    let note = Note { streams: streams.parse().unwrap(), full, end };
-                    assert_eq!(Note::decode(&note.encode()), Some(note));
+                    for left in [None, Some((0, 0)), Some((7, 1 << 40))] {
+                        let note = Note { streams: streams.parse().unwrap(), full, began, left, end };
+                        assert_eq!(Note::decode(&note.encode()), Some(note));
+                    }
                 }
             }
         }
-        for bad in [&[][..], &[1], &[1, 1], &[2, 1, 0], &[1, 1, 3], &[1, 0, 0], &[1, 16, 0]] {
+        for bad in [&[][..], &[1], &[1, 1], &[2, 1, 0], &[3, 1, 0], &[1, 1, 3], &[1, 0, 0], &[1, 16, 0]] {
             assert_eq!(Note::decode(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_note_of_the_version_before_is_read_without_a_beginning() {
+        let note = |end| Note { streams: "stdout".parse().unwrap(), full: Full::Block, began: None, left: None, end };
+        assert_eq!(Note::decode(&[1, 1, 1]), Some(note(None)));
+        assert_eq!(Note::decode(&[1, 1, 1, 9, 0, 0, 0, 0, 0, 0, 0]), Some(note(Some(9))));
     }
 }

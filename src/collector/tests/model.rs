@@ -449,6 +449,7 @@ impl World {
                 assert_eq!(stream.next_event().now_or_never(), Some(None), "again and again");
                 false
             }
+            Some(Some(StreamEvent::SkippedUnknown)) => panic!("it is always known how many"),
         }
     }
 

@@ -16,27 +16,27 @@ use crate::{
 };
 
 /// A directory that goes when it is dropped.
-struct Dir(std::path::PathBuf);
+pub(super) struct Dir(std::path::PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Self(std::env::temp_dir().join(format!("fleetdrain-collector-{}-{number}", std::process::id())))
     }
 
-    fn open(&self) -> LogCollector {
+    pub(super) fn open(&self) -> LogCollector {
         self.open_with(Bounds::new(1 << 30))
     }
 
-    fn open_with(&self, bounds: Bounds) -> LogCollector {
+    pub(super) fn open_with(&self, bounds: Bounds) -> LogCollector {
         // A few bodies are held, the rest is on the disk.
         let mut config = CollectorConfig { budget_bytes: 64 << 20, history_bytes: 4_000, ..CollectorConfig::default() };
         config.queue.lines = 10;
         LogCollector::with_spool(config, self.path(), bounds).unwrap()
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -59,7 +59,7 @@ fn body(number: u32) -> String {
         + &record("m", "stdout", format!("{number}c"))
 }
 
-fn push_bodies(collector: &LogCollector, numbers: std::ops::Range<u32>) {
+pub(super) fn push_bodies(collector: &LogCollector, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let receipt = collector.push(body(number)).unwrap();
         assert_eq!((receipt.received, receipt.accepted, receipt.rejected), (5, 4, 1), "the spool takes all");
@@ -67,16 +67,16 @@ fn push_bodies(collector: &LogCollector, numbers: std::ops::Range<u32>) {
 }
 
 /// The messages of `m` in bodies of these numbers.
-fn lines_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
+pub(super) fn lines_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
     numbers.flat_map(|number| ["a", "b", "c"].map(|line| format!("{number}{line}"))).collect()
 }
 
-fn stdout_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
+pub(super) fn stdout_of_m(numbers: std::ops::Range<u32>) -> Vec<String> {
     lines_of_m(numbers).into_iter().filter(|line| !line.ends_with('b')).collect()
 }
 
 /// What a view shows until it is caught up: messages, their numbers, their ids; and lines skipped.
-async fn play(view: &mut MachineView) -> (Vec<String>, Vec<Option<u64>>, Vec<EntryId>, u64) {
+pub(super) async fn play(view: &mut MachineView) -> (Vec<String>, Vec<Option<u64>>, Vec<EntryId>, u64) {
     let (mut messages, mut seqs, mut ids, mut skipped) = (Vec::new(), Vec::new(), Vec::new(), 0);
     loop {
         match view.step() {
@@ -94,7 +94,7 @@ async fn play(view: &mut MachineView) -> (Vec<String>, Vec<Option<u64>>, Vec<Ent
     }
 }
 
-async fn play_fleet(fleet: &mut FleetStream) -> (Vec<String>, u64) {
+pub(super) async fn play_fleet(fleet: &mut FleetStream) -> (Vec<String>, u64) {
     let (mut messages, mut skipped) = (Vec::new(), 0);
     loop {
         match fleet.step() {
@@ -109,16 +109,16 @@ async fn play_fleet(fleet: &mut FleetStream) -> (Vec<String>, u64) {
     }
 }
 
-fn view(collector: &LogCollector, start: &ViewStart) -> MachineView {
+pub(super) fn view(collector: &LogCollector, start: &ViewStart) -> MachineView {
     MachineView::new(collector, "m", start, |_| true)
 }
 
-fn backlog() -> ViewStart {
+pub(super) fn backlog() -> ViewStart {
     ViewStart { backlog: true, ..ViewStart::default() }
 }
 
 /// The rest of a queue, up to now.
-async fn drain(stream: &mut LogStream) -> Vec<String> {
+pub(super) async fn drain(stream: &mut LogStream) -> Vec<String> {
     let mut messages = Vec::new();
     while stream.queue_lines() > 0 {
         messages.extend(stream.next_batch().await.unwrap().entries().map(|entry| entry.message().to_owned()));
@@ -126,7 +126,7 @@ async fn drain(stream: &mut LogStream) -> Vec<String> {
     messages
 }
 
-fn check_balance(collector: &LogCollector) {
+pub(super) fn check_balance(collector: &LogCollector) {
     let stats = collector.stats();
     let accounted = stats.queue_lines_delivered + stats.queue_lines_dropped + stats.queue_lines;
     assert_eq!(stats.queue_lines_in, accounted, "{stats:#?}");
@@ -523,4 +523,78 @@ async fn a_large_batch_is_read_in_pieces_by_who_goes_back_and_is_let_go_of() {
     let later = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
     collector.shared.history.past().unwrap().forget(later);
     assert_eq!(collector.stats().memory_used_bytes, before, "and let go of when nobody comes");
+}
+
+/// State in the only queue of `m`, and where the line is kept.
+fn explained(collector: &LogCollector, id: EntryId) -> (String, serde_json::Value) {
+    let told = serde_json::to_value(collector.explain(id).unwrap()).unwrap();
+    (told["queues"][0]["state"].as_str().unwrap_or("none").to_owned(), told)
+}
+
+#[tokio::test]
+async fn a_spooled_line_is_explained_where_its_queue_stands_and_after_a_restart() {
+    let dir = Dir::new();
+    let first = dir.open();
+    push_bodies(&first, 0..5);
+    let mut stream = LogStream::new(first.subscribe("m").unwrap());
+    push_bodies(&first, 5..40);
+    let (messages, _, ids, _) = play(&mut view(&first, &backlog())).await;
+    let id = |message: &str| ids[messages.iter().position(|text| text == message).unwrap()];
+    for _ in 0..7 {
+        stream.next().await.unwrap();
+    }
+    let state = |collector: &LogCollector, message: &str| explained(collector, id(message)).0;
+    assert_eq!(state(&first, "4c"), "before");
+    assert_eq!(state(&first, "5a"), "delivered");
+    assert_eq!(state(&first, "5b"), "filtered");
+    assert_eq!(state(&first, "39c"), "behind");
+    let (_, told) = explained(&first, id("7a"));
+    let kept = &told["kept"];
+    assert_eq!(
+        (&kept["history"], &kept["spool"]["sequence"], &kept["spool"]["lines"]),
+        (&false.into(), &8.into(), &4.into())
+    );
+    let file = dir.path().join(kept["spool"]["file"].as_str().unwrap());
+    let bytes = std::fs::read(file).unwrap();
+    let (at, len) = (kept["spool"]["offset"].as_u64().unwrap(), kept["spool"]["bytes"].as_u64().unwrap());
+    let record = String::from_utf8_lossy(&bytes[at as usize..(at + len) as usize]).into_owned();
+    assert!(record.contains("\"7a\""), "the record is where it is said to be");
+    assert_eq!(told["limited"], serde_json::Value::Null, "the disk does not keep that");
+    assert_eq!(explained(&first, id("39c")).1["kept"]["history"], true);
+    drop(stream);
+    first.close_spool();
+    drop(first);
+
+    let second = dir.open();
+    assert_eq!(state(&second, "4c"), "before", "where the queue began is kept");
+    assert_eq!(state(&second, "39c"), "behind");
+    let (_, told) = explained(&second, id("5a"));
+    assert_eq!(
+        told["queues"][0]["state"], "unknown",
+        "this journal is in memory, and knows nothing of that time: {told}"
+    );
+    let options = SubscribeOptions::default();
+    let mut stream = LogStream::new(second.subscribe_with("m", options).unwrap().0);
+    drain(&mut stream).await;
+    drop(stream);
+    assert_eq!(state(&second, "39c"), "delivered");
+    assert_eq!(explained(&second, id("39c")).1["entry"]["message"], "39c");
+}
+
+#[tokio::test]
+async fn a_line_that_left_the_spool_is_gone_and_its_queue_may_have_lost_it() {
+    let dir = Dir::new();
+    let bounds = Bounds { segment_bytes: 4_096, ..Bounds::new(1 << 20) };
+    let collector = dir.open_with(Bounds { bytes_max: 16_384, ..bounds });
+    let _queue = collector.subscribe("m").unwrap();
+    push_bodies(&collector, 0..30);
+    let (messages, _, ids, _) = play(&mut view(&collector, &backlog())).await;
+    let id = ids[messages.iter().position(|text| text == "20a").unwrap()];
+    assert_eq!(explained(&collector, id).0, "behind");
+    push_bodies(&collector, 30..200);
+    let (state, told) = explained(&collector, id);
+    assert_eq!((&told["state"], &told["machine"]["machine_id"]), (&"gone".into(), &"m".into()));
+    assert!(told["why"].as_str().unwrap().starts_with("removed from the spool"), "{told}");
+    assert_eq!((state.as_str(), &told["queues"][0]["reason"]), ("unknown", &"history_evicted".into()));
+    assert!(!told["losses"].as_array().unwrap().is_empty());
 }

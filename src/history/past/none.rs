@@ -24,6 +24,29 @@ impl Past {
         match *self {}
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn look_up(&self, _line: u64) -> (super::Lookup, Option<std::convert::Infallible>) {
+        match *self {}
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn load(&self, _place: &std::convert::Infallible) -> Option<crate::batch::Batch> {
+        match *self {}
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn seq_at(&self, _machine: &str, _seq: u64, _trail: Trail) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn has_left(&self, _seq: u64) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn oldest_line(&self) -> u64 {
+        match *self {}
+    }
+
     pub(crate) fn machine_lines(
         &self,
         _machine: &str,

@@ -61,6 +61,8 @@ impl Who {
 pub(super) enum Denied {
     #[error("a token is needed: send it as Authorization: Bearer TOKEN")]
     Token,
+    #[error("this token is not, or no longer, one of this drain's")]
+    WrongToken,
     #[error("the link's token is worth nothing: {0}")]
     Link(#[from] BadGrant),
     #[error("a link may only GET logs, tail and machines")]
@@ -76,7 +78,7 @@ pub(super) enum Denied {
 impl Denied {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Token | Self::Link(_) => StatusCode::UNAUTHORIZED,
+            Self::Token | Self::WrongToken | Self::Link(_) => StatusCode::UNAUTHORIZED,
             Self::Limited | Self::Host | Self::Origin => StatusCode::FORBIDDEN,
             Self::Twice => StatusCode::BAD_REQUEST,
         }
@@ -159,10 +161,10 @@ fn identify(live: &Live, head: &Parts, route: Option<&Route>) -> Result<Who, Den
         (None, Secret::One(link)) if !head.headers.contains_key(AUTHORIZATION) => link,
         (_, Secret::One(_) | Secret::More) => return Err(Denied::Twice),
         (Some(Presented::Bearer(token) | Presented::Password(token)), _) if live.has(&token) => return Ok(Who::Anyone),
-        (Some(Presented::Password(_)), _) => return Err(Denied::Token),
+        (Some(Presented::Password(_)), _) => return Err(Denied::WrongToken),
         // What cannot be a link's token is a wrong one of the other kind.
         (Some(Presented::Bearer(token)), _) if live.keys.is_empty() || !token.contains(&b'.') => {
-            return Err(Denied::Token);
+            return Err(Denied::WrongToken);
         }
         (Some(Presented::Bearer(token)), _) => token,
     };
@@ -359,7 +361,7 @@ mod tests {
         let access = Access::new(Arc::new(Tokens::new(&["t".into()])), "[::]:8081".parse().unwrap());
         let from = |token| [("host", "drain.example"), ("origin", "https://page.example"), ("authorization", token)];
         assert_eq!(check(&access, &head(&from("Bearer t")), false), Ok(()));
-        assert_eq!(check(&access, &head(&from("Bearer x")), false), Err(Denied::Token));
+        assert_eq!(check(&access, &head(&from("Bearer x")), false), Err(Denied::WrongToken));
         assert_eq!(check(&access, &head(&from("Bearer x")), true), Ok(()));
         assert_eq!(check(&access, &head(&[]), false), Err(Denied::Token));
         assert_eq!(check(&access, &head(&[]), true), Ok(()));

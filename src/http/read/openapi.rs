@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     access::ACCESS_TOKEN,
     params::{Form, Parameter},
-    routes::{Operation, ROUTES, Route},
+    routes::{Call, Operation, ROUTES, Route},
 };
 
 /// The document.
@@ -50,7 +50,11 @@ fn path(route: &Route) -> Value {
         route.operations.iter().map(|one| (one.method.to_ascii_lowercase(), operation(route, one))).collect();
     if route.path.contains("{id}") {
         let id = json!({ "type": "string", "minLength": 1, "maxLength": crate::collector::MACHINE_ID_BYTES_MAX });
-        let whose = if route.path.starts_with("/api/v1/sinks") { "the sink's name" } else { "the machine's id" };
+        let whose = match route.call {
+            Call::PauseSink | Call::ResumeSink | Call::RewindSink => "the sink's name",
+            Call::Explain => "the entry's id, as readers are told it",
+            _ => "the machine's id",
+        };
         path.insert(
             "parameters".into(),
             json!([{ "name": "id", "in": "path", "required": true, "description": whose, "schema": id }]),
@@ -168,6 +172,7 @@ mod tests {
             ("/api/v1/tail", "get"),
             ("/api/v1/rejected", "get"),
             ("/api/v1/losses", "get"),
+            ("/api/v1/explain/{id}", "get"),
             ("/api/v1/sinks", "get"),
             ("/api/v1/sinks/{id}/pause", "post"),
             ("/api/v1/sinks/{id}/resume", "post"),

@@ -23,6 +23,7 @@ pub(super) enum Call {
     Tail,
     Rejected,
     Losses,
+    Explain,
     Sinks,
     PauseSink,
     ResumeSink,
@@ -57,7 +58,7 @@ pub(super) struct Operation {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) call: Call,
-    /// With `{id}` where a machine's id stands.
+    /// With `{id}` where a machine's id stands, or a sink's name, or an entry's id.
     pub(super) path: &'static str,
     /// Needs no token.
     pub(super) open: bool,
@@ -342,6 +343,20 @@ pub(super) const ROUTES: &[Route] = &[
             "the loss journal: what was lost, of which machine, where and why",
             &[&LOST_SINCE, &LOST_OF],
             &[(200, "the losses, the oldest first")],
+        )],
+    },
+    Route {
+        call: Call::Explain,
+        path: "/api/v1/explain/{id}",
+        open: false,
+        operations: &[get(
+            "what became of one entry: where it is kept, which queues and sinks had it, what was lost",
+            &[],
+            &[
+                (200, "what is known of it; of one that is gone, too"),
+                (404, "no entry of this drain has the id: the detail says of what it may be"),
+                (503, "the disk cannot be read now"),
+            ],
         )],
     },
     Route {

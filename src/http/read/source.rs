@@ -87,6 +87,7 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
             match stream.next_ready() {
                 Some(Ready::Line(entry)) => frame.entry(&entry),
                 Some(Ready::Skipped(lines)) => frame.skipped(Some(lines)),
+                Some(Ready::SkippedUnknown) => frame.skipped(None),
                 Some(Ready::Limited(lines)) => frame.limited(lines),
                 None => break,
             }

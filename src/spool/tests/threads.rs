@@ -149,7 +149,7 @@ fn a_second_process_finds_the_directory_locked() {
     let found = offline::repair(&dir.0).unwrap();
     assert!(found[0].segment.is_sealed, "{found:?}");
     let mut bodies = Vec::new();
-    offline::dump(&dir.0, Seek::Seq(0), Some("a"), |record| {
+    offline::dump(&dir.0, Seek::Seq(0), Some("a"), |_, record| {
         bodies.push(record.body);
         true
     })

@@ -14,6 +14,7 @@ use crate::{
 /// The latest of the places that `start` names, and whether it is unknown what was missed before it.
 pub(super) fn machine_start(
     past: &Past,
+    history: &History,
     machine: &str,
     trail: Trail,
     start: &ViewStart,
@@ -21,10 +22,12 @@ pub(super) fn machine_start(
 ) -> (MachineCursor, bool) {
     let from = |seq: u64| MachineCursor::new(past.seq_at(machine, seq, trail), seq.min(trail.end));
     let latest = |one: MachineCursor, other: MachineCursor| if other.next_seq() > one.next_seq() { other } else { one };
-    let mut cursor = from(0);
+    let oldest = from(0);
+    // A segment may go before the history lets go of what was in it.
+    let mut cursor = first_held(history, trail).filter(|held| held.next_seq() < oldest.next_seq()).unwrap_or(oldest);
     let mut unknown = false;
     if let Some(id) = start.after {
-        match after_in_machine(past, machine, trail, id) {
+        match after_in_machine(past, history, machine, trail, id) {
             Some(after) => cursor = after,
             None => unknown = true,
         }
@@ -43,11 +46,13 @@ fn at_time(past: &Past, time: Timestamp) -> Option<Place> {
 }
 
 /// Behind the line `id`; `None` where it cannot be known how many lines were missed since.
-fn after_in_machine(past: &Past, machine: &str, trail: Trail, id: EntryId) -> Option<MachineCursor> {
-    let (_, lines) = past.spool().range();
-    let line = id.line.saturating_add(1);
-    if id.epoch != past.epoch() || line < lines.start {
+fn after_in_machine(past: &Past, history: &History, machine: &str, trail: Trail, id: EntryId) -> Option<MachineCursor> {
+    if id.epoch != past.epoch() {
         return None;
+    }
+    let line = id.line.saturating_add(1);
+    if line < past.oldest_line() {
+        return (line >= history.oldest_line()).then(|| held_from(history, trail, line));
     }
     let Some(place) = past.batch_at_line(line).filter(|place| place.seq() < trail.end) else {
         return Some(MachineCursor::live(trail));
@@ -58,6 +63,30 @@ fn after_in_machine(past: &Past, machine: &str, trail: Trail, id: EntryId) -> Op
         ordinal => past.load(&place).map_or(0, |batch| lines_before(&batch, machine, ordinal as u32)),
     };
     Some(MachineCursor::within(place.seq(), first, first + read))
+}
+
+/// Where a machine's oldest line is that the history holds.
+fn first_held(history: &History, trail: Trail) -> Option<MachineCursor> {
+    let mut first = None;
+    trail.walk_back(history, |at, group, _| {
+        first = Some(MachineCursor::new(group.first_seq, at.batch));
+        true
+    });
+    first
+}
+
+/// The machine's first line from `line` on, where the history holds all there is from there on.
+fn held_from(history: &History, trail: Trail, line: u64) -> MachineCursor {
+    let mut cursor = MachineCursor::live(trail);
+    trail.walk_back(history, |at, group, batch| {
+        let is_before = |index: &u32| batch.first_line + u64::from(batch.row(*index).ordinal) < line;
+        let before = group.rows.clone().take_while(is_before).count() as u64;
+        if before < group.lines() {
+            cursor = MachineCursor::within(at.batch, group.first_seq, group.first_seq + before);
+        }
+        before == 0
+    });
+    cursor
 }
 
 /// How many of a machine's lines in a batch come before the one with `ordinal`.
@@ -98,8 +127,7 @@ pub(super) fn fleet_start(
     start: &ViewStart,
     wanted: impl Fn(&EntryView<'_>) -> bool,
 ) -> (FleetCursor, bool) {
-    let (_, lines) = past.spool().range();
-    let mut cursor = history.at_line(lines.start);
+    let mut cursor = history.at_line(past.oldest_line().min(history.oldest_line()));
     let mut unknown = false;
     match start.after {
         Some(id) if id.epoch == past.epoch() => cursor = history.after_line(id.line),
