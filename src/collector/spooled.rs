@@ -6,10 +6,11 @@
 mod note;
 mod positions;
 
+#[cfg(feature = "server")]
+use std::time::Duration;
 use std::{
     path::Path,
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
 };
 
 use jiff::Timestamp;
