@@ -112,10 +112,7 @@ pub(crate) enum SinkRefusal {
     #[cfg_attr(not(feature = "sinks"), expect(dead_code, reason = "sinks refuse so"))]
     #[error("there is no spool to go back in")]
     NoSpool,
-    #[cfg_attr(
-        not(all(feature = "sinks", feature = "spool")),
-        expect(dead_code, reason = "sinks with a spool refuse so")
-    )]
+    #[cfg_attr(not(feature = "sinks"), expect(dead_code, reason = "sinks refuse so"))]
     #[error("the spool cannot be read now")]
     Unreadable,
 }
