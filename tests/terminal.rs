@@ -26,8 +26,19 @@ struct Terminal {
 impl Terminal {
     fn tail(control: SocketAddr, args: &str, env: &[(&str, &str)]) -> Self {
         let command = format!("{} tail --url http://{control} {args}", env!("CARGO_BIN_EXE_fleetdrain"));
-        let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+        // What is never shown is a failure, not a wait.
+        let mut child = Command::new("timeout")
+            .args([
+                "--foreground",
+                "60",
+                "script",
+                "--quiet",
+                "--return",
+                "--flush",
+                "--command",
+                &command,
+                "/dev/null",
+            ])
             .env_remove("NO_COLOR")
             .env("TERM", "xterm-256color")
             .envs(env.iter().copied())
