@@ -93,6 +93,7 @@ async fn a_terminal_gets_colours_and_no_control_character_of_a_message() {
     let mut tail = Terminal::tail(drain.control, "--since 1h", &[("NO_COLOR", "1")]);
     let shown = tail.shows("down\\r\\n");
     assert!(!shown.contains('\x1b'), "NO_COLOR: {shown:?}");
+    assert_eq!(tail.interrupt().0, 130);
 
     let piped = support::drain::fleetdrain(
         &["tail", "--url", &format!("http://{}", drain.control), "--since", "1h", "-n", "-o", "raw"],
