@@ -26,8 +26,19 @@ struct Terminal {
 impl Terminal {
     fn tail(control: SocketAddr, args: &str, env: &[(&str, &str)]) -> Self {
         let command = format!("{} tail --url http://{control} {args}", env!("CARGO_BIN_EXE_fleetdrain"));
-        let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+        // What is never shown is a failure, not a wait.
+        let mut child = Command::new("timeout")
+            .args([
+                "--foreground",
+                "60",
+                "script",
+                "--quiet",
+                "--return",
+                "--flush",
+                "--command",
+                &command,
+                "/dev/null",
+            ])
             .env_remove("NO_COLOR")
             .env("TERM", "xterm-256color")
             .envs(env.iter().copied())
@@ -82,6 +93,7 @@ async fn a_terminal_gets_colours_and_no_control_character_of_a_message() {
     let mut tail = Terminal::tail(drain.control, "--since 1h", &[("NO_COLOR", "1")]);
     let shown = tail.shows("down\\r\\n");
     assert!(!shown.contains('\x1b'), "NO_COLOR: {shown:?}");
+    assert_eq!(tail.interrupt().0, 130);
 
     let piped = support::drain::fleetdrain(
         &["tail", "--url", &format!("http://{}", drain.control), "--since", "1h", "-n", "-o", "raw"],
