@@ -13,6 +13,7 @@ mod awaited;
 mod channel;
 mod handover;
 mod lost;
+#[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "without a spool there is no past to stand in"))]
 mod position;
 #[cfg(feature = "spool")]
 mod spooled;
@@ -165,6 +166,7 @@ struct Inner {
 
 enum Source {
     Channel(Channel),
+    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "without a spool there is no past to stand in"))]
     Position(Position),
 }
 

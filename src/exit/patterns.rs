@@ -27,6 +27,7 @@ const FLYS: [&str; 3] = [
 ///
 /// The capture `code`, where a pattern has one, is the exit code.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "server"), derive(Default))]
 pub struct ExitPatterns {
     #[cfg(feature = "server")]
     patterns: Vec<Regex>,
@@ -84,13 +85,6 @@ impl Default for ExitPatterns {
 impl ExitPatterns {
     pub(crate) fn read(&self, message: &str) -> Option<ExitStatus> {
         flys(message)
-    }
-}
-
-#[cfg(not(feature = "server"))]
-impl Default for ExitPatterns {
-    fn default() -> Self {
-        Self {}
     }
 }
 
