@@ -122,6 +122,8 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+#[cfg(test)]
+mod scratch;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,11 +1,6 @@
 //! What the journal keeps, through every kind of stop.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use proptest::prelude::*;
 
@@ -17,9 +12,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fleetdrain-journal-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        Self(std::env::temp_dir().join(name))
+        Self(crate::scratch::path("journal"))
     }
 
     fn path(&self, name: &str) -> PathBuf {

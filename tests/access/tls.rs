@@ -230,7 +230,7 @@ async fn tokens_and_certificates_reload_together_or_not_at_all() {
 
     std::fs::write(dir.join("tokens"), "new\n").unwrap();
     drain.signal("-HUP");
-    drain.says("tokens and certificates are live");
+    drain.says("tokens, certificates and sinks are live");
     for addr in [drain.ingest, drain.control] {
         assert_eq!(shown(&pki.connect(addr).await), second.der());
     }

@@ -1,7 +1,5 @@
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+#[cfg(feature = "spool")]
+use std::path::PathBuf;
 
 use futures_util::FutureExt;
 
@@ -299,9 +297,7 @@ mod spooled {
 
     impl Dir {
         fn new() -> Self {
-            static NUMBER: AtomicU32 = AtomicU32::new(0);
-            let name = format!("fleetdrain-outlet-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
-            Self(std::env::temp_dir().join(name))
+            Self(crate::scratch::path("outlet"))
         }
 
         fn open(&self, bounds: Bounds) -> LogCollector {

@@ -2,7 +2,7 @@
 
 mod exit;
 
-use std::{path::Path, sync::atomic::AtomicU32};
+use std::path::Path;
 
 use super::*;
 use crate::{
@@ -20,9 +20,7 @@ pub(super) struct Dir(std::path::PathBuf);
 
 impl Dir {
     pub(super) fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self(std::env::temp_dir().join(format!("fleetdrain-collector-{}-{number}", std::process::id())))
+        Self(crate::scratch::path("collector"))
     }
 
     pub(super) fn open(&self) -> LogCollector {

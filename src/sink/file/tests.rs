@@ -15,9 +15,7 @@ struct TempDir(PathBuf);
 
 impl TempDir {
     fn new() -> Self {
-        static MADE: AtomicU64 = AtomicU64::new(0);
-        let number = MADE.fetch_add(1, Relaxed);
-        let path = std::env::temp_dir().join(format!("fleetdrain-files-{}-{number}", std::process::id()));
+        let path = crate::scratch::path("files");
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }

@@ -13,10 +13,7 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("fleetdrain-spool-{}-{count}", std::process::id()));
-        Self(dir.join("made").join("with its parents"))
+        Self(crate::scratch::path("spool").join("made").join("with its parents"))
     }
 
     fn open(&self) -> Spool {
