@@ -44,6 +44,11 @@ const SKIPPED: &[(&str, &str, &str)] = &[
     ),
     ("docs/quick-start.md", "git clone", "needs the network, and builds for minutes what is under test here"),
     ("docs/performance.md", "loadtest/targets.sh", "measures for half an hour"),
+    (
+        "docs/deploy.md",
+        "",
+        "needs Fly.io, systemd as the first process, Docker; tests/deploy.rs holds its files to their formats",
+    ),
     ("docs/performance.md", "target/release/fleetdrain serve", "needs a release build, and measures"),
 ];
 

@@ -159,7 +159,7 @@ pub static SETTINGS: [Setting; 62] = [
     setting(
         "ingest.ack_deadline",
         Kind::Time { at: |c| &mut c.ingest.ack_deadline, min: MILLISECOND, max: HOUR },
-        "how long an answer waits for sinks with ack = \"sink\"; then it is a 503 with Fleetdrain-Ack: unknown",
+        "how long an answer waits for a sink that is to acknowledge; then it is a 503 with Fleetdrain-Ack: unknown",
     ),
     setting(
         "ingest.idle",

@@ -265,7 +265,7 @@ async fn nobody_resumes_a_session_of_a_certificate_that_was_replaced() {
     assert_eq!((resumed().await, resumed().await), (false, true), "sessions are resumed");
     pki.issue(2050).write(&dir);
     drain.signal("-HUP");
-    drain.says("certificates are live");
+    drain.says("certificates and sinks are live");
     let mut stream = handshake(&client, drain.ingest).await.unwrap();
     stream.write_all(get("/livez").as_bytes()).await.unwrap();
     assert!(rest(&mut stream).await.starts_with(b"HTTP/1.1 200"));
