@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
 use serde_json::Value;
@@ -27,6 +28,19 @@ const NEEDED: [&str; 2] = ["prometheus", "chromium"];
 const PRELUDE: &str = include_str!("prelude.sh");
 const BINARY: &str = env!("CARGO_BIN_EXE_fleetdrain");
 
+/// A port that nobody listens on, and nobody is given who asks for any (Linux gives those from 32768 on): a page restarts its drain
+/// on the ports that it names, so these must be known beforehand.
+fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 40) as u16 * 250;
+    loop {
+        let port = first + NEXT.fetch_add(1, Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A page's own directory and ports.
 struct Place {
     dir: PathBuf,
@@ -40,10 +54,7 @@ impl Place {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{name}{suffix}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join(".blocks")).unwrap();
-        // A page restarts its drain on the ports that it names, so these must be known beforehand. Held together, so that they
-        // are three.
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        Self { dir, ports: listeners.map(|listener| listener.local_addr().unwrap().port()) }
+        Self { dir, ports: [(); 3].map(|()| port()) }
     }
 
     /// `text` with what a page may not really use replaced: ports, names and directories.
