@@ -40,6 +40,11 @@ impl Awaited {
         self.settled_by_one();
     }
 
+    /// Not every line comes to a store.
+    pub(super) fn shorten(&self) {
+        self.state.lock().is_short = true;
+    }
+
     fn settled_by_one(&self) {
         let mut state = self.state.lock();
         state.left -= 1;
@@ -63,12 +68,11 @@ impl Awaiting {
 
     /// A batch is about to be published whose lines the sink has taken charge of, or has not.
     pub(super) fn push(&mut self, seq: u64, awaited: &Arc<Awaited>, is_taken: bool) {
-        let mut state = awaited.state.lock();
         if is_taken {
-            state.left += 1;
+            awaited.state.lock().left += 1;
             self.0.push_back((seq, Arc::clone(awaited)));
         } else {
-            state.is_short = true;
+            awaited.shorten();
         }
     }
 
@@ -76,15 +80,13 @@ impl Awaiting {
     pub(super) fn shorten(&self, seq: u64) {
         let at = self.0.partition_point(|(other, _)| *other < seq);
         if let Some((_, awaited)) = self.0.get(at).filter(|(other, _)| *other == seq) {
-            awaited.state.lock().is_short = true;
+            awaited.shorten();
         }
     }
 
     /// Lines were dropped of batches before this one; nobody knows which.
     pub(super) fn shorten_before(&self, seq: u64) {
-        for (_, awaited) in self.0.iter().take_while(|(other, _)| *other < seq) {
-            awaited.state.lock().is_short = true;
-        }
+        self.0.iter().take_while(|(other, _)| *other < seq).for_each(|(_, awaited)| awaited.shorten());
     }
 
     /// Takes out those before batch number `seq`: they are settled, which is to be told with no lock held.

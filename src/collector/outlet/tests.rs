@@ -189,6 +189,22 @@ mod awaited {
     }
 
     #[test]
+    fn sinks_that_change_while_a_body_comes_in_are_not_said_to_have_it() {
+        let collector = small(|_| {});
+        let whole = asked(&collector, "whole", None);
+        let draft = draft(&collector, &BOTH, Timestamp::now()).unwrap();
+        let outlets = &collector.shared.outlets;
+        let mut wants = outlets.wants(&draft.batch).unwrap();
+        let awaited = Arc::clone(wants.awaited().unwrap());
+        drop(whole);
+        assert!(!wants.is_current(outlets));
+        wants.renew(outlets, &draft.batch);
+        let (tell, mut told) = tokio::sync::oneshot::channel();
+        awaited.then(|is_whole| tell.send(is_whole).unwrap());
+        assert_eq!(told.try_recv(), Ok(false));
+    }
+
+    #[test]
     fn who_waits_for_a_sink_that_ends_hears_that_it_did() {
         let collector = small(|_| {});
         let err = asked(&collector, "err", Some("stderr"));

@@ -184,6 +184,10 @@ impl Wants {
         if self.generation == 0 {
             return;
         }
+        if let Some(awaited) = &self.awaited {
+            // What it counted on may be gone.
+            awaited.shorten();
+        }
         let mut before = std::mem::take(&mut self.each);
         let want = |state: &Arc<OutletState>| {
             let known = before.iter().position(|want| Arc::ptr_eq(&want.state, state));
