@@ -53,6 +53,8 @@ pub(crate) struct Draft {
     pub(crate) key: Option<Box<[u8]>>,
     /// Told that it was taken; dropped if it was not.
     pub(crate) taken: Option<Told>,
+    /// Its sender waits for the sinks that are to acknowledge.
+    pub(crate) asks_sinks: bool,
 }
 
 impl Draft {
@@ -66,6 +68,7 @@ impl Draft {
             batch,
             key: None,
             taken: None,
+            asks_sinks: false,
             received: parsed.received,
             rejected: parsed.rejected,
             repaired: parsed.repaired,
@@ -356,7 +359,7 @@ impl LogCollector {
         let Ok(rooms) = self.reserve_queues(&draft.batch, &machines) else {
             return refuse(draft, Cause::QueueFull);
         };
-        let Ok(wants) = self.shared.outlets.wants(&draft.batch) else {
+        let Ok(wants) = self.shared.outlets.wants(&draft.batch, draft.asks_sinks) else {
             return refuse(draft, Cause::SinkFull);
         };
         #[cfg(feature = "spool")]

@@ -622,7 +622,7 @@ async fn reload(running: &Running, loader: &Loader) {
     running.reloaded.store(done.is_ok(), Relaxed);
     match done {
         Ok(swapped) => tracing::info!(
-            sinks = ?swapped,
+            sinks = %swapped,
             "reloaded: tokens, certificates and sinks are live; other settings take effect at the next start"
         ),
         Err(why) => tracing::error!("the configuration is not reloaded, the old one stays: {why}"),

@@ -120,8 +120,9 @@ pub(crate) struct Taken {
 struct UnderWay {
     number: u64,
     seq: u64,
-    #[cfg_attr(not(feature = "spool"), expect(dead_code, reason = "only a cursor goes by it"))]
     first_line: u64,
+    /// Of the whole batch.
+    lines: u64,
     /// Of a channel, which alone cannot find it again.
     run: Option<Run>,
     received: Instant,
@@ -264,6 +265,13 @@ impl Drop for Outlet {
     }
 }
 
+impl UnderWay {
+    /// Whether a line is of its batch.
+    fn has(&self, line: u64) -> bool {
+        (self.first_line..self.first_line + self.lines).contains(&line)
+    }
+}
+
 impl Inner {
     /// The number of the batch before which everything is settled.
     fn settled_before(&self) -> u64 {
@@ -391,6 +399,7 @@ impl OutletState {
                 number,
                 seq: batch.seq,
                 first_line: batch.first_line,
+                lines: batch.lines(),
                 run: kept,
                 received: batch.received,
                 bytes,
@@ -491,6 +500,15 @@ impl OutletState {
         (inner.oldest().filter(|_| lines > 0), lines)
     }
 
+    /// Whoever waits for it is told that it will not acknowledge; the body is taken all the same.
+    fn release(&self) {
+        let awaiting = self.inner.lock().awaiting.clear();
+        for awaited in awaiting {
+            awaited.shorten();
+            awaited.settled_by_one();
+        }
+    }
+
     fn take_lost(&self) -> Vec<Loss> {
         let unknown = self.inner.lock().tally.take_unknown();
         for (reason, lines) in SinkReason::ALL.into_iter().zip(unknown).filter(|(_, lines)| *lines > 0) {
@@ -502,6 +520,7 @@ impl OutletState {
     /// Gives up what is in memory alone, for good. Returns how many lines that were.
     fn give_up(&self) -> u64 {
         let mut inner = self.inner.lock();
+        let before = inner.tally.settled().dropped[SinkReason::Shutdown as usize];
         let unheard = inner.awaiting.clear();
         let waiting = match &mut inner.source {
             Source::Channel(channel) => Some(channel.clear()),
@@ -518,7 +537,7 @@ impl OutletState {
         let tally = &mut self.inner.lock().tally;
         tally.dropped_unknown(SinkReason::Shutdown, tally.in_flight());
         tally.close();
-        tally.settled().dropped[SinkReason::Shutdown as usize]
+        tally.settled().dropped[SinkReason::Shutdown as usize] - before
     }
 }
 
@@ -581,6 +600,7 @@ impl LogCollector {
         if !was_there {
             return;
         }
+        state.release();
         state.give_up();
         state.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
         state.depart(&self.shared.outlets);

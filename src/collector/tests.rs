@@ -59,6 +59,7 @@ pub(crate) fn draft(collector: &LogCollector, lines: &[(&str, Kind, &str)], at: 
         batch,
         key: None,
         taken: None,
+        asks_sinks: false,
         received,
         rejected,
         repaired: 0,

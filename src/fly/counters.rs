@@ -116,6 +116,7 @@ impl FlyCounters {
     pub(crate) fn snapshot(&self) -> FlySnapshot {
         let overflow = self.overflow();
         FlySnapshot {
+            enabled: self.watched.lock().since.is_some(),
             connected: self.connected.load(Relaxed),
             reconnects: self.connects.load(Relaxed).saturating_sub(1),
             slow_consumers: self.slow_consumers.load(Relaxed),

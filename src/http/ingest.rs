@@ -21,7 +21,7 @@ use hyper::{
 };
 use jiff::Timestamp;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -239,6 +239,7 @@ impl Ingest {
         if draft.is_unreadable() {
             return Err(unreadable(&draft));
         }
+        draft.asks_sinks = true;
         if let Some(claim) = claim {
             draft.key = Some(claim.key().into());
             draft.taken = Some(Box::new(move |receipt| claim.settle(receipt)));
@@ -399,14 +400,21 @@ impl Ingest {
         self.rejected.keep(samples, at);
         match committed.by_sinks {
             None => Ok(committed.receipt),
-            Some(settled) => match timeout(self.ack_deadline, settled).await {
-                Ok(Ok(receipt)) => Ok(receipt),
-                Ok(Err(_)) => Err(not_acknowledged("a sink ended before it had acknowledged the body".to_owned())),
-                Err(_) => {
-                    let detail = "no word from a sink with ack = \"sink\" within ingest.ack_deadline";
-                    Err(not_acknowledged(format!("{detail} = {:?}", self.ack_deadline)))
-                }
-            },
+            Some(settled) => self.acknowledged(settled).await,
+        }
+    }
+
+    /// Waits for the sinks that are to acknowledge a body that was taken.
+    async fn acknowledged(&self, settled: oneshot::Receiver<Receipt>) -> Result<Receipt, Problem> {
+        let ended = "the drain ends before a sink has acknowledged the body";
+        let settled = async { settled.await.map_err(|_| not_acknowledged(ended.to_owned())) };
+        tokio::select! {
+            biased;
+            settled = timeout(self.ack_deadline, settled) => settled.unwrap_or_else(|_| {
+                let detail = "no word from a sink with ack = \"sink\" within ingest.ack_deadline";
+                Err(not_acknowledged(format!("{detail} = {:?}", self.ack_deadline)))
+            }),
+            () = self.holding.shutdown_grace() => Err(not_acknowledged(ended.to_owned())),
         }
     }
 }

@@ -124,6 +124,8 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Records with invalid UTF-8 or lone surrogates that became U+FFFD."),
     family!("fleetdrain_source_lines_dropped_total", Counter, Count, &["source", "reason"], Written,
         "Records that a source left out or could not hold, and the ledger never received."),
+    family!("fleetdrain_fly_enabled", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.fly.enabled))),
+        "1 while the source fly runs, connected or not."),
     family!("fleetdrain_fly_connected", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.fly.connected))),
         "1 while the source fly is connected and subscribed."),
     family!("fleetdrain_fly_reconnects_total", Counter, Count, &[], Source::Counter(|s| s.fly.reconnects),

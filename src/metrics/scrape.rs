@@ -143,6 +143,8 @@ pub(crate) struct SpoolSnapshot {
 /// What the source `fly` has counted; all 0 without it. `messages` = received by the ledger + `lines_dropped` + in hand.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub(crate) struct FlySnapshot {
+    /// The source runs.
+    pub(crate) enabled: bool,
     pub(crate) connected: bool,
     pub(crate) reconnects: u64,
     pub(crate) slow_consumers: u64,

@@ -25,6 +25,12 @@ pub(crate) mod running {
     #[derive(Debug)]
     pub(crate) struct Swapped;
 
+    impl std::fmt::Display for Swapped {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("none")
+        }
+    }
+
     impl Sinks {
         #[expect(clippy::unused_async, reason = "as with sinks")]
         pub(crate) async fn start(_: &LogCollector, _: &Config, _: &CancellationToken) -> Result<Self, BadSink> {

@@ -126,7 +126,7 @@ impl LogCollector {
         let row = left.map(|left| left.batch.view_of(&left.batch.rows[left.row]));
         let entry = row.as_ref().map(|row| (row, line.limited == Some(true)));
         let fate = |sink: &std::sync::Arc<super::super::outlet::OutletState>| {
-            let (state, reason, detail) = match sink.trace(line.number, line.batch, entry) {
+            let (state, reason, detail) = match sink.trace(line.number, entry) {
                 SinkTrace::Before => plain("before", "the sink began later"),
                 SinkTrace::Filtered => plain("filtered", "the sink does not want it"),
                 SinkTrace::Limited => limited("the sink does not get what is over a limit"),

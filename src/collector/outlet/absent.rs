@@ -32,7 +32,7 @@ impl Awaited {
 
 impl Outlets {
     #[expect(clippy::unnecessary_wraps, reason = "with sinks it may be")]
-    pub(crate) fn wants(&self, _batch: &Batch) -> Result<Wants, ()> {
+    pub(crate) fn wants(&self, _batch: &Batch, _is_asked: bool) -> Result<Wants, ()> {
         Ok(Wants {})
     }
 

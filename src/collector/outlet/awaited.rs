@@ -9,7 +9,7 @@ type Then = Box<dyn FnOnce(bool) + Send>;
 
 /// A body that sinks are asked to acknowledge: settled when each of them has.
 ///
-/// If one of them is ended before, it is dropped, and with it who was to be told.
+/// If the drain ends before, it is dropped, and with it who was to be told.
 pub(crate) struct Awaited {
     /// Lines that one of these sinks wants.
     lines: u64,
@@ -45,7 +45,7 @@ impl Awaited {
         self.state.lock().is_short = true;
     }
 
-    fn settled_by_one(&self) {
+    pub(super) fn settled_by_one(&self) {
         let mut state = self.state.lock();
         state.left -= 1;
         let then = if state.left == 0 { state.then.take() } else { None };

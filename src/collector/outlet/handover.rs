@@ -22,16 +22,14 @@ impl Outlet {
         matches!(self.state.inner.lock().source, Source::Channel(_))
     }
 
-    /// Another end in the place of this one, without a line lost in between: it begins with what this one had not settled. Waits
-    /// for the disk.
+    /// Another end in the place of this one, without a line lost in between: it begins with what this one had not settled.
     pub(crate) fn handed_over(self, mut terms: OutletTerms) -> Self {
         terms.filter = terms.filter.filter(|filter| !filter.wants_all());
         let (collector, old) = (self.collector.clone(), Arc::clone(&self.state));
-        old.store_cursor();
-        let start = collector.start_of(&terms.name);
         let publisher = collector.shared.publisher.lock();
         let state = {
             let mut inner = old.inner.lock();
+            let start = inner.goes_on_at();
             let mut tally = std::mem::take(&mut inner.tally).carried_over();
             let under_way = std::mem::take(&mut inner.under_way);
             let source = if let Source::Channel(channel) = &mut inner.source {
@@ -81,11 +79,12 @@ impl LogCollector {
     /// Offers the sink of that name nothing more; what it has not had by now it may still take.
     pub(crate) fn retire_outlet(&self, name: &str) {
         let _publisher = self.shared.publisher.lock();
+        let end = self.shared.history.end().0;
         self.shared
             .outlets
             .list()
             .iter()
             .filter(|state| state.name() == name)
-            .for_each(|state| self.shared.outlets.retire(state));
+            .for_each(|state| self.shared.outlets.retire(state, end));
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Position {
     waiting_since: Option<Instant>,
     /// Batches before this number were published or are about to be.
     end: u64,
+    /// It is offered nothing from this batch on.
+    until: u64,
     fetched: Option<Box<Fetched>>,
     /// The cursor as it was stored last, and when.
     #[cfg(feature = "spool")]
@@ -101,7 +103,10 @@ pub(super) async fn fetch(collector: LogCollector, state: Arc<OutletState>) -> F
     past.read(move || {
         let from = match &state.inner.lock().source {
             Source::Position(position) => position.cursor,
-            Source::Channel(_) => unreachable!("a channel has no past"),
+            // Another end has taken its place meanwhile, and nobody asks any more.
+            Source::Channel(_) => {
+                return Fetched::new(FleetCursor::at(0, 0), FleetCursor::at(0, 0), Next::Past, None, None);
+            }
         };
         let history = &reader.shared.history;
         let mut to = from;
@@ -125,6 +130,7 @@ impl Position {
             owed: VecDeque::new(),
             waiting_since,
             end,
+            until: u64::MAX,
             fetched: None,
             #[cfg(feature = "spool")]
             stored: None,
@@ -138,6 +144,11 @@ impl Position {
     /// The line to be read next.
     pub(super) fn line(&self) -> u64 {
         self.cursor.line()
+    }
+
+    /// Batches from number `seq` on are not for it.
+    pub(super) fn end_at(&mut self, seq: u64) {
+        self.until = seq;
     }
 
     pub(super) fn waiting_since(&self) -> Option<Instant> {
@@ -163,6 +174,9 @@ impl Position {
     /// What comes next.
     pub(super) fn step(&mut self, history: &History) -> Ahead {
         let from = self.cursor;
+        if self.seq() >= self.until {
+            return Ahead::Empty;
+        }
         if let Some(fetched) = self.fetched.take().filter(|fetched| fetched.from == from) {
             return Ahead::Ready(fetched);
         }

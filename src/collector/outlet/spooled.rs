@@ -52,11 +52,14 @@ impl LogCollector {
         let spool = self.spool()?;
         spool.unpark_cursor(name);
         let seq = spool.cursor(name)?;
+        // Before the disk is looked at: what is published from here on is not overlooked, if there is nothing before it.
+        let (end, end_line) = self.shared.history.end();
+        let caught_up = Start { cursor: FleetCursor::at(end, end_line), received: Instant::now() };
         match spool.first(Seek::Seq(seq)) {
-            Ok(place) => place.map(|place| Start {
+            Ok(place) => Some(place.map_or(caught_up, |place| Start {
                 cursor: FleetCursor::at(place.seq(), place.first_line()),
                 received: instant_of(place.received_at()),
-            }),
+            })),
             Err(error) => {
                 tracing::error!(%error, sink = name, "the sink's place in the spool cannot be read: it begins anew");
                 None
@@ -137,6 +140,19 @@ impl Outlets {
 }
 
 impl Inner {
+    /// Where another end goes on that takes the place of this one: at the first line that is not settled.
+    pub(super) fn goes_on_at(&self) -> Option<Start> {
+        let Source::Position(position) = &self.source else { return None };
+        let next = (position.seq(), position.line());
+        let (seq, line) = self
+            .under_way
+            .iter()
+            .map(|taken| (taken.seq, taken.first_line))
+            .min()
+            .map_or(next, |taken| taken.min(next));
+        Some(Start { cursor: FleetCursor::at(seq, line), received: self.oldest().unwrap_or_else(Instant::now) })
+    }
+
     /// The first line that it delivers again when it goes on from its cursor; `None`: it has none.
     pub(super) fn line_of_cursor(&self) -> Option<u64> {
         let Source::Position(position) = &self.source else { return None };

@@ -121,7 +121,7 @@ mod awaited {
 
     use super::*;
     use crate::{
-        admission::{Ack, Admission, Committed},
+        admission::{Ack, Admission, Committed, Draft},
         collector::tests::draft,
     };
 
@@ -132,7 +132,8 @@ mod awaited {
     }
 
     fn admit(collector: &LogCollector, lines: &[(&str, Kind, &str)]) -> Committed {
-        match collector.admit(draft(collector, lines, Timestamp::now()).unwrap()).unwrap() {
+        let draft = Draft { asks_sinks: true, ..draft(collector, lines, Timestamp::now()).unwrap() };
+        match collector.admit(draft).unwrap() {
             Admission::Taken(committed) => committed,
             Admission::Writing(_) => unreachable!("there is no spool"),
         }
@@ -194,7 +195,7 @@ mod awaited {
         let whole = asked(&collector, "whole", None);
         let draft = draft(&collector, &BOTH, Timestamp::now()).unwrap();
         let outlets = &collector.shared.outlets;
-        let mut wants = outlets.wants(&draft.batch).unwrap();
+        let mut wants = outlets.wants(&draft.batch, true).unwrap();
         let awaited = Arc::clone(wants.awaited().unwrap());
         drop(whole);
         assert!(!wants.is_current(outlets));
@@ -205,12 +206,18 @@ mod awaited {
     }
 
     #[test]
-    fn who_waits_for_a_sink_that_ends_hears_that_it_did() {
+    fn who_waits_for_a_sink_that_goes_is_told_what_holds_without_it() {
         let collector = small(|_| {});
         let err = asked(&collector, "err", Some("stderr"));
         let mut lost = waiting(&collector, &BOTH[1..]);
         drop(err);
-        assert_eq!(lost.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(lost.try_recv().unwrap().ack, Ack::Memory);
+        let err = asked(&collector, "err", Some("stderr"));
+        let mut left = waiting(&collector, &BOTH[1..]);
+        collector.shut_down();
+        drop(err);
+        assert_eq!(collector.drop_what_is_left(), 1, "what went with the first was told then");
+        assert_eq!(left.try_recv(), Err(TryRecvError::Closed));
     }
 }
 

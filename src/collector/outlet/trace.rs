@@ -30,9 +30,9 @@ pub(crate) enum SinkTrace {
 }
 
 impl OutletState {
-    /// What is known here of line `number` of batch `seq`; `entry` with whether it is known to have been over a limit, if there is
+    /// What is known here of line `number`; `entry` with whether it is known to have been over a limit, if there is
     /// anything left of it to look at.
-    pub(crate) fn trace(&self, number: u64, seq: Option<u64>, entry: Option<(&EntryView<'_>, bool)>) -> SinkTrace {
+    pub(crate) fn trace(&self, number: u64, entry: Option<(&EntryView<'_>, bool)>) -> SinkTrace {
         let inner = self.inner.lock();
         let began = inner.began;
         if began.line.is_some_and(|line| number < line) {
@@ -49,7 +49,7 @@ impl OutletState {
         if waits || limited {
             return if limited { SinkTrace::Limited } else { SinkTrace::Waiting };
         }
-        if seq.is_some_and(|seq| inner.under_way.iter().any(|taken| taken.seq == seq)) {
+        if inner.under_way.iter().any(|taken| taken.has(number)) {
             return SinkTrace::InFlight;
         }
         let before_this_process = began.resumed.is_some_and(|line| number < line);
@@ -68,8 +68,12 @@ impl OutletState {
 
     pub(super) fn store_began(&self) {
         #[cfg(feature = "spool")]
-        if let (Some(spool), Some(line)) = (&self.spool, self.inner.lock().began.line) {
-            spool.set_cursor_began(&self.terms.name, line);
+        {
+            // Not with the lock held: the spool may wait for the disk.
+            let line = self.inner.lock().began.line;
+            if let (Some(spool), Some(line)) = (&self.spool, line) {
+                spool.set_cursor_began(&self.terms.name, line);
+            }
         }
     }
 }

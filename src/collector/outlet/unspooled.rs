@@ -26,6 +26,10 @@ impl LogCollector {
 }
 
 impl Inner {
+    pub(super) fn goes_on_at(&self) -> Start {
+        Start
+    }
+
     pub(super) fn line_of_cursor(&self) -> Option<u64> {
         None
     }

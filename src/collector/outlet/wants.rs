@@ -73,7 +73,9 @@ impl Outlets {
 
     pub(super) fn add(&self, state: &Arc<OutletState>) {
         let mut list = self.list.write();
-        *list = list.iter().chain([state]).cloned().collect();
+        // Of a drain that was stopped and started again there may be one that nobody reads any more.
+        let others = list.iter().filter(|other| other.name() != state.name());
+        *list = others.chain([state]).cloned().collect();
         self.generation.fetch_add(1, Relaxed);
     }
 
@@ -95,8 +97,11 @@ impl Outlets {
     }
 
     /// Offers it nothing more; it is still one of those that are counted.
-    pub(super) fn retire(&self, state: &OutletState) {
+    pub(super) fn retire(&self, state: &OutletState, end: u64) {
         state.retired.store(true, Relaxed);
+        if let Source::Position(position) = &mut state.inner.lock().source {
+            position.end_at(end);
+        }
         self.generation.fetch_add(1, Relaxed);
     }
 
@@ -112,7 +117,9 @@ impl Outlets {
     }
 
     /// What sinks want of `batch`, with room where it must be kept; `Err` where there is none.
-    pub(crate) fn wants(&self, batch: &Batch) -> Result<Wants, ()> {
+    ///
+    /// `is_asked`: somebody waits for the sinks that are to acknowledge.
+    pub(crate) fn wants(&self, batch: &Batch, is_asked: bool) -> Result<Wants, ()> {
         let mut wants = Wants::default();
         wants.renew(self, batch);
         for want in wants.each.iter_mut().filter(|want| want.state.terms.full == OutletFull::Block) {
@@ -120,7 +127,9 @@ impl Outlets {
                 want.room = Room::take(&want.state, batch.charged_bytes())?;
             }
         }
-        wants.awaited = wants.await_sinks(batch)?;
+        if is_asked {
+            wants.awaited = wants.await_sinks(batch)?;
+        }
         Ok(wants)
     }
 

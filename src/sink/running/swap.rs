@@ -4,7 +4,7 @@
 //! more, flushes, and goes; what it has not had of a spool waits there for as long as the spool keeps it. One whose settings have
 //! changed is stopped, and another of its name goes on with what it had not settled: neither takes a line that the other has.
 
-use std::{convert::Infallible, future::ready, sync::Arc};
+use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -27,6 +27,19 @@ pub(crate) struct Swapped {
     pub(crate) added: Vec<String>,
     pub(crate) changed: Vec<String>,
     pub(crate) removed: Vec<String>,
+}
+
+impl fmt::Display for Swapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [("added", &self.added), ("changed", &self.changed), ("removed", &self.removed)];
+        let told: Vec<_> = parts
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what} {}", names.join(", ")))
+            .collect();
+        f.write_str(if told.is_empty() { "as they were" } else { "" })?;
+        f.write_str(&told.join("; "))
+    }
 }
 
 /// Where a sink gets its end of the collector from.
