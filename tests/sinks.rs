@@ -379,7 +379,7 @@ async fn a_reload_swaps_sinks_and_a_bad_file_keeps_the_old() {
     }
     let after = [sinks(&new.url), vec![http_sink("added", &added.url)]].concat();
     let said = configured.reload(&after);
-    for change in ["added: [\"added\"]", "changed: [\"changed\"]", "removed: [\"gone\"]"] {
+    for change in ["added added", "changed changed", "removed gone"] {
         assert!(said.contains(change), "one that is as it was is not touched: {said}");
     }
     post(&configured.drain, 2_000..4_000).await;
@@ -488,7 +488,7 @@ async fn a_token_file_is_read_again() {
     store.has(100).await;
     std::fs::write(&token, "new\n").unwrap();
     let said = configured.reload(std::slice::from_ref(&sink));
-    assert!(said.contains("changed: [\"store\"]") && !said.contains("new\n"), "{said}");
+    assert!(said.contains("changed store") && !said.contains("new\n"), "{said}");
     post(&configured.drain, 100..200).await;
     store.has(200).await;
     let tokens = store.tokens.lock().unwrap().clone();
