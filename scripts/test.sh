@@ -59,8 +59,6 @@ cargo test --workspace --all-features "$@"
 if [ "$#" -eq 0 ]; then
     cargo build --workspace --all-features --bins
     scripts/crash.sh
-    # Bombs, for a quarter of a minute: what is resident stays within the budget.
-    scripts/hostile.sh
 fi
 
 # An S3 server, a NATS server, what checks openapi.json and the Dockerfile, of versions known to work, in an environment of the
