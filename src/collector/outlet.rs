@@ -41,7 +41,7 @@ pub(crate) use self::{
     wants::{Outlets, Wants},
 };
 use self::{
-    awaited::{Awaiting, Settling},
+    awaited::Awaiting,
     channel::{Channel, Room},
     handover::Departed,
     lost::Lost,
@@ -273,22 +273,29 @@ impl UnderWay {
 }
 
 impl Inner {
-    /// The number of the batch before which everything is settled.
-    fn settled_before(&self) -> u64 {
+    /// The first batch that is not settled, by its number, and the line of it that is the first; of a channel only the number counts.
+    fn unsettled(&self) -> (u64, u64) {
         let next = match &self.source {
-            Source::Channel(channel) => channel.next_seq(),
-            Source::Position(position) => position.seq(),
+            Source::Channel(channel) => (channel.next_seq(), u64::MAX),
+            Source::Position(position) => (position.seq(), position.line()),
         };
-        self.under_way.iter().map(|taken| taken.seq).min().map_or(next, |seq| seq.min(next))
+        self.under_way.iter().map(|taken| (taken.seq, taken.first_line)).min().map_or(next, |taken| taken.min(next))
     }
 
-    /// Bodies that are settled by now.
-    fn settling(&mut self) -> Settling {
-        if self.awaiting.len() == 0 {
-            return Settling::default();
+    /// The first line that it delivers again when it goes on from its cursor; `None`: it has none.
+    fn line_of_cursor(&self) -> Option<u64> {
+        matches!(self.source, Source::Position(_)).then(|| self.unsettled().1)
+    }
+
+    /// Gives the lock back, and then tells of the bodies that are settled by now.
+    fn unlock(mut inner: MutexGuard<'_, Self>) {
+        let mut settled = Vec::new();
+        if inner.awaiting.len() > 0 {
+            let (seq, _) = inner.unsettled();
+            settled = inner.awaiting.settled_before(seq);
         }
-        let seq = self.settled_before();
-        self.awaiting.settled_before(seq)
+        drop(inner);
+        settled.iter().for_each(|awaited| awaited.settled_by_one());
     }
 
     /// When the oldest line was received that is not settled.
@@ -372,9 +379,7 @@ impl OutletState {
             awaiting.shorten_before(position.seq());
         }
         let (Some(found), Some(picked)) = (found, picked) else {
-            let settling = inner.settling();
-            drop(inner);
-            settling.tell();
+            Inner::unlock(inner);
             return Step::Again;
         };
         self.hand_out(inner, &found.batch, picked, 0)
@@ -406,9 +411,7 @@ impl OutletState {
             });
             Step::Lines(Taken { run, number })
         };
-        let settling = inner.settling();
-        drop(inner);
-        settling.tell();
+        Inner::unlock(inner);
         if is_noted {
             self.lost.note(SinkReason::Limited, batch, limited.into_iter());
         }
@@ -453,9 +456,7 @@ impl OutletState {
             freed += taken.bytes;
         }
         inner.source.give_back(freed);
-        let settling = inner.settling();
-        drop(inner);
-        settling.tell();
+        Inner::unlock(inner);
         if freed > 0 {
             self.budget.announce_room();
         }

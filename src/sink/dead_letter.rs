@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_can_be_posted_again_and_is_bounded() {
-        let dir = std::env::temp_dir().join(format!("fleetdrain-dead-{}", std::process::id()));
+        let dir = crate::scratch::path("dead");
         std::fs::create_dir_all(&dir).unwrap();
         let letters = DeadLetters { bytes_max: 100, ..DeadLetters::new(Some(&dir), "archive") };
         let record = "{\"instance\":\"m\",\"message\":\"one more line\"}";

@@ -90,24 +90,13 @@ impl Awaiting {
     }
 
     /// Takes out those before batch number `seq`: they are settled, which is to be told with no lock held.
-    pub(super) fn settled_before(&mut self, seq: u64) -> Settling {
+    pub(super) fn settled_before(&mut self, seq: u64) -> Vec<Arc<Awaited>> {
         let count = self.0.partition_point(|(other, _)| *other < seq);
-        Settling(self.0.drain(..count).map(|(_, awaited)| awaited).collect())
+        self.0.drain(..count).map(|(_, awaited)| awaited).collect()
     }
 
     /// Nobody hears of them any more.
     pub(super) fn clear(&mut self) -> Vec<Arc<Awaited>> {
         self.0.drain(..).map(|(_, awaited)| awaited).collect()
-    }
-}
-
-/// Bodies that a sink has settled.
-#[must_use]
-#[derive(Default)]
-pub(super) struct Settling(Vec<Arc<Awaited>>);
-
-impl Settling {
-    pub(super) fn tell(self) {
-        self.0.iter().for_each(|awaited| awaited.settled_by_one());
     }
 }

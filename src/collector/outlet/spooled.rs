@@ -127,9 +127,7 @@ impl Outlets {
             if tally.lines_dropped() > dropped {
                 awaiting.shorten_before(position.seq());
             }
-            let settling = inner.settling();
-            drop(inner);
-            settling.tell();
+            Inner::unlock(inner);
         }
     }
 
@@ -142,27 +140,16 @@ impl Outlets {
 impl Inner {
     /// Where another end goes on that takes the place of this one: at the first line that is not settled.
     pub(super) fn goes_on_at(&self) -> Option<Start> {
-        let Source::Position(position) = &self.source else { return None };
-        let next = (position.seq(), position.line());
-        let (seq, line) = self
-            .under_way
-            .iter()
-            .map(|taken| (taken.seq, taken.first_line))
-            .min()
-            .map_or(next, |taken| taken.min(next));
+        if let Source::Channel(_) = self.source {
+            return None;
+        }
+        let (seq, line) = self.unsettled();
         Some(Start { cursor: FleetCursor::at(seq, line), received: self.oldest().unwrap_or_else(Instant::now) })
-    }
-
-    /// The first line that it delivers again when it goes on from its cursor; `None`: it has none.
-    pub(super) fn line_of_cursor(&self) -> Option<u64> {
-        let Source::Position(position) = &self.source else { return None };
-        let under_way = self.under_way.iter().map(|taken| taken.first_line).min();
-        Some(under_way.map_or(position.line(), |line| line.min(position.line())))
     }
 
     /// The number of the batch before which everything is settled, if it is to be noted.
     fn cursor_to_store(&mut self, every: Duration) -> Option<u64> {
-        let seq = self.settled_before();
+        let (seq, _) = self.unsettled();
         let Source::Position(position) = &mut self.source else { return None };
         let now = Instant::now();
         if position.stored.is_some_and(|(_, at)| now.saturating_duration_since(at) < every) {

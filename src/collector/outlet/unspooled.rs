@@ -29,10 +29,6 @@ impl Inner {
     pub(super) fn goes_on_at(&self) -> Start {
         Start
     }
-
-    pub(super) fn line_of_cursor(&self) -> Option<u64> {
-        None
-    }
 }
 
 impl OutletState {

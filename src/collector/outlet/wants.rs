@@ -171,10 +171,8 @@ impl Wants {
         if awaited().any(|want| want.state.inner.lock().awaiting.len() >= AWAITED_MAX) {
             return Err(());
         }
-        Ok(match awaited().count() {
-            0 => None,
-            _ => Some(Arc::new(Awaited::new(lines_of_any(awaited(), batch)))),
-        })
+        let is_asked = awaited().next().is_some();
+        Ok(is_asked.then(|| Arc::new(Awaited::new(lines_of_any(awaited(), batch)))))
     }
 
     /// Who is to be told when the sinks have settled the body that asked to be; `None` if there is no such sink.

@@ -420,7 +420,7 @@ async fn a_store_proves_who_it_is() {
     let own = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     let identity = Identity::from_pem(own.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     let store = Store::with(&[&answer("200 OK", "", "")], Some(Certificate::new(&identity))).await;
-    let file = std::env::temp_dir().join(format!("fleetdrain-ca-{}.pem", std::process::id()));
+    let file = crate::scratch::path("ca");
     std::fs::write(&file, own.pem()).unwrap();
     let url = format!("url = \"https://localhost:{}\"", store.address.port());
     let trusting = make(&format!("{url}\nca_file = {file:?}")).unwrap();
