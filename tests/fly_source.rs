@@ -3,17 +3,14 @@
 #![cfg(all(feature = "cli", feature = "fly"))]
 #![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
 
+#[path = "support/nats.rs"]
+mod nats;
 mod support;
 
-use std::{
-    fs,
-    io::BufRead,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{io::BufRead, process::Stdio, time::Duration};
 
 use hyper::Method;
+use nats::NatsServer;
 use serde_json::Value;
 use support::{Client, assert_balances, drain::Drain};
 use tokio::time::{Instant, sleep};
@@ -21,63 +18,25 @@ use tokio::time::{Instant, sleep};
 /// Nothing here takes so long but where something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A nats-server with one user; `NATS_SERVER` says where the program is.
+/// A nats-server with one user.
 struct Nats {
-    child: Option<Child>,
-    dir: PathBuf,
-    port: u16,
+    server: NatsServer,
 }
 
 impl Nats {
     fn start(name: &str, password: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fly").join(name);
-        fs::create_dir_all(&dir).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut nats = Self { child: None, dir, port };
+        let mut nats = Self { server: NatsServer::new(&format!("fly-{name}")) };
         nats.configure(password);
-        nats.run();
+        nats.server.run();
         nats
     }
 
     fn configure(&self, password: &str) {
-        let config = format!(
-            "listen: 127.0.0.1:{}\npid_file: {:?}\nauthorization {{ user: my-org, password: {password:?} }}\n",
-            self.port,
-            self.dir.join("pid")
-        );
-        fs::write(self.dir.join("nats.conf"), config).unwrap();
-    }
-
-    fn run(&mut self) {
-        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-        let mut command = Command::new(program);
-        command.arg("-c").arg(self.dir.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("nats-server is installed by scripts/test.sh"));
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Has it read its configuration anew.
-    fn reload(&self) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+        self.server.configure(&format!("authorization {{ user: my-org, password: {password:?} }}\n"));
     }
 
     async fn connect(&self, password: &str) -> async_nats::Client {
-        let options = async_nats::ConnectOptions::with_user_and_password("my-org".into(), password.into());
-        options.retry_on_initial_connect().connect(format!("127.0.0.1:{}", self.port)).await.unwrap()
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            self.kill();
-        }
+        self.server.connect("my-org", password).await
     }
 }
 
@@ -90,7 +49,7 @@ fn start(nats: &Nats, token: &str) -> Drain {
 }
 
 fn start_with(nats: &Nats, env: &[(&str, &str)], stdout: Stdio) -> Drain {
-    let url = format!("nats://127.0.0.1:{}", nats.port);
+    let url = format!("nats://127.0.0.1:{}", nats.server.port);
     let common = [
         ("FLEETDRAIN_FLY__ENABLED", "true"),
         ("FLEETDRAIN_FLY__URL", &url),
@@ -205,9 +164,9 @@ async fn a_server_that_was_gone_is_found_again_and_the_gap_is_on_record() {
     let mut nats = Nats::start("gone", "secret");
     let drain = start(&nats, "secret");
     until(&drain, "the connection", is_connected).await;
-    nats.kill();
+    nats.server.kill();
     until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
-    nats.run();
+    nats.server.run();
     until(&drain, "the connection", is_connected).await;
     let client = nats.connect("secret").await;
     publish(&client, "my-app", record("my-app", 1)).await;
@@ -229,13 +188,13 @@ async fn a_token_that_is_wrong_or_revoked_is_told_and_tried_until_it_is_right() 
     })
     .await;
     nats.configure("secret");
-    nats.reload();
+    nats.server.reload();
     until(&drain, "the connection", is_connected).await;
     nats.configure("another");
-    nats.reload();
+    nats.server.reload();
     until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
     nats.configure("secret");
-    nats.reload();
+    nats.server.reload();
     until(&drain, "the connection", is_connected).await;
 }
 

@@ -2,11 +2,17 @@
 
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+#[allow(unused_imports, reason = "its tests run elsewhere")]
+#[path = "../../src/testing/random.rs"]
+mod random;
+
 use std::{env, fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use fleetdrain::{LogCollector, bench};
+
+pub(crate) use self::random::Random;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,36 +41,9 @@ pub(crate) fn throughput(lines: usize, bytes: usize) -> Throughput {
     Throughput::ElementsAndBytes { elements: lines as u64, bytes: bytes as u64 }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same bodies on every platform and for ever.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform below `bound`, which must not be 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
-
-    /// Uniform in [0, 1).
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
-    }
+/// One of these.
+fn pick<'a>(random: &mut Random, of: &[&'a str]) -> &'a str {
+    of[random.below(of.len())]
 }
 
 /// The id of a machine: 14 hex digits, scattered like real ones, each number's its own.
@@ -133,20 +112,20 @@ pub(crate) fn record(machine: &str, random: &mut Random) -> String {
     // The timestamp and what closes the record.
     const TAIL_BYTES: usize = 48;
 
-    let (app, region, host) = (random.pick(&APPS), random.pick(&REGIONS), 100 + random.below(900));
+    let (app, region, host) = (pick(random, &APPS), pick(random, &REGIONS), 100 + random.below(900));
     let mut record = format!(
         r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"{machine}","name":"{app}"}},"region":"{region}"}},"host":"f{host}","log":{{"level":"info"}},"message":""#,
     );
     if random.below(100) < 30 {
-        record += random.pick(&ESCAPED);
+        record += pick(random, &ESCAPED);
     }
     if random.below(100) < 7 {
-        record += random.pick(&NON_ASCII);
+        record += pick(random, &NON_ASCII);
     }
     let end = RECORD_BYTES - TAIL_BYTES - 20 + random.below(40);
     while record.len() < end {
         record.push(' ');
-        record += random.pick(&WORDS);
+        record += pick(random, &WORDS);
     }
     let (second, nanos) = (random.below(60), random.below(1_000_000_000));
     write!(record, r#"","timestamp":"2026-06-27T01:19:{second:02}.{nanos:09}Z"}}"#).expect("a String takes any write");

@@ -3,8 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -16,6 +14,10 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+#[path = "../support/nats.rs"]
+mod nats;
+
+use self::nats::NatsServer;
 use super::{
     PATIENCE, lines, post, sink, start,
     support::{
@@ -26,11 +28,9 @@ use super::{
 
 const PASSWORD: &str = "secret";
 
-/// A nats-server with one user; `NATS_SERVER` says where the program is.
+/// A nats-server that keeps streams, with a user for the drain and one that reads.
 struct Nats {
-    child: Option<Child>,
-    dir: PathBuf,
-    port: u16,
+    server: NatsServer,
     /// What its configuration says beside the users, and of the drain's rights.
     more: String,
     rights: &'static str,
@@ -41,54 +41,27 @@ impl Nats {
         let mut nats = Self::new(name);
         more.clone_into(&mut nats.more);
         nats.configure(password);
-        nats.run();
+        nats.server.run();
         nats
     }
 
     /// One that does not run yet.
     fn new(name: &str) -> Self {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sinks").join("jetstream").join(name);
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { child: None, dir, port, more: String::new(), rights: "" }
+        Self { server: NatsServer::new(&format!("jetstream-{name}")), more: String::new(), rights: "" }
     }
 
     fn configure(&self, password: &str) {
-        let config = format!(
-            "listen: 127.0.0.1:{}\njetstream {{ store_dir: {:?} }}\nauthorization {{ users: [\n  {{ user: drain, password: {password:?} {} }}\n  \
+        self.server.configure(&format!(
+            "jetstream {{ store_dir: {:?} }}\nauthorization {{ users: [\n  {{ user: drain, password: {password:?} {} }}\n  \
              {{ user: reader, password: {PASSWORD:?} }}\n] }}\n{}\n",
-            self.port,
-            self.dir.join("store"),
+            self.server.dir.join("store"),
             self.rights,
             self.more
-        );
-        fs::write(self.dir.join("nats.conf"), config).unwrap();
-    }
-
-    fn run(&mut self) {
-        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-        let mut command = Command::new(program);
-        command.arg("-c").arg(self.dir.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("nats-server is installed by scripts/test.sh"));
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Has it read its configuration anew.
-    fn reload(&self) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+        ));
     }
 
     async fn reader(&self) -> Context {
-        let options = async_nats::ConnectOptions::with_user_and_password("reader".into(), PASSWORD.into());
-        let client = options.retry_on_initial_connect().connect(format!("127.0.0.1:{}", self.port)).await.unwrap();
-        jetstream::new(client)
+        jetstream::new(self.server.connect("reader", PASSWORD).await)
     }
 
     fn env(&self, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
@@ -101,16 +74,8 @@ impl Nats {
             ("FLEETDRAIN_SHUTDOWN__DEADLINE", "60s"),
         ];
         let mut env: Vec<_> = own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect();
-        env.push(("FLEETDRAIN_SINKS__STORE__URL", format!("nats://127.0.0.1:{}", self.port)));
+        env.push(("FLEETDRAIN_SINKS__STORE__URL", format!("nats://127.0.0.1:{}", self.server.port)));
         env
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            self.kill();
-        }
     }
 }
 
@@ -194,8 +159,8 @@ async fn every_record_is_in_the_stream_though_the_server_is_killed_under_load() 
     let kills = async {
         for part in 1..=3 {
             until(&drain, "lines_delivered", part * lines() / 5).await;
-            nats.kill();
-            nats.run();
+            nats.server.kill();
+            nats.server.run();
         }
     };
     tokio::join!(post(&drain, 0..lines()), kills);
@@ -215,7 +180,7 @@ async fn every_record_is_in_the_stream_though_the_server_is_killed_under_load() 
 #[ignore = "needs a real nats-server: scripts/test.sh"]
 async fn what_a_crash_left_in_the_spool_is_in_the_stream() {
     let nats = Nats::start("crash", PASSWORD, "");
-    let spool = nats.dir.join("spool");
+    let spool = nats.server.dir.join("spool");
     let env = nats.env(&[
         ("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap()),
         // Little is held, so that the rest is read from the disk.
@@ -291,15 +256,15 @@ async fn a_wrong_password_is_alarmed_and_tried_until_it_is_right() {
     post(&drain, 0..100).await;
     until_alarmed(&drain, "authorization violation").await;
     nats.configure(PASSWORD);
-    nats.reload();
+    nats.server.reload();
     until(&drain, "lines_delivered", 100).await;
     // Of a connection that is there the server takes back what it allowed.
     nats.configure("another");
-    nats.reload();
+    nats.server.reload();
     post(&drain, 100..200).await;
     until(&drain, "retries", sink(&drain).await["retries"].as_u64().unwrap() as usize + 1).await;
     nats.configure(PASSWORD);
-    nats.reload();
+    nats.server.reload();
     until(&drain, "lines_delivered", 200).await;
     let stream = nats.reader().await.get_stream("FLEETDRAIN").await.unwrap();
     Kept::of(&stream).await.assert_whole(200);
@@ -311,13 +276,13 @@ async fn a_right_that_is_missing_is_alarmed_at_once_and_used_when_it_is_given() 
     let mut nats = Nats::new("rights");
     nats.rights = ", permissions: { publish: { deny: \"fleetdrain.>\" } }";
     nats.configure(PASSWORD);
-    nats.run();
+    nats.server.run();
     let drain = start(&nats.env(&[]));
     post(&drain, 0..100).await;
     until_alarmed(&drain, "Permissions Violation").await;
     nats.rights = "";
     nats.configure(PASSWORD);
-    nats.reload();
+    nats.server.reload();
     until(&drain, "lines_delivered", 100).await;
 }
 
@@ -328,7 +293,7 @@ async fn server_and_drain_prove_to_each_other_who_they_are() {
     let authority = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let path = |name: &str| nats.dir.join(name).to_str().unwrap().to_owned();
+    let path = |name: &str| nats.server.dir.join(name).to_str().unwrap().to_owned();
     fs::write(path("ca.pem"), params.self_signed(&authority).unwrap().pem()).unwrap();
     let issuer = rcgen::Issuer::new(params, authority);
     for name in ["server", "drain"] {
@@ -341,9 +306,9 @@ async fn server_and_drain_prove_to_each_other_who_they_are() {
     let (own_certificate, own_key) = (path("drain.pem"), path("drain.key"));
     nats.more = format!("tls {{ cert_file: {certificate:?}, key_file: {key:?}, ca_file: {ca:?}, verify: true }}");
     nats.configure(PASSWORD);
-    nats.run();
+    nats.server.run();
     let mut env = nats.env(&[("FLEETDRAIN_SINKS__STORE__CA_FILE", &ca)]);
-    let url = format!("tls://127.0.0.1:{}", nats.port);
+    let url = format!("tls://127.0.0.1:{}", nats.server.port);
     env.push(("FLEETDRAIN_SINKS__STORE__URL", url));
     let drain = start(&env);
     post(&drain, 0..10).await;
@@ -362,7 +327,7 @@ async fn server_and_drain_prove_to_each_other_who_they_are() {
 #[ignore = "needs a real nats-server: scripts/test.sh"]
 async fn the_same_lines_sent_again_are_one_message() {
     let nats = Nats::start("again", PASSWORD, "");
-    let spool = nats.dir.join("spool");
+    let spool = nats.server.dir.join("spool");
     let drain = start(&nats.env(&[("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap())]));
     post(&drain, 0..100).await;
     until(&drain, "lines_delivered", 100).await;
