@@ -215,6 +215,24 @@ async fn an_answer_waits_for_the_sink_that_is_to_acknowledge() {
     assert!(store.numbers.lock().unwrap().contains_key(&(number as u64)), "acknowledged, and not there");
 }
 
+#[tokio::test]
+async fn who_waits_for_a_sink_is_answered_before_the_drain_ends() {
+    let store = Store::start().await;
+    store.is_down.store(true, Relaxed);
+    let mut env = env(&store);
+    env.push(("FLEETDRAIN_SINKS__STORE__ACK", "sink".to_owned()));
+    env.retain(|(name, _)| *name != "FLEETDRAIN_SHUTDOWN__DEADLINE");
+    let mut drain = start(&env);
+    let ((status, worth, problem), ()) = tokio::join!(post_keyed(&drain, 1), async {
+        while sink(&drain).await["lines_in_flight"] != 1 {
+            tokio::task::yield_now().await;
+        }
+        drain.signal("-TERM");
+    });
+    assert_eq!((status, worth.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "unknown"), "{problem}");
+    assert_eq!(drain.wait().0, 74, "its line is in no store and in no spool");
+}
+
 /// What is told of the one sink, its balance held.
 async fn sink(drain: &Drain) -> Value {
     let (_, stats) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/stats").await;

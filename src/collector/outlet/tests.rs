@@ -174,6 +174,16 @@ mod awaited {
     }
 
     #[test]
+    fn who_does_not_ask_does_not_wait() {
+        let collector = small(|_| {});
+        let outlet = asked(&collector, "whole", None);
+        let admission = collector.admit(draft(&collector, &BOTH, Timestamp::now()).unwrap()).unwrap();
+        let Admission::Taken(committed) = admission else { unreachable!("there is no spool") };
+        assert!(committed.by_sinks.is_none());
+        assert_eq!(outlet.state().inner.lock().awaiting.len(), 0, "nothing is kept for nobody");
+    }
+
+    #[test]
     fn an_answer_is_worth_what_its_weakest_line_is() {
         let collector = small(|_| {});
         let mut err = asked(&collector, "err", Some("stderr"));
@@ -459,6 +469,45 @@ mod spooled {
             assert_eq!(sink.lines_dropped, sink.lines_dropped_by_reason["queue_full"]);
             collector.close_spool();
         }
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_goes_takes_nothing_that_it_was_not_offered() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        (0..2).for_each(|number| drop(collector.push(body(number, 0)).unwrap()));
+        let taken = outlet.next().await.unwrap();
+        settle(&outlet, &taken);
+        collector.retire_outlet("store");
+        let _ = collector.push(body(2, 0)).unwrap();
+        let taken = outlet.try_next().expect("it was offered before");
+        settle(&outlet, &taken);
+        assert!(outlet.try_next().is_none());
+        let sink = check(&collector);
+        assert_eq!((sink.lines_in, sink.lines_delivered), (4, 4));
+        collector.close_spool();
+    }
+
+    #[test]
+    fn a_sink_that_returns_misses_nothing_that_comes_meanwhile() {
+        let dir = Dir::new();
+        let collector = dir.open(Bounds::new(1 << 30));
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1));
+        let _ = collector.push(body(0, 0)).unwrap();
+        let taken = outlet.try_next().unwrap();
+        settle(&outlet, &taken);
+        drop(outlet);
+        // As `add_outlet` does, with a body between its look at the disk and the publish lock.
+        let start = collector.start_of("store");
+        let _ = collector.push(body(1, 0)).unwrap();
+        let mut tally = Tally::default();
+        let publisher = collector.shared.publisher.lock();
+        let source = collector.source_of(&terms(None, OutletFull::DropNewest, 1), start, None, &mut tally);
+        let Source::Position(position) = source else { unreachable!("there is a spool") };
+        assert_eq!((tally.in_flight(), position.line()), (2, 2));
+        drop(publisher);
+        collector.close_spool();
     }
 
     #[tokio::test]
