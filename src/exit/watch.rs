@@ -113,6 +113,10 @@ struct Told {
 
 impl Watched {
     fn note(&self, exit: Option<ExitStatus>, late_code: Option<i32>, batch: &Batch) {
+        // Of many readers of a machine that runs none costs its batches a lock. Told only by who has the machine's.
+        if exit.is_none() && !self.is_told.load(Relaxed) {
+            return;
+        }
         let mut state = self.state.lock();
         let state = &mut *state;
         match &mut state.mark {
