@@ -223,7 +223,7 @@ async fn who_waits_for_a_sink_is_answered_before_the_drain_ends() {
     let mut env = spooled_env(&store, "waits");
     env.push(("FLEETDRAIN_SINKS__STORE__ACK", "sink".to_owned()));
     env.retain(|(name, _)| *name != "FLEETDRAIN_SHUTDOWN__DEADLINE");
-    let mut drain = start(&env);
+    let drain = start(&env);
     let ((status, worth, problem), ()) = tokio::join!(post_keyed(&drain, 1), async {
         while sink(&drain).await["lines_in_flight"] != 1 {
             tokio::task::yield_now().await;
