@@ -4,6 +4,10 @@ use std::{ops::Range, sync::Arc};
 
 use crate::batch::{Batch, EntryView};
 
+/// FNV-1a of 64 bits, the same in every process (draft-eastlake-fnv).
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
 /// Lines of one or several batches, in the order in which they were received.
 ///
 /// Holds its batches, and with them their part of the byte budget, for as long as it lives.
@@ -121,13 +125,25 @@ impl Parcel {
         parcel
     }
 
-    /// The epoch, the first line, the last line and how many there are: with a filter in between others are missing.
+    /// The epoch, the first line, the last line and how many there are; where others are missing in between, as with a filter, also
+    /// which ones are there: another filter may want as many others.
     fn id_of_lines(&self) -> String {
-        let line = |entry: Option<EntryView<'_>>| entry.and_then(|entry| entry.line()).unwrap_or_default();
-        let first = line(self.runs.first().and_then(|run| run.entries().next()));
-        let last = line(self.runs.last().and_then(|run| run.entries().last()));
-        let epoch = self.runs.first().map_or(0, |run| run.batch.epoch);
-        format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.lines)
+        let lines = || {
+            self.runs.iter().flat_map(|run| {
+                run.entries().map(|entry| (run.batch.epoch, entry.line().unwrap_or_default()))
+            })
+        };
+        let (epoch, first) = lines().next().unwrap_or_default();
+        let last = self.runs.last().and_then(|run| Some((run.batch.epoch, run.entries().last()?.line()?)));
+        let (last_epoch, last) = last.unwrap_or_default();
+        let id = format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.lines);
+        if last_epoch == epoch && last.wrapping_sub(first).wrapping_add(1) == self.lines as u64 {
+            return id;
+        }
+        let digest = lines().flat_map(|(epoch, line)| [epoch, line]).fold(FNV_BASIS, |digest, number| {
+            number.to_le_bytes().iter().fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
+        });
+        format!("{id}-{digest:x}")
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -157,12 +173,16 @@ impl Parcel {
 impl Parcel {
     /// The lines of a body, as one that was pushed.
     pub(crate) fn of_body(body: impl Into<bytes::Bytes>) -> Self {
+        let batch = Self::batch_of(body);
+        let rows = Rows::Range(0..batch.lines() as u32);
+        Self::new(vec![Run { batch, rows }])
+    }
+
+    fn batch_of(body: impl Into<bytes::Bytes>) -> Arc<Batch> {
         let collector = crate::LogCollector::default();
         let _ = collector.push(body).expect("there is room");
         let history = &collector.shared.history;
-        let batch = history.batch_before(history.end().0).expect("a record was accepted");
-        let rows = Rows::Range(0..batch.lines() as u32);
-        Self::new(vec![Run { batch, rows }])
+        history.batch_before(history.end().0).expect("a record was accepted")
     }
 }
 
@@ -170,6 +190,22 @@ impl Parcel {
 mod tests {
     use super::*;
     use crate::{batch::Clock, sink::Encoding};
+
+    #[test]
+    fn other_lines_are_another_parcel() {
+        let line = |number| format!("{{\"instance\":\"m\",\"message\":\"{number}\"}}\n");
+        let batch = Parcel::batch_of((0..5).map(line).collect::<String>());
+        let id = |rows: &[u32]| {
+            let rows = Rows::These(rows.into(), 0..rows.len());
+            Parcel::new(vec![Run { batch: Arc::clone(&batch), rows }]).id
+        };
+        let all = Parcel::new(vec![Run { batch: Arc::clone(&batch), rows: Rows::Range(0..5) }]).id;
+        assert_eq!(id(&[0, 1, 2, 3, 4]), all, "however they are told");
+        // As many, from the same line to the same line.
+        assert_ne!(id(&[0, 1, 4]), id(&[0, 2, 4]));
+        assert_eq!(id(&[0, 2, 4]), id(&[0, 2, 4]));
+        assert!(id(&[0, 2, 4]).len() <= 128);
+    }
 
     #[test]
     fn each_line_is_written_with_what_the_drain_knows_of_it() {
