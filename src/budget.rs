@@ -83,6 +83,14 @@ impl Budget {
         self.take(Pool::Bodies, bytes)
     }
 
+    /// Takes `bytes` for what can wait, or nothing: a quarter of what bodies may take is left to them.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn try_spare(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        let limit = self.bodies.limit - self.bodies.limit / 4;
+        let is_spare = self.bodies.used.load(Ordering::Relaxed).saturating_add(bytes) <= limit;
+        is_spare.then(|| self.try_reserve(bytes))?
+    }
+
     /// Takes `bytes` for a compact copy, or nothing if they do not fit now.
     pub(crate) fn try_copy(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         self.take(Pool::Copies, bytes)
@@ -212,6 +220,18 @@ mod tests {
         drop(whole);
         assert_eq!(budget.used(), 0);
         assert!(budget.try_reserve(700).is_some());
+    }
+
+    #[cfg(feature = "sinks")]
+    #[test]
+    fn what_can_wait_leaves_a_quarter_to_bodies() {
+        let budget = Budget::new(800);
+        let bodies = budget.try_reserve(500).unwrap();
+        assert!(budget.try_spare(26).is_none());
+        assert_eq!(budget.try_spare(25).map(|room| room.bytes()), Some(25));
+        assert!(budget.try_reserve(200).is_some());
+        drop(bodies);
+        assert!(budget.try_spare(525).is_some());
     }
 
     #[test]

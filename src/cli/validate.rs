@@ -102,7 +102,10 @@ fn report(loaded: &Loaded) -> Vec<u8> {
     table.row(["control signing keys".to_owned(), keys.to_string(), String::new(), String::new()]);
     #[cfg(feature = "sinks")]
     for sink in &loaded.config.sinks {
-        table.row([format!("sinks.{}", sink.name), sink.kind.clone(), String::new(), String::new()]);
+        for (key, value) in sink.terms() {
+            let source = sink.sources.get(key).copied().unwrap_or_default();
+            table.row([format!("sinks.{}.{key}", sink.name), value, source.as_str().to_owned(), String::new()]);
+        }
     }
     table.render()
 }

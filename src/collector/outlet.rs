@@ -52,7 +52,7 @@ use self::{
 use super::{LogCollector, SinkStats};
 use crate::{
     batch::Batch,
-    budget::Budget,
+    budget::{Budget, Permit},
     filter::Filter,
     journal::Loss,
     sink::{Rows, Run},
@@ -67,6 +67,16 @@ pub(crate) enum OutletFull {
     DropNewest,
     /// Refuses bodies with lines for it.
     Block,
+}
+
+impl OutletFull {
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::DropNewest => "drop_newest",
+            Self::Block => "block",
+        }
+    }
 }
 
 /// What a sink wants of the collector.
@@ -434,6 +444,11 @@ impl OutletState {
         if let Source::Position(position) = &mut self.inner.lock().source {
             position.keep(fetched);
         }
+    }
+
+    /// Room in the byte budget for what its sink makes of lines, if there is some to spare now.
+    pub(crate) fn try_spare(&self, bytes: usize) -> Option<Permit> {
+        self.budget.try_spare(bytes)
     }
 
     /// So many of the lines taken have arrived.

@@ -4,6 +4,8 @@ use std::{error::Error, fmt, io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
+#[cfg(feature = "sinks")]
+use super::Source;
 use crate::{grant::ShortKey, tls::IdentityError};
 
 /// Where a value came from.
@@ -25,6 +27,19 @@ pub enum Place {
     Flag(&'static str),
     /// No one value: the whole.
     Whole,
+}
+
+impl Place {
+    /// Who set what stands there.
+    #[cfg(feature = "sinks")]
+    pub(super) fn source(&self) -> Source {
+        match self {
+            Self::File { .. } => Source::File,
+            Self::Variable(_) => Source::Env,
+            Self::Flag(_) => Source::Flag,
+            Self::Whole => Source::Default,
+        }
+    }
 }
 
 impl fmt::Display for Place {

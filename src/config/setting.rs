@@ -768,6 +768,10 @@ pub fn default_toml() -> String {
             }
         }
     }
+    text.push_str(
+        "\n# Sinks are tables [sinks.NAME], each with a type, such as file, http, s3 or jetstream: docs/sinks.md has their keys, and\n\
+         # `fleetdrain validate` shows what each goes by.\n",
+    );
     text
 }
 

@@ -1,6 +1,7 @@
 //! `[sinks.NAME]`: what is set of a sink.
 
 use std::{
+    collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
@@ -11,7 +12,10 @@ use serde::Deserialize;
 use super::{Encoding, MadeFor, ParcelBounds, Settings};
 use crate::{
     collector::outlet::OutletFull,
-    config::value::{de_duration, de_duration_some, de_size_some},
+    config::{
+        Source,
+        value::{de_duration, de_duration_some, de_size_some, format_duration, format_size},
+    },
     filter::{Filter, pattern},
 };
 
@@ -32,6 +36,8 @@ pub(crate) struct SinkConfig {
     pub(crate) parcels: ParcelBounds,
     pub(crate) concurrency_max: usize,
     pub(crate) deliver_deadline: Duration,
+    /// Who set which of its keys; the others are as the destination likes them.
+    pub(crate) sources: BTreeMap<String, Source>,
     /// Of all that is set, and of what is in the files that it names: another if any of it has changed.
     pub(crate) fingerprint: u64,
 }
@@ -207,8 +213,36 @@ impl SinkConfig {
             parcels,
             concurrency_max: common.concurrency_max,
             deliver_deadline: common.deliver_deadline,
+            sources: BTreeMap::new(),
             fingerprint: 0,
         })
+    }
+
+    /// What it goes by, of the keys that every sink has: key and value. The filter's only where they are set.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
+    pub(crate) fn terms(&self) -> Vec<(&'static str, String)> {
+        let mut terms = vec![
+            ("type", self.kind.clone()),
+            ("record", self.encoding.as_str().to_owned()),
+            ("batch_lines_max", self.parcels.lines.to_string()),
+            ("batch_bytes_max", format_size(self.parcels.bytes)),
+            ("batch_age_max", format_duration(self.parcels.age)),
+            ("concurrency_max", self.concurrency_max.to_string()),
+            ("deliver_deadline", format_duration(self.deliver_deadline)),
+            ("queue_bytes", self.queue_bytes.map_or_else(|| "an eighth of memory.budget".to_owned(), format_size)),
+            ("ack", if self.is_awaited { "sink" } else { "none" }.to_owned()),
+            ("full", self.full.as_str().to_owned()),
+        ];
+        let Filter { machines, apps, regions, streams, levels, include, exclude } = &self.filter;
+        for (key, list) in
+            [("apps", apps), ("regions", regions), ("machines", machines), ("streams", streams), ("levels", levels)]
+        {
+            terms.extend((!list.is_empty()).then(|| (key, list.join(", "))));
+        }
+        for (key, pattern) in [("include", include), ("exclude", exclude)] {
+            terms.extend(pattern.as_ref().map(|pattern| (key, pattern.as_str().to_owned())));
+        }
+        terms
     }
 }
 

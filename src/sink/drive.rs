@@ -11,11 +11,12 @@ mod window;
 use std::{
     collections::{BTreeMap, VecDeque},
     hash::BuildHasher,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
@@ -24,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::window::Window;
 use super::{Failure, Parcel, ParcelBounds, Run, Sink, dead_letter::DeadLetters};
-use crate::collector::outlet::{Outlet, OutletState, SinkReason, Taken};
+use crate::{
+    budget::Permit,
+    collector::outlet::{Outlet, OutletState, SinkReason, Taken},
+};
 
 /// The first wait after a failure, and the longest; the true one is any time up to it.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -33,6 +37,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// How often an alarm about the same sink is repeated in the log.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
+
+/// What a line in its store's form needs beside its record as sent, about: its id and times, what the store wants to be told.
+const FORM_BYTES: usize = 256;
+
+/// Failures after which a sink's panic is the lines' fault.
+const PANICS_MAX: u32 = 2;
 
 /// What a delivery loop is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +90,11 @@ impl Job {
             self.parcel.parts(places).into_iter().map(|(index, run)| (run, self.numbers[index])).collect::<Vec<_>>();
         (!runs.is_empty()).then(|| Self::new(runs, failures, due))
     }
+
+    /// What its lines need in memory while they are delivered, beside themselves.
+    fn form_bytes(&self) -> usize {
+        self.parcel.bytes() as usize + self.parcel.lines() * FORM_BYTES
+    }
 }
 
 /// Delivers what `outlet` gives, until the collector has shut down and everything is settled, or it is told to end. Dropped in
@@ -108,8 +123,8 @@ pub(crate) async fn drive(
             break;
         }
         is_open &= order != Order::Finish || outlet.is_channel();
-        while !is_held && let Some(job) = work.next(under_way.len()) {
-            under_way.push(attempt(Arc::clone(&sink), job, deadline));
+        while !is_held && let Some((job, room)) = work.next(under_way.len()) {
+            under_way.push(attempt(Arc::clone(&sink), job, room, deadline));
         }
         let mut takes = is_open && !is_held && work.has_room(under_way.len());
         if takes && let Some(taken) = outlet.try_next() {
@@ -139,10 +154,25 @@ pub(crate) async fn drive(
     }
 }
 
-async fn attempt(sink: Arc<dyn Sink>, job: Job, deadline: Duration) -> (Job, Result<(), Failure>) {
-    let outcome = timeout(deadline, sink.deliver(&job.parcel)).await;
-    let late = |_| Err(Failure::Unavailable { reason: format!("no answer within {deadline:?}"), retry_after: None });
-    (job, outcome.unwrap_or_else(late))
+/// One try. A sink that panics is a store that cannot be reached: its lines wait, and it is told of. It panics at them each time: then
+/// the lines are found that it does so for, and given up.
+async fn attempt(
+    sink: Arc<dyn Sink>,
+    job: Job,
+    _room: Option<Permit>,
+    deadline: Duration,
+) -> (Job, Result<(), Failure>) {
+    let panicked = || match "the sink panicked; standard error has where".to_owned() {
+        reason if job.failures < PANICS_MAX => Err(Failure::Unavailable { reason, retry_after: None }),
+        reason => Err(Failure::Never { reason }),
+    };
+    let outcome = timeout(deadline, AssertUnwindSafe(sink.deliver(&job.parcel)).catch_unwind()).await;
+    let outcome = match outcome {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => panicked(),
+        Err(_) => Err(Failure::Unavailable { reason: format!("no answer within {deadline:?}"), retry_after: None }),
+    };
+    (job, outcome)
 }
 
 /// What was taken and is not settled, but for what is under way.
@@ -198,22 +228,31 @@ impl Work {
         jobs < self.window.limit() && self.in_hand < self.terms.bytes_max
     }
 
-    /// The next parcel to deliver now.
-    fn next(&mut self, under_way: usize) -> Option<Job> {
+    /// The next parcel to deliver now, and the room for it. One may go at any time; further ones where the byte budget has room.
+    fn next(&mut self, under_way: usize) -> Option<(Job, Option<Permit>)> {
         if under_way >= self.window.limit() {
             return None;
         }
         let now = Instant::now();
         let due = self.failed.iter().enumerate().filter(|(_, job)| job.due <= now).min_by_key(|(_, job)| job.due);
-        match due.map(|(index, _)| index) {
+        let due = due.map(|(index, _)| index);
+        // While nothing arrives what has failed is tried, not what comes after.
+        if due.is_none() && self.window.is_failing() && !self.failed.is_empty() {
+            return None;
+        }
+        let job = due.map_or_else(|| self.ready.front(), |index| self.failed.get(index))?;
+        let room = self.state.try_spare(job.form_bytes());
+        if room.is_none() && under_way > 0 {
+            return None;
+        }
+        let job = match due {
             Some(index) => {
                 self.state.retried();
-                Some(self.failed.swap_remove(index))
+                self.failed.swap_remove(index)
             }
-            // While nothing arrives what has failed is tried, not what comes after.
-            None if self.window.is_failing() && !self.failed.is_empty() => None,
-            None => self.ready.pop_front(),
-        }
+            None => self.ready.pop_front()?,
+        };
+        Some((job, room))
     }
 
     /// When there is something to do though nothing happens.

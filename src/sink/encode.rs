@@ -17,6 +17,14 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Entry => "entry",
+        }
+    }
+
     /// Appends one line as one JSON object, without a newline.
     pub(crate) fn write(self, entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
         match self {

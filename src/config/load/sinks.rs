@@ -83,7 +83,10 @@ impl Loading {
     pub(super) fn make_sinks(&mut self) {
         for (name, table) in std::mem::take(&mut self.sinks) {
             match SinkConfig::read(&name, table.set) {
-                Ok(sink) => self.config.sinks.push(sink),
+                Ok(mut sink) => {
+                    sink.sources = table.places.iter().map(|(key, place)| (key.clone(), place.source())).collect();
+                    self.config.sinks.push(sink);
+                }
                 Err(Wrong { key, problem: message }) => {
                     let place = table.places.get(&key).cloned().or(table.place).unwrap_or(Place::Whole);
                     let key = if key.is_empty() { format!("sinks.{name}") } else { format!("sinks.{name}.{key}") };

@@ -25,6 +25,7 @@ enum Does {
     IsTooSmallFor(usize),
     /// Takes every other line, and asks for the rest again.
     TakesHalf,
+    Panics,
 }
 
 /// A store that never takes a line with `poison` in it, and does as it was told for the first deliveries.
@@ -76,8 +77,10 @@ impl Sink for Store {
                     let again = (1..parcel.lines()).step_by(2).collect();
                     return Err(Failure::Partly { again, never: Vec::new(), reason });
                 }
+                Does::Panics => panic!("as it was told"),
                 Does::Takes | Does::TakesHalf => {}
             }
+            assert!(parcel.entries().all(|entry| entry.message() != "curse"), "as it was told");
             if parcel.entries().any(|entry| entry.message().contains("poison")) {
                 return Err(Failure::Never { reason });
             }
@@ -144,6 +147,7 @@ async fn every_line_arrives_whatever_the_store_does() {
         Does::TakesHalf,
         Does::IsDown,
         Does::TakesHalf,
+        Does::Panics,
         Does::Takes,
         Does::IsDown,
     ];
@@ -190,6 +194,14 @@ async fn of_many_lines_only_those_are_given_up_that_are_not_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lines_that_a_sink_panics_at_are_given_up_and_no_others() {
+    let store = Store::new([]);
+    let curse = "{\"instance\":\"m\",\"message\":\"curse\"}\n";
+    let stats = delivered(&store, vec![body(0..30) + curse + &body(30..60)], terms()).await;
+    assert_eq!((stats.lines_delivered, stats.lines_dropped_by_reason["dead_letter"]), (60, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_too_large_goes_in_parts_and_in_order() {
     let store = Store::new([Does::IsTooSmallFor(8)]);
     let stats = delivered(&store, vec![body(0..100)], Terms { concurrency_max: 1, ..terms() }).await;
@@ -225,6 +237,38 @@ async fn a_paused_sink_delivers_nothing_until_it_goes_on() {
     driving.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_room_in_memory_one_parcel_at_a_time_goes() {
+    let begun = async |has_room: bool| {
+        let collector = LogCollector::default();
+        let outlet = collector.add_outlet(OutletTerms {
+            name: "store".into(),
+            filter: None,
+            full: OutletFull::DropNewest,
+            bytes_max: 1 << 20,
+            is_awaited: false,
+        });
+        let state = Arc::clone(outlet.state());
+        let _ = collector.push(body(0..400)).unwrap();
+        let budget = collector.budget();
+        let rest = budget.body_bytes_max() - budget.used() - 1;
+        let _rest = (!has_room).then(|| budget.try_reserve(rest).unwrap());
+        // Six that arrive make room for four at once; two more there are.
+        let store = Store::new(vec![Does::Takes; 6].into_iter().chain([Does::Hangs, Does::Hangs]));
+        let (_orders, told) = watch::channel(Order::Run);
+        let sink: Arc<dyn Sink> = Arc::clone(&store) as Arc<dyn Sink>;
+        let parcels = ParcelBounds { lines: 50, ..terms().parcels };
+        let driving = tokio::spawn(driven(outlet, sink, Terms { parcels, ..terms() }, told));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let begun = store.deliveries.lock().len();
+        collector.shut_down();
+        driving.await.unwrap();
+        assert_eq!(state.stats().lines_delivered, 400);
+        begun
+    };
+    assert_eq!((begun(true).await, begun(false).await), (8, 7));
+}
+
 fn does() -> impl Strategy<Value = Does> {
     prop_oneof![
         3 => Just(Does::Takes),
@@ -233,6 +277,7 @@ fn does() -> impl Strategy<Value = Does> {
         1 => Just(Does::Denies),
         1 => (0u64..100).prop_map(Does::AsksToWait),
         1 => Just(Does::TakesHalf),
+        1 => Just(Does::Panics),
     ]
 }
 
