@@ -83,8 +83,10 @@ enum Failure {
     /// Whoever read our standard output has seen enough: no failure, but the end.
     #[error("standard output is closed")]
     Closed,
-    #[error("the drain refuses this token ({status}): set FLEETDRAIN_TOKEN")]
-    Unauthorized { status: u16 },
+    #[error("the drain asks for a token (401): set FLEETDRAIN_TOKEN")]
+    NoToken,
+    #[error("the drain refuses the token in FLEETDRAIN_TOKEN (401)")]
+    BadToken,
     #[error(transparent)]
     Config(#[from] Mistakes),
     #[error("{}", with_causes(.0))]
@@ -106,7 +108,7 @@ impl Failure {
             Self::Usage(_) => Exit::Usage,
             Self::Unavailable(_) => Exit::Unavailable,
             Self::Io { .. } | Self::Serve(_) => Exit::Io,
-            Self::Unauthorized { .. } | Self::Config(_) => Exit::Config,
+            Self::NoToken | Self::BadToken | Self::Config(_) => Exit::Config,
             #[cfg(feature = "spool")]
             Self::Spool { source, .. } => spool::exit(source),
         }

@@ -482,7 +482,7 @@ mod tail {
         assert!(ran.err.contains("include: not a regex"), "{}", ran.err);
         let ran = Drain::answering(vec![whole("401 Unauthorized", "{}")]).run(&["tail"]);
         assert_eq!(ran.code, 78);
-        assert!(ran.err.contains("FLEETDRAIN_TOKEN"), "{}", ran.err);
+        assert!(ran.err.contains("asks for a token (401): set FLEETDRAIN_TOKEN"), "{}", ran.err);
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(super) enum AskError {
     #[error("cannot reach {url}: {reason}")]
     Unreachable { url: String, reason: String },
     #[error("{status} from {url}: {detail}")]
-    Refused { url: String, status: StatusCode, detail: String },
+    Refused { url: String, status: StatusCode, detail: String, had_token: bool },
 }
 
 impl AskError {
@@ -137,7 +137,8 @@ impl AskError {
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Refused { status: StatusCode::UNAUTHORIZED, .. } => Self::Unauthorized { status: 401 },
+            AskError::Refused { status: StatusCode::UNAUTHORIZED, had_token: true, .. } => Self::BadToken,
+            AskError::Refused { status: StatusCode::UNAUTHORIZED, had_token: false, .. } => Self::NoToken,
             AskError::Refused { status: StatusCode::BAD_REQUEST, detail, .. } => Self::Usage(detail),
             error => Self::Unavailable(error.to_string()),
         }
@@ -236,7 +237,8 @@ impl Client {
     }
 
     pub(super) fn refused(&self, status: StatusCode, body: &[u8]) -> AskError {
-        AskError::Refused { url: self.target.to_string(), status, detail: detail(body) }
+        let had_token = self.token.is_some();
+        AskError::Refused { url: self.target.to_string(), status, detail: detail(body), had_token }
     }
 }
 
