@@ -60,6 +60,13 @@ fn lines(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(variable).collect()
 }
 
+/// What the shipper has not, and who reads this file may want.
+const SPOOL: &str = "\
+# On a volume what was acknowledged outlives a crash, and sinks go on from where they were:
+# [spool]
+# dir = \"/data\"
+";
+
 /// What is printed.
 #[derive(Debug)]
 struct Translation {
@@ -281,7 +288,7 @@ impl Making {
             toml.push_str("#\n# Not the same as before:\n");
             self.notes.iter().for_each(|note| toml.push_str(&format!("#   - {note}\n")));
         }
-        let _ = write!(toml, "\n{}", self.body);
+        let _ = write!(toml, "\n{}\n{SPOOL}", self.body);
         Some(Translation { toml, notes: self.notes })
     }
 }
