@@ -1,5 +1,6 @@
 //! CPU per line of several servers under the same bodies.
 
+mod beside;
 mod bodies;
 mod contender;
 mod followers;
@@ -31,6 +32,9 @@ pub(crate) struct CompareArgs {
     /// The example that subscribes and drains every machine [default: examples/count_lines beside the drain, if there]
     #[arg(long, value_name = "FILE")]
     pub(crate) count_lines: Option<PathBuf>,
+    /// The server that stands for Fly's NATS
+    #[arg(long, value_name = "FILE", env = "NATS_SERVER", default_value = "nats-server")]
+    pub(crate) nats_server: PathBuf,
     /// Who is measured [default: ceiling, naive, and of drain and count_lines what is there]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) servers: Vec<Kind>,
@@ -141,6 +145,12 @@ impl Series {
     /// The inverse of the median cost.
     pub(crate) fn lines_per_cpu_second(&self) -> f64 {
         1e6 / median(&self.costs())
+    }
+
+    /// CPU seconds per million lines above those of `other`: the median over rounds, as [`Series::times`].
+    pub(crate) fn above(&self, other: &Self) -> f64 {
+        let pairs = self.costs().into_iter().zip(other.costs());
+        median(&pairs.map(|(own, others)| own - others).collect::<Vec<_>>())
     }
 
     /// How many times as dear as `other`: the median over rounds, each against its neighbour, so that what slows the
@@ -276,5 +286,6 @@ mod tests {
         };
         // The machine became three times slower: the medians alone would say 3.
         assert_eq!(series([2.0, 6.0, 6.0]).times(&series([1.0, 1.0, 3.0])), 2.0);
+        assert_eq!(series([2.0, 6.0, 6.0]).above(&series([1.0, 1.0, 3.0])), 3e6);
     }
 }

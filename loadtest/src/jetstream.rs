@@ -4,12 +4,12 @@ use crate::client::Target;
 use crate::compare::{Bodies, BodyArgs, median, send, target, thousands};
 use crate::failure::Failure;
 use crate::process::{Launch, Server};
+use crate::sink::delivered;
 use async_nats::jetstream::{self, Context, stream::Config};
 use async_nats::{ConnectOptions, HeaderMap, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use clap::Args;
 use hyper::{Method, StatusCode};
-use serde_json::Value;
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -21,8 +21,6 @@ const LINES_PER_BODY: usize = 1_000;
 const IN_FLIGHT: usize = 1_000;
 /// How often the drain is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(2);
-/// Nothing takes so long but what never comes.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many lines a second the sink `jetstream` ships, beside async-nats alone publishing the very same messages.
 ///
@@ -123,7 +121,7 @@ async fn rounds(args: &JetStreamArgs, url: &str, drain: &Server) -> Result<Vec<R
         let cpu = drain.cpu_at_rest()?;
         let started = Instant::now();
         call(&control, "/api/v1/sinks/store/resume").await?;
-        delivered(&control, expected).await?;
+        delivered(&control, expected, ASK_EVERY).await?;
         let (sink, cpu) = (started.elapsed(), drain.cpu_at_rest()? - cpu);
         let messages = take_all(&context, "FLEETDRAIN").await?;
         let (count, bytes) = (messages.len(), messages.iter().map(Bytes::len).sum());
@@ -139,23 +137,6 @@ async fn call(control: &Target, path: &str) -> Result<(), Failure> {
     match control.call(Method::POST, path).await? {
         (StatusCode::OK, _) => Ok(()),
         (status, body) => Err(Failure::data(format!("{path}: answered {status}: {}", body.escape_ascii()))),
-    }
-}
-
-/// Waits until the sink has delivered so many lines.
-async fn delivered(control: &Target, lines: u64) -> Result<(), Failure> {
-    let started = Instant::now();
-    loop {
-        let (_, answer) = control.call(Method::GET, "/api/v1/sinks").await?;
-        let answer: Value = serde_json::from_slice(&answer).map_err(Failure::data)?;
-        let sink = &answer["sinks"][0];
-        if sink["lines_delivered"] == lines {
-            return Ok(());
-        }
-        if sink["lines_dropped"] != 0 || started.elapsed() > PATIENCE {
-            return Err(Failure::data(format!("{lines} lines are not delivered: {sink}")));
-        }
-        tokio::time::sleep(ASK_EVERY).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod run;
 mod scenario;
 mod schedule;
 mod serve;
+mod sink;
 mod targets;
 mod verify;
 

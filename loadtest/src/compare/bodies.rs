@@ -123,6 +123,15 @@ impl Bodies {
         Ok(())
     }
 
+    /// The lines of body `number` as Fly's messages: subject and record.
+    pub(super) fn messages(&self, number: usize) -> impl Iterator<Item = (String, Bytes)> {
+        let number = number % self.bodies.len();
+        let (body, per_body) = (&self.bodies[number], self.lines_per_body);
+        let machines = self.machines[number * per_body..][..per_body].iter().map(|&machine| machine_id(RUN, machine));
+        let lines = body.split(|&byte| byte == b'\n').map(|line| body.slice_ref(line));
+        machines.zip(lines).map(|(id, line)| (format!("logs.load.lax.{}", String::from_utf8_lossy(&id)), line))
+    }
+
     /// Adds the lines that each machine has in the first `count` bodies sent.
     pub(super) fn add_lines(&self, count: usize, lines: &mut [u64]) {
         let (times, rest) = (count / self.bodies.len(), count % self.bodies.len());

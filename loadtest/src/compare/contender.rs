@@ -1,5 +1,6 @@
 //! Who is measured.
 
+use super::beside::Beside;
 use super::bodies::{Bodies, MachineList, RUN, send};
 use super::followers::Followers;
 use super::{CompareArgs, count_lines_of, places, target};
@@ -27,6 +28,12 @@ pub(crate) enum Kind {
     Fleet,
     /// `fleetdrain serve`, every machine's queue followed over HTTP
     Queues,
+    /// `fleetdrain serve` with a sink `file`, uncompressed
+    FileSink,
+    /// `fleetdrain serve` with a sink `http`, uncompressed, to a server that throws bodies away
+    HttpSink,
+    /// `fleetdrain serve` that gets every line as a message of a nats-server with authentication, as from Fly
+    Fly,
 }
 
 impl Kind {
@@ -38,6 +45,9 @@ impl Kind {
             Self::CountLines => "count_lines",
             Self::Fleet => "fleet",
             Self::Queues => "queues",
+            Self::FileSink => "file_sink",
+            Self::HttpSink => "http_sink",
+            Self::Fly => "fly",
         }
     }
 
@@ -57,6 +67,7 @@ pub(super) struct Contender {
     pub(super) threads: u16,
     pub(super) server: Server,
     followers: Option<Followers>,
+    beside: Option<Beside>,
     sent: u64,
 }
 
@@ -90,14 +101,17 @@ impl Contender {
         let counting = ["--listen", "127.0.0.1:0", "--threads", &number];
         let launch = match kind {
             Kind::Ceiling | Kind::Naive => Launch::new(&program, &own),
-            Kind::Drain | Kind::Queues => Launch::drain(&program),
+            Kind::Drain | Kind::Queues | Kind::FileSink | Kind::HttpSink | Kind::Fly => Launch::drain(&program),
             Kind::CountLines => Launch::new(&program, &[&counting[..], &["--machines", &path]].concat()),
             Kind::Fleet => Launch::new(&program, &[&counting[..], &["--fleet"]].concat()),
         };
-        let launch = Launch { cpus: places(cpus, threads).0, ..launch };
+        let (servers, own) = places(cpus, threads);
+        let beside = Beside::start(kind, &args.nats_server, own.as_slice())?;
+        let launch = beside.iter().fold(launch, |launch, beside| beside.settings(launch));
+        let launch = Launch { cpus: servers, ..launch };
         let name = if threads == 1 { kind.name().to_owned() } else { format!("{} ×{threads}", kind.name()) };
         let server = Server::start(&name, &launch)?;
-        Ok(Self { kind, machines, threads, server, followers: None, sent: 0 })
+        Ok(Self { kind, machines, threads, server, followers: None, beside, sent: 0 })
     }
 
     /// Connects the readers, if it is to have some.
@@ -123,8 +137,18 @@ impl Contender {
     async fn try_take(&mut self, bodies: &Arc<Bodies>, count: usize, connections: u16) -> Result<Duration, Failure> {
         let ingest = target(&self.server.ingest).await?;
         let started = std::time::Instant::now();
-        send(&ingest, bodies, count, connections).await?;
+        let published = match &mut self.beside {
+            Some(beside) => beside.publish(&self.server, bodies, count, self.sent).await,
+            None => None,
+        };
+        match published {
+            Some(published) => published?,
+            None => drop(send(&ingest, bodies, count, connections).await?),
+        }
         self.sent += (count * bodies.lines_per_body) as u64;
+        if let Some(beside) = &self.beside {
+            beside.settled(&self.server, self.sent).await?;
+        }
         if let Some(followers) = &mut self.followers {
             bodies.add_lines(count, followers.expected());
             followers.have_all().await?;
@@ -138,7 +162,7 @@ impl Contender {
         let counted = match self.kind {
             Kind::Ceiling => return Ok(()),
             Kind::Naive => number(&stats(&self.server.ingest).await?, "lines_drained"),
-            Kind::Drain => number(&stats(&self.server.control).await?, "lines_received"),
+            Kind::Drain | Kind::FileSink | Kind::HttpSink | Kind::Fly => number(&stats(&self.server.control).await?, "lines_received"),
             Kind::Queues => number(&stats(&self.server.control).await?, "queue_lines_delivered"),
             Kind::CountLines | Kind::Fleet => {
                 let printed = self.server.end()?;
@@ -166,7 +190,7 @@ fn program(args: &CompareArgs, kind: Kind) -> Result<PathBuf, Failure> {
     let missing = |flag: &str| Failure::usage(format!("{} needs {flag}", kind.name()));
     match kind {
         Kind::Ceiling | Kind::Naive => std::env::current_exe().map_err(Failure::io),
-        Kind::Drain | Kind::Queues => drain.map(Path::to_owned).ok_or_else(|| missing("--drain")),
+        Kind::Drain | Kind::Queues | Kind::FileSink | Kind::HttpSink | Kind::Fly => drain.map(Path::to_owned).ok_or_else(|| missing("--drain")),
         Kind::CountLines | Kind::Fleet => count_lines_of(args.count_lines.as_deref(), drain)
             .ok_or_else(|| missing("--count-lines, or examples/count_lines beside --drain")),
     }

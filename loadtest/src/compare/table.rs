@@ -55,11 +55,11 @@ fn name(case: &Case) -> String {
 /// One case: a row a server.
 fn section(all: &[&Series]) -> String {
     let find = |name: &str| all.iter().find(|series| series.server == name);
-    let (naive, ceiling, count_lines) = (find("naive"), find("ceiling"), find("count_lines"));
+    let (naive, ceiling, count_lines, drain) = (find("naive"), find("ceiling"), find("count_lines"), find("drain"));
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<15} {:>9} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>9}",
+        "{:<15} {:>9} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>13} {:>9}",
         "server",
         "CPU-s/M",
         "(min–max)",
@@ -67,6 +67,7 @@ fn section(all: &[&Series]) -> String {
         "vs naive",
         "vs ceiling",
         "x count_lines",
+        "above drain",
         "wall lines/s",
         "RSS"
     );
@@ -82,7 +83,7 @@ fn section(all: &[&Series]) -> String {
         let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}x"));
         let _ = writeln!(
             text,
-            "{:<15} {:>9.3} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>6} MB",
+            "{:<15} {:>9.3} {:>17} {:>13} {:>9} {:>11} {:>14} {:>13} {:>13} {:>6} MB",
             series.server,
             cost,
             range,
@@ -90,6 +91,7 @@ fn section(all: &[&Series]) -> String {
             ratio(naive.map(|naive| naive.times(series))),
             ratio(ceiling.map(|ceiling| ceiling.times(series))),
             ratio(count_lines.map(|count_lines| series.times(count_lines))),
+            drain.map_or_else(|| "-".to_owned(), |drain| format!("{:.3} s/M", series.above(drain))),
             thousands(median(&walls)),
             series.resident_bytes / 1_000_000
         );
