@@ -133,12 +133,11 @@ def table(title, what, unit, expr, columns, thresholds=None, **more):
 def board(name, rows, variables, what):
     """Lays rows out from left to right and from the top down."""
     panels, y = [], 0
-    for title, what_row, content in rows:
+    for title, content in rows:
         panels.append(
             {
                 "type": "row",
                 "title": title,
-                "description": what_row,
                 "collapsed": False,
                 "gridPos": {"h": 1, "w": 24, "x": 0, "y": y},
                 "panels": [],
@@ -179,7 +178,6 @@ def board(name, rows, variables, what):
         "hide": False,
         "iconColor": "orange",
         "name": "Restarts",
-        "step": "",
         "titleFormat": "restarted",
         "textFormat": "{{instance}}",
     }
@@ -245,7 +243,7 @@ def variable(name, label, expr, many=True):
     expr = expr.replace("{}", "{" + DRAIN + "}")
     everything = {"selected": True, "text": ["All"], "value": ["$__all"]}
     return {
-        "allValue": ".*" if many else None,
+        **({"allValue": ".*"} if many else {}),
         "current": everything if many else {},
         "datasource": DATASOURCE,
         "definition": expr,
@@ -283,6 +281,16 @@ LOST = [
 def lost(function, range_):
     """What was lost on every way, in one number; a way that a drain does not have counts 0."""
     return " + ".join(f"(sum({function}({counter}[{range_}])) or vector(0))" for counter in LOST)
+
+
+def dropped(by, chosen):
+    """What machines' queues gave up in the time shown. A series that begins in it, with a machine's first loss, has grown from 0, which
+    increase() does not see."""
+    counter = f"fleetdrain_machine_dropped_total{chosen}"
+    first = f"(min_over_time({counter}[$__range]) unless last_over_time({counter}[$__range] offset $__range))"
+    parts = " or ".join(f'label_replace({part}, "part", "{name}", "", "")'
+                        for part, name in ((f"increase({counter}[$__range])", "grown"), (first, "first")))
+    return f"sum{by} ({parts})"
 
 
 def quantile(at, family, by=""):
@@ -342,7 +350,9 @@ def overview():
                query("sum(fleetdrain_queue_lines_in_total{}) - sum(fleetdrain_queue_lines_delivered_total{})"
                      " - sum(fleetdrain_queue_lines_dropped_total{}) - sum(fleetdrain_queue_lines{})", "queues"),
                query("sum(fleetdrain_spool_lines_in_total{}) - sum(fleetdrain_spool_lines_released_total{})"
-                     " - sum(fleetdrain_spool_lines_dropped_total{}) - sum(fleetdrain_spool_lines{})", "spool"), width=12),
+                     " - sum(fleetdrain_spool_lines_dropped_total{}) - sum(fleetdrain_spool_lines{})", "spool"),
+               query("sum(fleetdrain_sink_lines_in_total{}) - sum(fleetdrain_sink_lines_delivered_total{})"
+                     " - sum(fleetdrain_sink_lines_dropped_total{}) - sum(fleetdrain_sink_lines_in_flight{})", "sinks"), width=12),
     ]
     queues = [
         series("Queued lines", "Lines in queues, what is left to catch up included.", "short", query("sum(fleetdrain_queue_lines{})", "lines")),
@@ -412,12 +422,12 @@ def overview():
                query("sum by (source, reason) (rate(fleetdrain_source_lines_dropped_total{}[$__rate_interval]))", "{{source}}: {{reason}}"), width=12),
     ]
     rows = [
-        ("Golden signals", "Who sends, who is refused, how late it is, how much room is left.", golden),
-        ("Loss ledger", "Every way by which a line can be lost, and their sum.", ledger),
-        ("Queues and memory", "What waits, and where it is held.", queues),
-        ("Spool", "Batches on the disk; empty without --spool.", spool),
-        ("Sinks", "Where lines go on to; empty without sinks.", sinks),
-        ("Fly source and canary", "Fly's NATS as a source; empty without --fly.", fly),
+        ("Golden signals", golden),
+        ("Loss ledger", ledger),
+        ("Queues and memory", queues),
+        ("Spool (empty without --spool)", spool),
+        ("Sinks (empty without sinks)", sinks),
+        ("Fly source and canary (empty without --fly)", fly),
     ]
     return board("overview", rows, DRAINS, "Is all well: traffic, refusals, losses, latency, room.")
 
@@ -432,7 +442,7 @@ def machine():
         stat("Bytes", "Bytes of its records, a second.", "Bps", one("bytes")),
         stat("Queued", "Lines in its queue, what is left to catch up included.", "short", f"sum(fleetdrain_machine_queue_lines{ONE})"),
         stat("Dropped", "Lines that its queue gave up, in the time shown.", "short",
-             f"sum(increase(fleetdrain_machine_dropped_total{ONE}[$__range]))", LOSS),
+             dropped("", ONE), LOSS),
         stat("Latency p99", "From received to taken by its queue's reader.", "s",
              f'max(fleetdrain_machine_delivery_latency_seconds{{,machine=~"$machine",quantile="0.99"}})', steps((1, YELLOW), (10, RED))),
         stat("Machines without series", "Machines that are too quiet for series of their own: if this one is missing here, ask /api/v1/machines.", "short",
@@ -452,7 +462,7 @@ def machine():
         series("Drops", "Lines that its queue gave up. `fleetdrain losses -m MACHINE` says when and why.", "cps",
                query(f"sum by (machine) (rate(fleetdrain_machine_dropped_total{ONE}[$__rate_interval]))", "{{machine}}"), thresholds=LOSS, width=12),
     ]
-    rows = [("Now", "This machine in six numbers.", now), ("Over time", "Rate, bytes, latency, queue and drops.", then)]
+    rows = [("Now", now), ("Over time", then)]
     chosen = variable("machine", "Machine", "label_values(fleetdrain_machine_lines_total{}, machine)", many=False)
     return board("machine", rows, DRAINS + [chosen], "One machine: its rate, how late its reader is, what it lost.")
 
@@ -474,7 +484,7 @@ def fleet():
     tables = [
         top("Lines", "Machines with most lines a second.", "cps", f"sum by ({by}) (rate(fleetdrain_machine_lines_total{chosen}[$__rate_interval]))"),
         top("Bytes", "Machines with most bytes a second.", "Bps", f"sum by ({by}) (rate(fleetdrain_machine_bytes_total{chosen}[$__rate_interval]))"),
-        top("Drops", "Machines whose queues gave most up in the time shown.", "short", f"sum by ({by}) (increase(fleetdrain_machine_dropped_total{chosen}[$__range]))", LOSS),
+        top("Drops", "Machines whose queues gave most up in the time shown.", "short", dropped(f" by ({by})", chosen), LOSS),
         top("Lag", "Machines whose lines wait longest for their queue's reader: 99 % are faster.", "s",
             f'max by ({by}) (fleetdrain_machine_delivery_latency_seconds{{,source_app=~"$app",source_region=~"$region",quantile="0.99"}})', steps((1, YELLOW), (10, RED))),
         top("Queued", "Machines with most lines in their queues.", "short", f"sum by ({by}) (fleetdrain_machine_queue_lines{chosen})"),
@@ -511,7 +521,7 @@ def fleet():
         variable("region", "Region", "label_values(fleetdrain_machine_lines_total{}, source_region)"),
         how_many,
     ]
-    rows = [("Machines", "Who is loud, who is late, who is losing.", tables), ("By app and region", "The same, added up.", groups)]
+    rows = [("Machines", tables), ("By app and region", groups)]
     return board("fleet", rows, variables, "The loudest, the latest and the losing machines of the fleet.")
 
 
