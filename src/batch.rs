@@ -737,16 +737,12 @@ impl<'a> EntryView<'a> {
         write_raw(out, self.raw());
     }
 
-    /// Appends the record as sent, on one line, with what the drain gave it as one member more, `fleetdrain`.
+    /// Appends what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
     #[cfg(feature = "sinks")]
-    pub(crate) fn write_noted(&self, clock: &mut Clock, out: &mut Vec<u8>) {
-        write_raw(out, self.raw());
-        let Some(origin) = self.origin else { return };
-        // A record with a machine's name is an object with one member at least, and ends with its brace.
-        out.pop();
-        out.extend_from_slice(b",\"fleetdrain\":{");
-        self.write_origin(origin, clock, out);
-        out.extend_from_slice(b"}}");
+    pub(crate) fn write_given(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        if let Some(origin) = self.origin {
+            self.write_origin(origin, clock, out);
+        }
     }
 
     /// Appends the members `id`, `received_at` and `machine_seq`.

@@ -11,6 +11,7 @@ pub(crate) mod config;
 mod compress;
 mod encode;
 mod lots;
+mod member;
 mod parcel;
 mod secret;
 mod template;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::member::FLEETDRAIN;
 use crate::batch::{Clock, EntryView};
 
 /// The form of each line.
@@ -9,7 +10,7 @@ use crate::batch::{Clock, EntryView};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Encoding {
     /// The record as sent, with one member more at its end: `"fleetdrain":{"id":…,"received_at":…,"machine_seq":…}`, so that any
-    /// store can tell by a query whether it has everything.
+    /// store can tell by a query whether it has everything. What another drain has noted so is its member `before`.
     #[default]
     Raw,
     /// The entry as readers get it.
@@ -28,8 +29,25 @@ impl Encoding {
     /// Appends one line as one JSON object, without a newline.
     pub(crate) fn write(self, entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
         match self {
-            Self::Raw => entry.write_noted(clock, out),
+            Self::Raw => write_noted(entry, clock, out),
             Self::Entry => entry.write_json_by(clock, out, false),
         }
     }
+}
+
+fn write_noted(entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
+    let start = out.len();
+    entry.write_record(out);
+    if entry.line().is_none() {
+        return;
+    }
+    let before = FLEETDRAIN.take(entry.raw(), out, start);
+    FLEETDRAIN.begin(out);
+    out.push(b'{');
+    entry.write_given(clock, out);
+    if let Some(before) = before {
+        out.extend_from_slice(b",\"before\":");
+        out.extend_from_slice(&before);
+    }
+    out.extend_from_slice(b"}}");
 }

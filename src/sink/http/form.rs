@@ -18,7 +18,10 @@ pub(super) use self::elasticsearch::IndexName;
 use super::{settings::Compression, time};
 use crate::{
     batch::{Clock, EntryView, write_decimal, write_json_string},
-    sink::{Encoding, Parcel, ParcelBounds},
+    sink::{
+        Encoding, Parcel, ParcelBounds,
+        member::{AT_TIMESTAMP, DT, Member, TIME},
+    },
 };
 
 /// Which store it is, and with that the form of a body, where it goes and what an answer means.
@@ -87,12 +90,12 @@ impl Format {
         }
     }
 
-    /// Whether one of its lines is written as [`Encoding::write`] has it, with at most one member more.
-    fn time_member(self) -> Option<&'static str> {
+    /// The member that tells a line's time, of those that have one beside what [`Encoding::write`] has.
+    fn time_member(self) -> Option<&'static Member> {
         match self {
-            Self::Axiom | Self::VictoriaLogs => Some("_time"),
-            Self::BetterStack => Some("dt"),
-            Self::Elasticsearch => Some("@timestamp"),
+            Self::Axiom | Self::VictoriaLogs => Some(&TIME),
+            Self::BetterStack => Some(&DT),
+            Self::Elasticsearch => Some(&AT_TIMESTAMP),
             _ => None,
         }
     }
@@ -153,14 +156,14 @@ impl Form {
     }
 
     /// A line with its time under the name that the store looks for: the record's own where it can be read, else when it was
-    /// received. A store that cannot read a time drops the line, or gives it the time at which it came.
+    /// received. A store that cannot read a time drops the line, or gives it the time at which it came. What the record has under that
+    /// name gives way.
     fn timed_line(&self, entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
+        let start = out.len();
         self.encoding.write(entry, clock, out);
         let Some(member) = self.format.time_member() else { return };
-        out.pop();
-        out.extend_from_slice(b",\"");
-        out.extend_from_slice(member.as_bytes());
-        out.extend_from_slice(b"\":");
+        member.take(entry.raw(), out, start);
+        member.begin(out);
         write_time(time::of(entry), out);
         out.push(b'}');
     }

@@ -233,3 +233,32 @@ fn whatever_a_record_holds_bodies_are_json() {
         }
     }
 }
+
+#[test]
+fn no_member_stands_twice() {
+    let record = concat!(
+        r#"{"instance":"m","fleetdrain":{"id":"first"},"@timestamp":"2026-11-24T20:00:02Z","_time":1,"dt":"2026-11-24T20:00:02Z","#,
+        r#""message":"a \"dt\": of its own"}"#,
+    );
+    for (format, member) in [
+        (Format::Ndjson, None),
+        (Format::Elasticsearch, Some("@timestamp")),
+        (Format::VictoriaLogs, Some("_time")),
+        (Format::Axiom, Some("_time")),
+        (Format::BetterStack, Some("dt")),
+    ] {
+        let parcel = Parcel::of_body(record);
+        let mut out = Vec::new();
+        Form { format, encoding: Encoding::Raw, index: None }.write(&parcel, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let line = text.lines().last().unwrap();
+        for member in member.into_iter().chain(["fleetdrain"]) {
+            assert_eq!(line.matches(&format!("\"{member}\":")).count(), 1, "{format:?}: {line}");
+        }
+        let line: Value = serde_json::from_str(line).unwrap();
+        // What an earlier drain knew is not lost, and neither is anything else.
+        assert_eq!(line["fleetdrain"]["before"], json!({"id": "first"}), "{format:?}");
+        assert_eq!(line["message"], "a \"dt\": of its own");
+        assert_eq!(line.as_object().unwrap().len(), 6, "{format:?}: {line}");
+    }
+}
