@@ -131,7 +131,7 @@ impl Directory {
         self.make_room(name)?;
         self.turn += 1;
         if !self.parts.contains_key(name) {
-            let part = Part::create(&self.root, self.root.join(name))?;
+            let part = Part::create(&*self.disk, &self.root, self.root.join(name))?;
             self.open += 1;
             self.parts.insert(name.to_owned(), part);
         }
@@ -215,7 +215,7 @@ impl Directory {
 /// Makes a directory with all above it.
 fn create(path: &Path) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
-    missing.into_iter().rev().try_for_each(create_directory)
+    missing.into_iter().rev().try_for_each(|path| create_directory(&Real, path))
 }
 
 /// Takes a directory for this sink alone, with all that is below it.
@@ -267,7 +267,7 @@ fn recover_part(path: &Path, target: &str) -> io::Result<()> {
         file.set_len(whole)?;
     }
     file.sync_all()?;
-    settle(path, &path.with_file_name(target), whole)?;
+    settle(&Real, path, &path.with_file_name(target), whole)?;
     tracing::info!(file = target, bytes = whole, cut = len - whole, "completed what an earlier run had left");
     Ok(())
 }

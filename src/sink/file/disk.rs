@@ -1,6 +1,6 @@
 //! What can go wrong with a disk while lines are written, so that tests can let it.
 
-use std::{fmt, fs::File, io, os::unix::fs::FileExt};
+use std::{fmt, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 /// Writes and syncs.
 pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
@@ -16,6 +16,11 @@ pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
 
     fn cut(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
+    }
+
+    /// Makes the name of `path` durable, or that it has none.
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        File::open(path.parent().unwrap_or(path))?.sync_all()
     }
 }
 

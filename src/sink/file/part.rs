@@ -38,11 +38,12 @@ pub(super) struct Part {
 
 impl Part {
     /// Makes the file `target` is to become, with the directories that it takes below `root`.
-    pub(super) fn create(root: &Path, target: PathBuf) -> io::Result<Self> {
+    pub(super) fn create(disk: &dyn Disk, root: &Path, target: PathBuf) -> io::Result<Self> {
         let path = path_of(&target);
-        create_above(root, &path)?;
+        create_above(disk, root, &path)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
-        sync_above(&path)?;
+        // What is left of it would be in the way of the next try.
+        disk.sync_name(&path).inspect_err(|_| drop(fs::remove_file(&path)))?;
         let born = Instant::now();
         Ok(Self {
             target,
@@ -121,7 +122,7 @@ impl Part {
     /// Gives the file its name. One without lines is removed.
     pub(super) fn complete(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.mend(disk)?;
-        settle(&self.path, &self.target, self.len)
+        settle(disk, &self.path, &self.target, self.len)
     }
 }
 
@@ -141,13 +142,13 @@ fn write_all_at(disk: &dyn Disk, file: &File, mut bytes: &[u8], mut at: u64) -> 
 }
 
 /// Renames the file at `path`, which has `len` bytes that are synced, to `target` or the like of it.
-pub(super) fn settle(path: &Path, target: &Path, len: u64) -> io::Result<()> {
+pub(super) fn settle(disk: &dyn Disk, path: &Path, target: &Path, len: u64) -> io::Result<()> {
     match len {
         0 => fs::remove_file(path)?,
         // Nobody else writes here, so that the name is still free when it is taken.
         _ => fs::rename(path, free(target)?)?,
     }
-    sync_above(path)
+    disk.sync_name(path)
 }
 
 /// `target` if nothing has that name, or else with the first free number before its endings.
@@ -179,25 +180,21 @@ pub(super) fn target_of(name: &str) -> Option<&str> {
 }
 
 /// Makes the directories that `path` takes below `root`; each new name is to outlive a crash as the file does.
-fn create_above(root: &Path, path: &Path) -> io::Result<()> {
+fn create_above(disk: &dyn Disk, root: &Path, path: &Path) -> io::Result<()> {
     let above = path.parent().unwrap_or(root);
     let below_root: Vec<_> = above.ancestors().take_while(|directory| *directory != root).collect();
     for directory in below_root.into_iter().rev() {
-        create_directory(directory)?;
+        create_directory(disk, directory)?;
     }
     Ok(())
 }
 
 /// Makes a directory if it is not there.
-pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o750).create(path) {
-        Ok(()) => sync_above(path),
+        // The next try is to make it durable, too.
+        Ok(()) => disk.sync_name(path).inspect_err(|_| drop(fs::remove_dir(path))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Makes the name of `path` durable, or that it has none.
-fn sync_above(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(path))?.sync_all()
 }

@@ -251,6 +251,7 @@ struct Bad {
     room: AtomicU64,
     is_broken: AtomicBool,
     cannot_cut: AtomicBool,
+    cannot_name: AtomicBool,
 }
 
 impl Disk for Bad {
@@ -275,6 +276,33 @@ impl Disk for Bad {
             true => Err(io::Error::from_raw_os_error(5)),
             false => file.set_len(len),
         }
+    }
+
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        match self.cannot_name.load(Relaxed) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Real.sync_name(path),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_name_could_not_be_synced_is_made_anew() {
+    for path in ["a.ndjson", "b/a.ndjson"] {
+        let dir = TempDir::new();
+        let disk = Arc::new(Bad::default());
+        let settings = Settings { path: path.to_owned(), ..packed(dir.path(), Compression::None) };
+        let sink = made_on(&settings, Arc::clone(&disk) as _);
+        disk.room.store(1 << 20, Relaxed);
+        disk.cannot_name.store(true, Relaxed);
+        for _ in 0..2 {
+            let failure = sink.deliver(&numbered(0..2)).await.unwrap_err();
+            assert!(failure.to_string().contains("os error 5"), "{failure}");
+        }
+        disk.cannot_name.store(false, Relaxed);
+        sink.deliver(&numbered(0..2)).await.unwrap();
+        sink.close().await.unwrap();
+        assert_eq!(numbers(dir.path()), [0, 1]);
     }
 }
 
