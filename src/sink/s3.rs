@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use futures_util::{StreamExt, stream};
 use object_store::{
-    Error, ObjectStoreExt, PutPayload, RetryConfig,
+    Error, MultipartUpload, ObjectStoreExt, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
     path::Path,
 };
 use serde::Deserialize;
+use tokio::runtime::Handle;
 
 use super::{
     BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
@@ -163,20 +164,32 @@ impl S3 {
         if object.len() <= self.part_bytes {
             return self.store.put(path, object.into()).await.map(drop);
         }
-        let mut upload = self.store.put_multipart(path).await?;
-        let sent = async {
-            while !object.is_empty() {
-                let part = object.split_to(self.part_bytes.min(object.len()));
-                upload.put_part(PutPayload::from_bytes(part)).await?;
-            }
-            upload.complete().await
-        };
-        let sent = sent.await;
-        if sent.is_err() {
-            // What was sent of it would be paid for until somebody finds it.
-            let _ = upload.abort().await;
+        let mut upload = InParts(Some(self.store.put_multipart(path).await?));
+        while !object.is_empty() {
+            let part = object.split_to(self.part_bytes.min(object.len()));
+            upload.own().put_part(PutPayload::from_bytes(part)).await?;
         }
-        sent.map(drop)
+        upload.own().complete().await?;
+        upload.0 = None;
+        Ok(())
+    }
+}
+
+/// An upload in parts. Dropped before it is complete, with an error or because the delivery's time is up, it is aborted: what was sent of it
+/// would be paid for until somebody finds it.
+struct InParts(Option<Box<dyn MultipartUpload>>);
+
+impl InParts {
+    fn own(&mut self) -> &mut dyn MultipartUpload {
+        self.0.as_deref_mut().expect("it is there until it is complete")
+    }
+}
+
+impl Drop for InParts {
+    fn drop(&mut self) {
+        if let (Some(mut upload), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move { upload.abort().await });
+        }
     }
 }
 
@@ -229,7 +242,7 @@ fn failure(error: &Error) -> Failure {
         Error::NotFound { .. } | Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             Failure::Denied { reason }
         }
-        _ if says(&["EntityTooLarge", "413 "]) => Failure::TooLarge { reason },
+        _ if says(&["EntityTooLarge", "status code: 413"]) => Failure::TooLarge { reason },
         _ if says(&DENIALS) => Failure::Denied { reason },
         _ => unavailable(reason),
     }
