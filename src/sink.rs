@@ -181,9 +181,9 @@ pub(crate) enum Failure {
     /// It will never take this parcel: split until the lines that it does not want are found, which go to the dead letters.
     #[error("{reason}")]
     Never { reason: String },
-    /// It has taken all lines but these, by their place in [`Parcel::entries`], ascending.
+    /// It has taken all lines but these, by their place in [`Parcel::entries`], ascending. What may go again does not before `retry_after`.
     #[error("{reason}")]
-    Partly { again: Vec<usize>, never: Vec<usize>, reason: String },
+    Partly { again: Vec<usize>, never: Vec<usize>, reason: String, retry_after: Option<Duration> },
 }
 
 fn unavailable(reason: String) -> Failure {

@@ -41,6 +41,10 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// What a line in its store's form needs beside its record as sent, about: its id and times, what the store wants to be told.
 const FORM_BYTES: usize = 256;
 
+/// Lines given up in a row after which the store, not the lines, may be what is wrong: from then on each is tried a second time, after
+/// a wait, and that is an alarm.
+const DOUBT: usize = 100;
+
 /// Failures after which a sink's panic is the lines' fault.
 const PANICS_MAX: u32 = 2;
 
@@ -63,7 +67,7 @@ pub(crate) struct Terms {
     pub(crate) concurrency_max: usize,
     /// Of one delivery.
     pub(crate) deadline: Duration,
-    /// Of what is taken and not settled, in bytes of the records as sent.
+    /// Of the batches that what is taken and not settled lies in, as charged to the budget.
     pub(crate) bytes_max: usize,
     pub(crate) dead_letters: DeadLetters,
 }
@@ -175,6 +179,14 @@ async fn attempt(
     (job, outcome)
 }
 
+/// A batch that lines are left of.
+#[derive(Debug)]
+struct Held {
+    /// Pieces of it in jobs.
+    pieces: usize,
+    bytes: usize,
+}
+
 /// What was taken and is not settled, but for what is under way.
 struct Work {
     state: Arc<OutletState>,
@@ -188,12 +200,16 @@ struct Work {
     ready: VecDeque<Job>,
     /// To be tried again when they are due.
     failed: Vec<Job>,
-    /// Pieces that are left of each number that the outlet gave.
-    pieces: BTreeMap<u64, usize>,
+    /// The store has asked to be left alone until then.
+    not_before: Option<Instant>,
+    /// What is left of each number that the outlet gave.
+    taken: BTreeMap<u64, Held>,
     /// The newest of these.
     newest: u64,
-    /// Bytes of the records taken and not settled.
+    /// Bytes of all batches that are held.
     in_hand: usize,
+    /// Lines given up since the last that arrived.
+    given_up: usize,
     jitter: foldhash::fast::RandomState,
     alarmed: Option<Instant>,
 }
@@ -210,9 +226,11 @@ impl Work {
             since: Instant::now(),
             ready: VecDeque::new(),
             failed: Vec::new(),
-            pieces: BTreeMap::new(),
+            not_before: None,
+            taken: BTreeMap::new(),
             newest: 0,
             in_hand: 0,
+            given_up: 0,
             jitter: foldhash::fast::RandomState::default(),
             alarmed: None,
         }
@@ -234,6 +252,9 @@ impl Work {
             return None;
         }
         let now = Instant::now();
+        if self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
         let due = self.failed.iter().enumerate().filter(|(_, job)| job.due <= now).min_by_key(|(_, job)| job.due);
         let due = due.map(|(index, _)| index);
         // While nothing arrives what has failed is tried, not what comes after.
@@ -260,13 +281,16 @@ impl Work {
         let complete = (!self.gathered.is_empty()).then(|| self.since + self.terms.parcels.age);
         let retry = self.failed.iter().map(|job| job.due).min().filter(|_| !is_held);
         // What is due and waits for others to be over is looked at when they are.
-        [complete, retry].into_iter().flatten().filter(|at| *at > Instant::now()).min()
+        [complete, retry, self.not_before].into_iter().flatten().filter(|at| *at > Instant::now()).min()
     }
 
     /// Adds lines to the parcel in the making, cut where that is full.
     fn take(&mut self, taken: Taken) {
         let Taken { run, number } = taken;
         self.newest = number;
+        let bytes = run.batch.charged_bytes();
+        self.taken.insert(number, Held { pieces: 0, bytes });
+        self.in_hand += bytes;
         let mut rest = Some(run);
         while let Some(run) = rest {
             let ParcelBounds { lines, bytes, .. } = self.terms.parcels;
@@ -282,12 +306,22 @@ impl Work {
             }
             let (front, behind) = run.split_at(fits);
             self.gathered.push((front, number));
-            *self.pieces.entry(number).or_default() += 1;
-            (self.lines, self.bytes, self.in_hand) = (self.lines + fits, self.bytes + taken, self.in_hand + taken);
+            self.add_piece(number);
+            (self.lines, self.bytes) = (self.lines + fits, self.bytes + taken);
             if self.lines >= lines || self.bytes >= bytes {
                 self.complete();
             }
             rest = behind;
+        }
+        // A few lines of each of many batches hold them all.
+        if self.in_hand >= self.terms.bytes_max {
+            self.complete();
+        }
+    }
+
+    fn add_piece(&mut self, number: u64) {
+        if let Some(held) = self.taken.get_mut(&number) {
+            held.pieces += 1;
         }
     }
 
@@ -314,6 +348,7 @@ impl Work {
         match outcome {
             Ok(()) => {
                 self.window.arrived();
+                self.given_up = 0;
                 self.state.delivered(lines as u64);
                 self.over(job);
             }
@@ -323,7 +358,12 @@ impl Work {
                 self.try_again(job, &reason, None);
             }
             Err(Failure::TooLarge { reason } | Failure::Never { reason }) if lines == 1 => {
-                self.bury(job, &reason).await;
+                if self.given_up >= DOUBT && job.failures == 0 {
+                    self.alarm(&reason);
+                    self.try_again(job, &reason, None);
+                } else {
+                    self.bury(job, &reason).await;
+                }
             }
             Err(Failure::TooLarge { .. } | Failure::Never { .. }) => {
                 let places: Vec<usize> = (0..lines).collect();
@@ -335,10 +375,13 @@ impl Work {
                 }
                 self.over(job);
             }
-            Err(Failure::Partly { again, never, reason }) => {
+            Err(Failure::Partly { again, never, reason, retry_after }) => {
                 self.window.arrived();
                 let taken = lines.saturating_sub(again.len() + never.len());
-                self.state.delivered(taken as u64);
+                if taken > 0 {
+                    self.given_up = 0;
+                    self.state.delivered(taken as u64);
+                }
                 let now = Instant::now();
                 if let Some(part) = job.part(&never, 0, now) {
                     self.add_pieces(&part);
@@ -346,7 +389,7 @@ impl Work {
                 }
                 if let Some(part) = job.part(&again, job.failures, now) {
                     self.add_pieces(&part);
-                    self.try_again(part, &reason, None);
+                    self.try_again(part, &reason, retry_after);
                 }
                 self.over(job);
             }
@@ -359,8 +402,7 @@ impl Work {
     }
 
     fn add_pieces(&mut self, part: &Job) {
-        part.numbers.iter().for_each(|number| *self.pieces.entry(*number).or_default() += 1);
-        self.in_hand += part.parcel.bytes() as usize;
+        part.numbers.iter().for_each(|number| self.add_piece(*number));
     }
 
     fn try_again(&mut self, mut job: Job, reason: &str, retry_after: Option<Duration>) {
@@ -370,7 +412,10 @@ impl Work {
         let now = Instant::now();
         let longest = BACKOFF.saturating_mul(1 << job.failures.min(6)).min(BACKOFF_MAX);
         let any = self.jitter.hash_one((now, job.failures)) as f64 / u64::MAX as f64;
-        let wait = longest.mul_f64(any).max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+        let asked = retry_after.map(|wait| wait.min(RETRY_AFTER_MAX));
+        // Of all that is for it, not of this parcel alone.
+        self.not_before = self.not_before.max(asked.map(|wait| now + wait));
+        let wait = longest.mul_f64(any).max(asked.unwrap_or_default());
         job.failures += 1;
         job.due = now + wait;
         self.failed.push(job);
@@ -386,6 +431,8 @@ impl Work {
 
     /// Gives up what the store will never take.
     async fn bury(&mut self, job: Job, reason: &str) {
+        self.given_up += job.parcel.lines();
+        self.state.failed(reason);
         self.terms.dead_letters.keep(self.state.name(), &job.parcel, reason).await;
         job.parcel.runs().for_each(|run| self.state.dropped(SinkReason::DeadLetter, run));
         self.over(job);
@@ -393,16 +440,15 @@ impl Work {
 
     /// All of a job's lines are settled, or in other jobs.
     fn over(&mut self, job: Job) {
-        self.in_hand = self.in_hand.saturating_sub(job.parcel.bytes() as usize);
         for number in job.numbers {
-            if let Some(pieces) = self.pieces.get_mut(&number) {
-                *pieces -= 1;
-                if *pieces == 0 {
-                    self.pieces.remove(&number);
-                }
+            let Some(held) = self.taken.get_mut(&number) else { continue };
+            held.pieces -= 1;
+            if held.pieces == 0 {
+                self.in_hand -= held.bytes;
+                self.taken.remove(&number);
             }
         }
-        let done = self.pieces.first_key_value().map_or(self.newest, |(number, _)| number - 1);
+        let done = self.taken.first_key_value().map_or(self.newest, |(number, _)| number - 1);
         self.state.done(done);
     }
 }

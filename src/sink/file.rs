@@ -244,7 +244,7 @@ impl State {
             Ok(Outcome { error: Some(error), failed }) if failed.len() < lots.len() => {
                 let mut again: Vec<usize> = failed.iter().flat_map(|&lot| &lots[lot].places).copied().collect();
                 again.sort_unstable();
-                Err(Failure::Partly { again, never: Vec::new(), reason: target.reason(&error) })
+                Err(Failure::Partly { again, never: Vec::new(), reason: target.reason(&error), retry_after: None })
             }
             Ok(Outcome { error: Some(error), .. }) | Err(error) => Err(target.failure(&error)),
         };

@@ -68,7 +68,7 @@ pub(super) fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Resu
         Some((mut again, failure)) => {
             again.extend(failed.into_iter().flat_map(|(places, _)| places));
             again.sort_unstable();
-            Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string() })
+            Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string(), retry_after: None })
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         CollectorConfig, SinkStats,
         outlet::{OutletFull, OutletTerms},
     },
+    filter::Filter,
     sink::Delivery,
 };
 
@@ -75,7 +76,7 @@ impl Sink for Store {
                 Does::TakesHalf if parcel.lines() > 1 => {
                     self.take(parcel.entries().step_by(2));
                     let again = (1..parcel.lines()).step_by(2).collect();
-                    return Err(Failure::Partly { again, never: Vec::new(), reason });
+                    return Err(Failure::Partly { again, never: Vec::new(), reason, retry_after: None });
                 }
                 Does::Panics => panic!("as it was told"),
                 Does::Takes | Does::TakesHalf => {}
@@ -113,16 +114,24 @@ async fn driven(mut outlet: Outlet, sink: Arc<dyn Sink>, terms: Terms, orders: w
     outlet
 }
 
-/// Pushes `bodies`, delivers all and shuts down.
-async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
-    let collector = LogCollector::new(CollectorConfig::default());
-    let outlet = collector.add_outlet(OutletTerms {
+fn outlet_of(collector: &LogCollector, filter: Option<Filter>) -> Outlet {
+    collector.add_outlet(OutletTerms {
         name: "store".into(),
-        filter: None,
+        filter,
         full: OutletFull::DropNewest,
         bytes_max: 64 << 20,
         is_awaited: false,
-    });
+    })
+}
+
+/// Pushes `bodies`, delivers all and shuts down.
+async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
+    delivered_of(None, store, bodies, terms).await
+}
+
+async fn delivered_of(filter: Option<Filter>, store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
+    let collector = LogCollector::new(CollectorConfig::default());
+    let outlet = outlet_of(&collector, filter);
     let state = Arc::clone(outlet.state());
     for body in bodies {
         let _ = collector.push(body).unwrap();
@@ -173,6 +182,15 @@ async fn a_store_that_asks_to_wait_is_left_alone_so_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_asks_to_wait_gets_no_other_parcel_either() {
+    let store = Store::new([Does::Takes, Does::AsksToWait(30)]);
+    delivered(&store, vec![body(0..500)], terms()).await;
+    // The third was under way with the second, and arrived.
+    let waits = store.waits();
+    assert!(waits[..2].iter().all(Duration::is_zero) && waits[2] >= Duration::from_secs(30), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_nothing_arrives_one_parcel_at_a_time_is_tried() {
     let store = Store::new([Does::Takes, Does::Takes, Does::Takes].into_iter().chain(vec![Does::Hangs; 12]));
     let stats = delivered(&store, vec![body(0..1_000)], terms()).await;
@@ -191,6 +209,27 @@ async fn of_many_lines_only_those_are_given_up_that_are_not_wanted() {
     assert_eq!((stats.lines_delivered, stats.lines_dropped), (500, 1));
     assert_eq!(stats.lines_dropped_by_reason["dead_letter"], 1);
     assert_eq!(store.lines.lock().len(), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_wants_nothing_is_doubted_before_everything_is_given_up() {
+    let store = Store::new([]);
+    let poison = "{\"instance\":\"m\",\"message\":\"poison\"}\n";
+    let stats = delivered(&store, vec![poison.repeat(DOUBT + 50)], terms()).await;
+    assert_eq!((stats.lines_dropped, stats.retries), (DOUBT as u64 + 50, 50));
+    assert!(stats.last_error.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_lines_of_many_batches_do_not_hold_them_all() {
+    let store = Store::new([]);
+    let bodies = (0..10).map(|at| body(at * 100..(at + 1) * 100)).collect();
+    let filter = Filter { machines: vec!["m0".to_owned()], ..Filter::default() };
+    let parcels = ParcelBounds { lines: 10_000, ..terms().parcels };
+    delivered_of(Some(filter), &store, bodies, Terms { parcels, bytes_max: 30_000, ..terms() }).await;
+    let lines: Vec<usize> = store.deliveries.lock().iter().map(|(_, lines)| *lines).collect();
+    assert_eq!(lines.iter().sum::<usize>(), 143);
+    assert!(lines.len() > 2, "{lines:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,14 +253,7 @@ async fn what_is_too_large_goes_in_parts_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_sink_delivers_nothing_until_it_goes_on() {
     let collector = LogCollector::default();
-    let terms_of_outlet = OutletTerms {
-        name: "store".into(),
-        filter: None,
-        full: OutletFull::DropNewest,
-        bytes_max: 1 << 20,
-        is_awaited: false,
-    };
-    let outlet = collector.add_outlet(terms_of_outlet);
+    let outlet = outlet_of(&collector, None);
     let state = Arc::clone(outlet.state());
     let (orders, told) = watch::channel(Order::Pause);
     let store = Store::new([]);
@@ -241,13 +273,7 @@ async fn a_paused_sink_delivers_nothing_until_it_goes_on() {
 async fn without_room_in_memory_one_parcel_at_a_time_goes() {
     let begun = async |has_room: bool| {
         let collector = LogCollector::default();
-        let outlet = collector.add_outlet(OutletTerms {
-            name: "store".into(),
-            filter: None,
-            full: OutletFull::DropNewest,
-            bytes_max: 1 << 20,
-            is_awaited: false,
-        });
+        let outlet = outlet_of(&collector, None);
         let state = Arc::clone(outlet.state());
         let _ = collector.push(body(0..400)).unwrap();
         let budget = collector.budget();

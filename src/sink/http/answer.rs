@@ -17,6 +17,9 @@ const TOLD_MAX: usize = 200;
 /// The longest that a store is obeyed when it says when to come again; what it says then is asked anew.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
+/// When a limit is lifted, in seconds since 1970, from who does not say Retry-After (Axiom).
+const LIMIT_RESETS: [&str; 2] = ["x-ingestlimit-reset", "x-ratelimit-reset"];
+
 /// As much as was read of an answer.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -48,7 +51,7 @@ enum Kind {
     Denied,
     TooLarge,
     Never,
-    Partly { again: Vec<usize>, never: Vec<usize> },
+    Partly { again: Vec<usize>, never: Vec<usize>, retry_after: Option<Duration> },
 }
 
 impl Failed {
@@ -63,7 +66,7 @@ impl Failed {
             Kind::Denied => Failure::Denied { reason },
             Kind::TooLarge => Failure::TooLarge { reason },
             Kind::Never => Failure::Never { reason },
-            Kind::Partly { again, never } => Failure::Partly { again, never, reason },
+            Kind::Partly { again, never, retry_after } => Failure::Partly { again, never, reason, retry_after },
         }
     }
 }
@@ -80,7 +83,9 @@ impl Answer {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         Self {
             status,
-            retry_after: text(RETRY_AFTER.as_str()).and_then(|value| retry_after(value, Timestamp::now())),
+            retry_after: text(RETRY_AFTER.as_str())
+                .and_then(|value| retry_after(value, Timestamp::now()))
+                .or_else(|| LIMIT_RESETS.iter().find_map(|name| until(text(name)?, Timestamp::now()))),
             exception: text("x-clickhouse-exception-code").and_then(|code| code.trim().parse().ok()),
             leads_elsewhere: headers.contains_key("location"),
             body: Vec::new(),
@@ -126,11 +131,13 @@ impl Answer {
 
     fn of_status(&self) -> Kind {
         match self.status.as_u16() {
-            // 402: a quota is used up (Better Stack). 3xx: the place is another; a redirected POST may lose its body.
-            300..=399 | 401..=404 | 407 => Kind::Denied,
+            400 | 422 => Kind::Never,
             413 => Kind::TooLarge,
-            408 | 425 | 429 | 500.. => Kind::Unavailable(self.retry_after),
-            _ => Kind::Never,
+            // 430: a limit is reached (Axiom).
+            408 | 425 | 429 | 430 | 500.. => Kind::Unavailable(self.retry_after),
+            // Of the request and the place, not of the lines: a method, a media type, a proxy in between. 402: a quota is used up
+            // (Better Stack). 3xx: the place is another; a redirected POST may lose its body.
+            _ => Kind::Denied,
         }
     }
 
@@ -207,7 +214,11 @@ impl Answer {
         }
         let never: Vec<usize> = errors.iter().filter_map(|error| error.record.checked_sub(1)).collect();
         // It names the first few only.
-        let kind = if never.len() == rejected { Kind::Partly { again: Vec::new(), never } } else { Kind::Never };
+        let kind = if never.len() == rejected {
+            Kind::Partly { again: Vec::new(), never, retry_after: None }
+        } else {
+            Kind::Never
+        };
         Err(self.failed_by(kind, &format!("{rejected} lines were rejected")))
     }
 
@@ -229,13 +240,17 @@ impl Answer {
             let what = if self.cut_short { "the answer is too long" } else { "the answer is none to a bulk request" };
             return Err(self.failed_by(Kind::Unavailable(None), what));
         };
-        let (mut again, mut never, mut why) = (Vec::new(), Vec::new(), None);
+        let (mut again, mut never, mut denied, mut why) = (Vec::new(), Vec::new(), 0, None);
         for (place, item) in bulk.items.iter().enumerate().filter(|_| bulk.errors) {
             let Some(item) = item.values().next() else { continue };
             match item.status {
                 // 409: it came before, and is there.
                 200..=299 | 409 => continue,
-                401 | 403 | 404 | 408 | 429 | 500.. => again.push(place),
+                401 | 403 | 404 => {
+                    denied += 1;
+                    again.push(place);
+                }
+                408 | 429 | 500.. => again.push(place),
                 _ => never.push(place),
             }
             why = why.or_else(|| Some((item.status, item.error.as_ref()?.get("type")?.as_str()?.to_owned())));
@@ -245,8 +260,12 @@ impl Answer {
         }
         let (status, why) = why.unwrap_or_default();
         let what = format!("{} of {lines} lines have failed, the first with {status}", again.len() + never.len());
-        let kind =
-            if again.len() == lines { Kind::Unavailable(self.retry_after) } else { Kind::Partly { again, never } };
+        let retry_after = self.retry_after;
+        let kind = match again.len() {
+            all if all == lines && denied == lines => Kind::Denied,
+            all if all == lines => Kind::Unavailable(retry_after),
+            _ => Kind::Partly { again, never, retry_after },
+        };
         Err(Failed { told: why.into_bytes(), ..self.failed_by(kind, &what) })
     }
 }
@@ -273,6 +292,13 @@ fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
             Duration::try_from(date.duration_since(now).max(SignedDuration::ZERO)).ok()?
         }
     };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// How long it is until a time in seconds since 1970.
+fn until(value: &str, now: Timestamp) -> Option<Duration> {
+    let at = Timestamp::from_second(value.trim().parse().ok()?).ok()?;
+    let wait = Duration::try_from(at.duration_since(now)).ok()?;
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
@@ -337,6 +363,16 @@ mod tests {
         for none in ["", "soon", "-1", "1.5"] {
             assert_eq!(wait(none), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_is_waited_for_until_it_is_lifted() {
+        let now: Timestamp = "2026-11-24T20:00:00Z".parse().unwrap();
+        let wait = |value: i64| until(&value.to_string(), now).map(|wait| wait.as_secs());
+        assert_eq!(wait(now.as_second() + 40), Some(40));
+        assert_eq!(wait(now.as_second() + 99_999), Some(3600));
+        // Past, or so many seconds from now, which it is not.
+        assert_eq!(wait(40), None);
     }
 
     #[test]

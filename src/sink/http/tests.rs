@@ -192,12 +192,14 @@ async fn what_a_status_means_is_what_is_done_about_it() {
         ("402 Payment Required", "", "denied"),
         ("403 Forbidden", "", "denied"),
         ("404 Not Found", "", "denied"),
-        ("406 Not Acceptable", "", "never"),
+        ("405 Method Not Allowed", "", "denied"),
+        ("415 Unsupported Media Type", "", "denied"),
         ("408 Request Timeout", "", "unavailable"),
         ("413 Content Too Large", "", "too large"),
         ("422 Unprocessable Content", "", "never"),
         ("425 Too Early", "", "unavailable"),
         ("429 Too Many Requests", "retry-after: 7\r\n", "unavailable 7"),
+        ("430 Limit Reached", "", "unavailable"),
         ("500 Internal Server Error", "", "unavailable"),
         ("503 Service Unavailable", "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT\r\n", "unavailable 0"),
         ("503 Service Unavailable", "retry-after: soon\r\nFleetdrain-Ack: unknown\r\n", "unavailable"),
@@ -404,6 +406,7 @@ async fn a_probe_asks_for_what_lines_need_and_leaves_none() {
         ("422 Unprocessable", "ok"),
         ("401 Unauthorized", "denied"),
         ("404 Not Found", "denied"),
+        ("405 Method Not Allowed", "denied"),
         ("503 Busy", "unavailable"),
     ] {
         let store = Store::answering(&[&answer(status, "", "")]).await;
