@@ -214,6 +214,8 @@ pub(crate) struct Row {
     pub(crate) runner: bool,
     /// Over a limit: its machine's queue drops it. Set when the batch is published.
     pub(crate) limited: bool,
+    /// The record is valid UTF-8 for certain.
+    pub(crate) utf8: bool,
 }
 
 impl Row {
@@ -536,6 +538,7 @@ impl EntryId {
 
     /// Appends what `Display` shows, without its machinery.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
+        out.reserve(64);
         write_hex(out, self.epoch);
         out.push(b'-');
         write_hex(out, self.line);
@@ -726,15 +729,32 @@ impl<'a> EntryView<'a> {
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
-            write_raw(out, self.raw());
+            self.write_raw(out);
         }
         out.push(b'}');
     }
 
-    /// Appends the record as sent, on one line, without a newline.
+    /// Appends the record as sent, on one line, without a newline: line breaks between tokens become spaces, invalid UTF-8 becomes
+    /// U+FFFD.
+    pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
+        let (raw, start) = (self.raw(), out.len());
+        if self.row.utf8 {
+            out.extend_from_slice(raw);
+        } else {
+            out.extend_from_slice(String::from_utf8_lossy(raw).as_bytes());
+        }
+        // A line break inside a string would have been malformed, so every one that is left stands between tokens.
+        let mut rest = &mut out[start..];
+        while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+            rest[at] = b' ';
+            rest = &mut rest[at + 1..];
+        }
+    }
+
+    /// Whether a text of it is that of another.
     #[cfg(feature = "sinks")]
-    pub(crate) fn write_record(&self, out: &mut Vec<u8>) {
-        write_raw(out, self.raw());
+    pub(crate) fn has_same(&self, other: &EntryView<'_>, text: impl Fn(&Row) -> Span) -> bool {
+        text(self.row).of(self.body, self.arena) == text(other.row).of(other.body, other.arena)
     }
 
     /// Appends what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
@@ -841,31 +861,23 @@ pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
-fn write_hex(out: &mut Vec<u8>, number: u64) {
-    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    out.extend((0..digits).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15]));
+fn write_hex(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 16];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789abcdef"[number as usize & 15];
+        number >>= 4;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
 }
 
 /// Appends `text` as a JSON string.
 pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a Vec takes any write, and a str is always a JSON string");
-}
-
-/// Appends a record as sent, on one line: line breaks between tokens become spaces, invalid UTF-8 becomes U+FFFD.
-fn write_raw(out: &mut Vec<u8>, raw: &[u8]) {
-    let start = out.len();
-    for chunk in raw.utf8_chunks() {
-        out.extend_from_slice(chunk.valid().as_bytes());
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{FFFD}".as_bytes());
-        }
-    }
-    // A line break inside a string would have been malformed, so every one that is left stands between tokens.
-    for byte in &mut out[start..] {
-        if matches!(byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
-    }
 }
 
 /// One parsed record, owned: `Clone + Send + Sync + 'static`, one allocation, outside the byte budget.

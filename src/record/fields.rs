@@ -341,6 +341,7 @@ impl Found {
             kind,
             runner,
             limited: false,
+            utf8: texts.valid,
         })
     }
 

@@ -40,7 +40,7 @@ impl DeadLetters {
         };
         let mut text = Vec::with_capacity(parcel.bytes() as usize + lines);
         for entry in parcel.entries() {
-            entry.write_record(&mut text);
+            entry.write_raw(&mut text);
             text.push(b'\n');
         }
         let bytes_max = self.bytes_max;

@@ -37,7 +37,7 @@ impl Encoding {
 
 fn write_noted(entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
     let start = out.len();
-    entry.write_record(out);
+    entry.write_raw(out);
     if entry.line().is_none() {
         return;
     }

@@ -36,25 +36,34 @@ pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, sp
     let mut kinds: Vec<(EntryView<'_>, usize)> = Vec::new();
     let mut table: HashTable<usize> = HashTable::new();
     let mut clock = Clock::default();
-    let mut last = 0;
-    for (place, entry) in parcel.entries().enumerate() {
-        if !kinds.get(last).is_some_and(|(first, _)| template.is_same(first, &entry)) {
-            let hash = |entry: &EntryView<'_>| hash_of(template, entry, hasher.build_hasher());
-            let same = |&kind: &usize| template.is_same(&kinds[kind].0, &entry);
-            last = *table.entry(hash(&entry), same, |&kind| hash(&kinds[kind].0)).or_insert(kinds.len()).get();
-        }
-        if last == kinds.len() {
-            let name = template.name(&entry, parcel.id());
-            let lot = *by_name.entry(name.clone()).or_insert(lots.len());
-            if lot == lots.len() {
-                lots.push(Lot { name, lines: spare.pop().unwrap_or_default(), places: Vec::new() });
+    // The kind that each machine's last line had, by its group in the batch: mostly that of its next.
+    let mut lasts: Vec<usize> = Vec::new();
+    let mut place = 0;
+    for run in parcel.runs() {
+        lasts.clear();
+        lasts.resize(run.batch.groups.len(), usize::MAX);
+        for entry in run.entries() {
+            let last = &mut lasts[entry.row.group as usize];
+            if !kinds.get(*last).is_some_and(|(first, _)| template.is_same(first, &entry)) {
+                let hash = |entry: &EntryView<'_>| hash_of(template, entry, hasher.build_hasher());
+                let same = |&kind: &usize| template.is_same(&kinds[kind].0, &entry);
+                *last = *table.entry(hash(&entry), same, |&kind| hash(&kinds[kind].0)).or_insert(kinds.len()).get();
             }
-            kinds.push((entry, lot));
+            let kind = *last;
+            if kind == kinds.len() {
+                let name = template.name(&entry, parcel.id());
+                let lot = *by_name.entry(name.clone()).or_insert(lots.len());
+                if lot == lots.len() {
+                    lots.push(Lot { name, lines: spare.pop().unwrap_or_default(), places: Vec::new() });
+                }
+                kinds.push((entry, lot));
+            }
+            let lot = &mut lots[kinds[kind].1];
+            encoding.write(&entry, &mut clock, &mut lot.lines);
+            lot.lines.push(b'\n');
+            lot.places.push(place);
+            place += 1;
         }
-        let lot = &mut lots[kinds[last].1];
-        encoding.write(&entry, &mut clock, &mut lot.lines);
-        lot.lines.push(b'\n');
-        lot.places.push(place);
     }
     lots
 }

@@ -59,14 +59,26 @@ impl Run {
     pub(crate) fn entries(&self) -> impl Iterator<Item = EntryView<'_>> {
         self.rows.iter().map(|row| self.batch.view_of(&self.batch.rows[row as usize]))
     }
-}
 
-impl Run {
+    /// The bytes of each record as sent.
+    fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|row| self.batch.rows[row as usize].raw.len())
+    }
+
+    /// The line of the first row and that of the last: both have been published.
+    fn ends(&self) -> (u64, u64) {
+        let line = |row: u32| self.batch.first_line + u64::from(row);
+        let (first, last) = match &self.rows {
+            Rows::Range(rows) => (rows.start, rows.end.saturating_sub(1)),
+            Rows::These(rows, range) => (rows[range.start], rows[range.end - 1]),
+        };
+        (line(first), line(last))
+    }
+
     /// How many rows fit into so many lines and bytes, one at least if `any`, and their bytes.
     pub(crate) fn fitting(&self, lines: usize, bytes: usize, any: bool) -> (usize, usize) {
         let (mut count, mut sum) = (0, 0);
-        for entry in self.entries().take(lines) {
-            let more = entry.raw().len();
+        for more in self.sizes().take(lines) {
             if sum + more > bytes && !(any && count == 0) {
                 break;
             }
@@ -119,7 +131,7 @@ impl Parcel {
     /// A parcel of `runs`, which are in order and hold a line at least.
     pub(crate) fn new(runs: Vec<Run>) -> Self {
         let lines = runs.iter().map(|run| run.rows.len()).sum();
-        let bytes = runs.iter().flat_map(Run::entries).map(|entry| entry.raw().len() as u64).sum();
+        let bytes = runs.iter().flat_map(Run::sizes).map(|bytes| bytes as u64).sum();
         let mut parcel = Self { id: String::new(), runs, lines, bytes };
         parcel.id = parcel.id_of_lines();
         parcel
@@ -128,19 +140,18 @@ impl Parcel {
     /// The epoch, the first line, the last line and how many there are; where others are missing in between, as with a filter, also
     /// which ones are there: another filter may want as many others.
     fn id_of_lines(&self) -> String {
-        let lines = || {
-            self.runs
-                .iter()
-                .flat_map(|run| run.entries().map(|entry| (run.batch.epoch, entry.line().unwrap_or_default())))
-        };
-        let (epoch, first) = lines().next().unwrap_or_default();
-        let last = self.runs.last().and_then(|run| Some((run.batch.epoch, run.entries().last()?.line()?)));
-        let (last_epoch, last) = last.unwrap_or_default();
+        let (Some(first_run), Some(last_run)) = (self.runs.first(), self.runs.last()) else { return String::new() };
+        let (epoch, (first, _), (_, last)) = (first_run.batch.epoch, first_run.ends(), last_run.ends());
         let id = format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.lines);
-        if last_epoch == epoch && last.wrapping_sub(first).wrapping_add(1) == self.lines as u64 {
+        let is_whole = last_run.batch.epoch == epoch && last.wrapping_sub(first).wrapping_add(1) == self.lines as u64;
+        if is_whole {
             return id;
         }
-        let digest = lines().flat_map(|(epoch, line)| [epoch, line]).fold(FNV_BASIS, |digest, number| {
+        let lines = self.runs.iter().flat_map(|run| {
+            let Batch { epoch, first_line, .. } = *run.batch;
+            run.rows.iter().map(move |row| (epoch, first_line + u64::from(row)))
+        });
+        let digest = lines.flat_map(|(epoch, line)| [epoch, line]).fold(FNV_BASIS, |digest, number| {
             number.to_le_bytes().iter().fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
         });
         format!("{id}-{digest:x}")

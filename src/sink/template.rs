@@ -147,9 +147,9 @@ impl Template {
     pub(super) fn is_same(&self, one: &EntryView<'_>, other: &EntryView<'_>) -> bool {
         self.0.iter().all(|piece| match piece {
             Piece::Text(_) | Piece::Field(Field::Id) => true,
-            Piece::Field(Field::App) => one.app_name() == other.app_name(),
-            Piece::Field(Field::Machine) => one.machine_id() == other.machine_id(),
-            Piece::Field(Field::Region) => one.region() == other.region(),
+            Piece::Field(Field::App) => one.has_same(other, |row| row.app),
+            Piece::Field(Field::Machine) => one.has_same(other, |row| row.machine),
+            Piece::Field(Field::Region) => one.has_same(other, |row| row.region),
             Piece::Field(Field::Date | Field::Hour) => hours(one) == hours(other),
         })
     }

@@ -303,7 +303,6 @@ fn does() -> impl Strategy<Value = Does> {
         1 => Just(Does::Denies),
         1 => (0u64..100).prop_map(Does::AsksToWait),
         1 => Just(Does::TakesHalf),
-        1 => Just(Does::Panics),
     ]
 }
 

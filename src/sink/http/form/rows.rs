@@ -9,10 +9,10 @@ use crate::{
 /// One JSON object a line.
 pub(super) fn lines(encoding: Encoding, parcel: &Parcel, out: &mut Vec<u8>) {
     let mut clock = Clock::default();
-    for entry in parcel.entries() {
+    parcel.entries().for_each(|entry| {
         encoding.write(&entry, &mut clock, out);
         out.push(b'\n');
-    }
+    });
 }
 
 /// One JSON array of objects.
