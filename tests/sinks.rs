@@ -5,6 +5,9 @@
 
 mod support;
 
+#[cfg(all(feature = "spool", feature = "s3"))]
+#[path = "sinks/each.rs"]
+mod each;
 #[cfg(feature = "jetstream")]
 #[path = "sinks/jetstream.rs"]
 mod jetstream;

@@ -1,5 +1,10 @@
-"""An S3 server with one bucket, `logs`, that prints its address and runs until its standard input ends."""
+"""An S3 server with one bucket, `logs`, that prints its address and runs until its standard input ends.
 
+For each line of its standard input it prints how often each record is there: the numbers in the members `message` of all lines of
+all objects, `NUMBER:TIMES` with blanks between."""
+
+import collections
+import json
 import sys
 
 import boto3
@@ -17,5 +22,11 @@ client = boto3.client(
 )
 client.create_bucket(Bucket="logs")
 print(f"http://{host}:{port}", flush=True)
-sys.stdin.read()
+for _ in sys.stdin:
+    times = collections.Counter()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="logs"):
+        for item in page.get("Contents", []):
+            lines = client.get_object(Bucket="logs", Key=item["Key"])["Body"].read().splitlines()
+            times.update(int(json.loads(line)["message"]) for line in lines)
+    print(" ".join(f"{number}:{count}" for number, count in sorted(times.items())), flush=True)
 server.stop()
