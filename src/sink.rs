@@ -4,7 +4,7 @@
 //! the delivery loop's, once for all of them: which lines a sink wants, how many of them make a parcel, how many parcels are under
 //! way at once, when a parcel is tried again, and what is done with one that is never taken.
 //!
-//! One destination is one file here, with its settings; one variant of `Settings`; one arm where they are made.
+//! One destination is one file here, whose settings are a [`Destination`], and one row of `destinations!`.
 
 pub(crate) mod config;
 
@@ -31,83 +31,76 @@ mod stdout;
 
 use std::{error::Error, pin::Pin, time::Duration};
 
+use serde::de::DeserializeOwned;
+
 pub(crate) use self::{
     encode::Encoding,
     parcel::{Parcel, Rows, Run},
 };
 
-/// A destination's own settings, by its `type`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Settings {
-    File(file::Settings),
-    Http(Box<http::Settings>),
-    #[cfg(feature = "jetstream")]
-    JetStream(Box<jetstream::Settings>),
-    Null(null::Settings),
-    #[cfg(feature = "s3")]
-    S3(s3::Settings),
-    Stdout(stdout::Settings),
-}
-
-impl Settings {
-    /// What `type` may be.
-    pub(crate) const KINDS: &[&str] = &[
-        "file",
-        "http",
-        #[cfg(feature = "jetstream")]
-        "jetstream",
-        "null",
-        #[cfg(feature = "s3")]
-        "s3",
-        "stdout",
-    ];
-
-    /// Reads what is set of a destination of `kind`; `None` if there is no such kind.
-    pub(crate) fn read(kind: &str, table: toml::Table) -> Option<Result<Self, toml::de::Error>> {
-        Some(match kind {
-            "file" => table.try_into().map(Self::File),
-            "http" => table.try_into().map(|settings| Self::Http(Box::new(settings))),
-            #[cfg(feature = "jetstream")]
-            "jetstream" => table.try_into().map(|settings| Self::JetStream(Box::new(settings))),
-            "null" => table.try_into().map(Self::Null),
-            #[cfg(feature = "s3")]
-            "s3" => table.try_into().map(Self::S3),
-            "stdout" => table.try_into().map(Self::Stdout),
-            _ => return None,
-        })
-    }
+/// What is set of a destination, and what it comes to.
+pub(crate) trait Destination: DeserializeOwned {
+    type Sink: Sink;
 
     /// Makes the destination.
     ///
     /// # Errors
     ///
     /// When a setting cannot be: a template with an unknown field, a URL that is none, a file of secrets that cannot be read.
-    pub(crate) fn make(&self, made_for: &MadeFor) -> Result<Box<dyn Sink>, BadSetting> {
-        Ok(match self {
-            Self::File(settings) => Box::new(settings.make(made_for)?),
-            Self::Http(settings) => Box::new(settings.make(made_for)?),
-            #[cfg(feature = "jetstream")]
-            Self::JetStream(settings) => Box::new(settings.make(made_for)?),
-            Self::Null(_) => Box::new(null::Null),
-            #[cfg(feature = "s3")]
-            Self::S3(settings) => Box::new(settings.make(made_for)?),
-            Self::Stdout(_) => Box::new(stdout::Settings::make(made_for)),
-        })
-    }
+    fn make(&self, made_for: &MadeFor) -> Result<Self::Sink, BadSetting>;
 
     /// How much makes a parcel unless it is set: what the store is known to like.
-    pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
-        match self {
-            Self::File(_) => file::Settings::parcel_defaults(),
-            Self::Http(settings) => settings.parcel_defaults(),
-            #[cfg(feature = "jetstream")]
-            Self::JetStream(_) => jetstream::Settings::parcel_defaults(),
-            Self::Null(_) => ParcelBounds::default(),
-            #[cfg(feature = "s3")]
-            Self::S3(_) => s3::Settings::parcel_defaults(),
-            Self::Stdout(_) => stdout::Settings::parcel_defaults(),
-        }
+    fn parcel_defaults(&self) -> ParcelBounds {
+        ParcelBounds::default()
     }
+}
+
+macro_rules! destinations {
+    ($($(#[$only:meta])? $kind:literal => $variant:ident($settings:ty)),+ $(,)?) => {
+        /// A destination's own settings, by its `type`.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub(crate) enum Settings {
+            $($(#[$only])? $variant(Box<$settings>)),+
+        }
+
+        impl Settings {
+            /// What `type` may be.
+            pub(crate) const KINDS: &[&str] = &[$($(#[$only])? $kind),+];
+
+            /// Reads what is set of a destination of `kind`; `None` if there is no such kind.
+            pub(crate) fn read(kind: &str, table: toml::Table) -> Option<Result<Self, toml::de::Error>> {
+                match kind {
+                    $($(#[$only])? $kind => Some(table.try_into().map(Self::$variant)),)+
+                    _ => None,
+                }
+            }
+
+            /// As [`Destination::make`].
+            pub(crate) fn make(&self, made_for: &MadeFor) -> Result<Box<dyn Sink>, BadSetting> {
+                match self {
+                    $($(#[$only])? Self::$variant(settings) => Ok(Box::new(settings.make(made_for)?)),)+
+                }
+            }
+
+            /// As [`Destination::parcel_defaults`].
+            pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
+                match self {
+                    $($(#[$only])? Self::$variant(settings) => settings.parcel_defaults(),)+
+                }
+            }
+        }
+    };
+}
+
+destinations! {
+    "file" => File(file::Settings),
+    "http" => Http(http::Settings),
+    #[cfg(feature = "jetstream")]
+    "jetstream" => JetStream(jetstream::Settings),
+    "null" => Null(null::Settings),
+    #[cfg(feature = "s3")]
+    "s3" => S3(s3::Settings),
+    "stdout" => Stdout(stdout::Settings),
 }
 
 /// What a destination is told of the sink that it is made for.

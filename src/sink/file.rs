@@ -31,7 +31,7 @@ use self::{
     disk::{Disk, Real},
 };
 use super::{
-    BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
     lots::{Lot, split},
     template::Template,
@@ -81,10 +81,6 @@ fn default_file_age() -> Duration {
 }
 
 impl Settings {
-    pub(super) fn make(&self, made_for: &MadeFor) -> Result<FileSink, BadSetting> {
-        self.make_on(made_for, Arc::new(Real))
-    }
-
     fn make_on(&self, made_for: &MadeFor, disk: Arc<dyn Disk>) -> Result<FileSink, BadSetting> {
         let bad = |key, problem| Err(BadSetting { key, problem });
         if !self.directory.is_absolute() {
@@ -123,15 +119,23 @@ impl Settings {
             Some(_) => Ok(template),
         }
     }
+}
 
-    pub(super) fn parcel_defaults() -> ParcelBounds {
+impl Destination for Settings {
+    type Sink = FileSink;
+
+    fn make(&self, made_for: &MadeFor) -> Result<FileSink, BadSetting> {
+        self.make_on(made_for, Arc::new(Real))
+    }
+
+    fn parcel_defaults(&self) -> ParcelBounds {
         // Each is a sync of every file that it has lines for.
         ParcelBounds { lines: 50_000, bytes: 4 << 20, age: Duration::from_secs(1) }
     }
 }
 
 /// Files in a directory.
-pub(super) struct FileSink {
+pub(crate) struct FileSink {
     template: Template,
     encoding: Encoding,
     target: Target,

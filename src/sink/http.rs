@@ -35,7 +35,7 @@ const AGENT: &str = concat!("fleetdrain/", env!("CARGO_PKG_VERSION"));
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// One store.
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     form: Form,
     method: hyper::Method,

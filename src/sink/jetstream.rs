@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use super::{
-    BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
     lots::{Lot, split, told},
     secret::{Secret, read_file, secret},
@@ -129,8 +129,10 @@ fn bad(key: &'static str, problem: impl Into<String>) -> BadSetting {
     BadSetting { key, problem: problem.into() }
 }
 
-impl Settings {
-    pub(super) fn make(&self, made_for: &MadeFor) -> Result<JetStream, BadSetting> {
+impl Destination for Settings {
+    type Sink = JetStream;
+
+    fn make(&self, made_for: &MadeFor) -> Result<JetStream, BadSetting> {
         install_provider();
         // Read anew for each connection; what cannot be read now is a mistake of the configuration.
         self.options()?;
@@ -146,11 +148,13 @@ impl Settings {
         })
     }
 
-    pub(super) fn parcel_defaults() -> ParcelBounds {
+    fn parcel_defaults(&self) -> ParcelBounds {
         // With what is added to each line less than the 1 MiB that servers take as a message unless told otherwise.
         ParcelBounds { lines: 3_000, bytes: 512 << 10, age: Duration::from_secs(1) }
     }
+}
 
+impl Settings {
     fn servers(&self) -> Result<Vec<ServerAddr>, BadSetting> {
         let read = |url: &str| {
             let server: Result<ServerAddr, _> = url.trim().parse();
@@ -255,7 +259,7 @@ fn subject_named(name: &str) -> String {
 }
 
 /// A stream.
-pub(super) struct JetStream {
+pub(crate) struct JetStream {
     settings: Settings,
     servers: Vec<ServerAddr>,
     template: Template,

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::runtime::Handle;
 
 use super::{
-    BadSetting, Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
     lots::{Lot, split, told},
     secret::secret,
@@ -79,19 +79,6 @@ fn bad(key: &'static str, problem: String) -> BadSetting {
 }
 
 impl Settings {
-    pub(super) fn make(&self, made_for: &MadeFor) -> Result<S3, BadSetting> {
-        let template =
-            Template::parse(&self.key, true).map_err(|problem| bad("key", format!("{:?}: {problem}", self.key)))?;
-        if !template.has(Field::Id) {
-            return Err(bad("key", format!("{:?}: without {{id}} objects would overwrite each other", self.key)));
-        }
-        if self.part_bytes < PART_BYTES_MIN {
-            return Err(bad("part_bytes", "must be at least 5MiB".to_owned()));
-        }
-        let (compression, part_bytes) = (self.compression, self.part_bytes);
-        Ok(S3 { store: self.store()?, template, encoding: made_for.encoding, compression, part_bytes })
-    }
-
     fn store(&self) -> Result<AmazonS3, BadSetting> {
         crate::tls::install_provider();
         // Nothing is tried again here: that is the delivery loop's, and it must know.
@@ -135,15 +122,32 @@ impl Settings {
             _ => Err(bad("endpoint", format!("{endpoint:?}: expected a URL such as https://fly.storage.tigris.dev"))),
         }
     }
+}
 
-    pub(super) fn parcel_defaults() -> ParcelBounds {
+impl Destination for Settings {
+    type Sink = S3;
+
+    fn make(&self, made_for: &MadeFor) -> Result<S3, BadSetting> {
+        let template =
+            Template::parse(&self.key, true).map_err(|problem| bad("key", format!("{:?}: {problem}", self.key)))?;
+        if !template.has(Field::Id) {
+            return Err(bad("key", format!("{:?}: without {{id}} objects would overwrite each other", self.key)));
+        }
+        if self.part_bytes < PART_BYTES_MIN {
+            return Err(bad("part_bytes", "must be at least 5MiB".to_owned()));
+        }
+        let (compression, part_bytes) = (self.compression, self.part_bytes);
+        Ok(S3 { store: self.store()?, template, encoding: made_for.encoding, compression, part_bytes })
+    }
+
+    fn parcel_defaults(&self) -> ParcelBounds {
         // A request costs money, and a small object costs whoever reads it time.
         ParcelBounds { lines: 100_000, bytes: 8 << 20, age: std::time::Duration::from_secs(10) }
     }
 }
 
 /// Objects in a bucket.
-pub(super) struct S3 {
+pub(crate) struct S3 {
     store: AmazonS3,
     template: Template,
     encoding: Encoding,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{Delivery, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink};
+use super::{BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink};
 use crate::batch::Clock;
 
 /// How long is waited before a pipe that does not block is tried again.
@@ -27,12 +27,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {}
 
-impl Settings {
-    pub(super) fn make(made_for: &MadeFor) -> Stdout {
-        Stdout::to(made_for.encoding, Box::new(|| Ok(Box::new(Output::of_process()?))))
+impl Destination for Settings {
+    type Sink = Stdout;
+
+    fn make(&self, made_for: &MadeFor) -> Result<Stdout, BadSetting> {
+        Ok(Stdout::to(made_for.encoding, Box::new(|| Ok(Box::new(Output::of_process()?)))))
     }
 
-    pub(super) fn parcel_defaults() -> ParcelBounds {
+    fn parcel_defaults(&self) -> ParcelBounds {
         // Somebody may be looking.
         ParcelBounds { age: Duration::from_millis(100), ..ParcelBounds::default() }
     }
@@ -41,7 +43,7 @@ impl Settings {
 type Open = Box<dyn FnOnce() -> io::Result<Box<dyn Write + Send>> + Send>;
 
 /// Lines to an output that may stand still.
-pub(super) struct Stdout {
+pub(crate) struct Stdout {
     encoding: Encoding,
     writer: Mutex<Writer>,
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     sink::{
-        BadSetting, Encoding, MadeFor, ParcelBounds,
+        BadSetting, Destination, Encoding, MadeFor, ParcelBounds,
         secret::{Secret, read_file, secret},
     },
     tls::Trust,
@@ -40,12 +40,10 @@ fn bad(key: &'static str, problem: impl Into<String>) -> BadSetting {
     BadSetting { key, problem: problem.into() }
 }
 
-impl Settings {
-    pub(in crate::sink) fn parcel_defaults(&self) -> ParcelBounds {
-        self.format.parcel_defaults()
-    }
+impl Destination for Settings {
+    type Sink = Http;
 
-    pub(in crate::sink) fn make(&self, made_for: &MadeFor) -> Result<Http, BadSetting> {
+    fn make(&self, made_for: &MadeFor) -> Result<Http, BadSetting> {
         self.check_belonging()?;
         self.named_header()?;
         let compression = self.compression.unwrap_or(self.format.default_compression());
@@ -80,6 +78,12 @@ impl Settings {
         })
     }
 
+    fn parcel_defaults(&self) -> ParcelBounds {
+        self.format.parcel_defaults()
+    }
+}
+
+impl Settings {
     /// A setting of one store says nothing to another.
     fn check_belonging(&self) -> Result<(), BadSetting> {
         let of_one = [

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    sink::{Encoding, MadeFor},
+    sink::{Destination, Encoding, MadeFor},
     tls::{Certificate, Identity},
 };
 
