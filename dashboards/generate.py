@@ -284,10 +284,15 @@ def lost(function, range_):
 
 
 def dropped(by, chosen):
-    """What machines' queues gave up in the time shown. A series that begins in it, with a machine's first loss, has grown from 0, which
-    increase() does not see."""
+    """What machines' queues gave up in the time shown.
+
+    increase() does not see what a series begins with. That is counted too, where the series is new in that time and so is its machine:
+    all that such a machine ever lost is of that time. A machine that was there before, and comes among those with series of their
+    own or before another Prometheus, begins with what it lost in all its life, and that is left out. A machine that has moved to
+    another app or region within the time in which it came is counted in both."""
     counter = f"fleetdrain_machine_dropped_total{chosen}"
-    first = f"(min_over_time({counter}[$__range]) unless last_over_time({counter}[$__range] offset $__range))"
+    is_new = f"last_over_time(fleetdrain_machine_first_seen_timestamp_seconds{chosen}[$__range]) > time() - $__range_s"
+    first = f"(min_over_time({counter}[$__range]) unless last_over_time({counter}[$__range] offset $__range)) and ({is_new})"
     parts = " or ".join(f'label_replace({part}, "part", "{name}", "", "")'
                         for part, name in ((f"increase({counter}[$__range])", "grown"), (first, "first")))
     return f"sum{by} ({parts})"
@@ -461,8 +466,8 @@ def machine():
                query(f"max by (machine, quantile) (fleetdrain_machine_delivery_latency_seconds{ONE})", "{{machine}} p{{quantile}}"), width=12),
         series("Queue", "Lines in its queue, what is left to catch up included.", "short",
                query(f"sum by (machine) (fleetdrain_machine_queue_lines{ONE})", "{{machine}}"), width=12),
-        series("Drain time of the queue", "How long its reader will take for what is queued, at the rate of what comes in.", "s",
-               query(f"sum by (machine) (fleetdrain_machine_queue_lines{ONE}) / (sum by (machine) (rate(fleetdrain_machine_lines_total{ONE}[$__rate_interval])) > 0)", "{{machine}}"), width=12),
+        series("Lag", "How long the oldest line in its queue has waited: it grows while nobody reads.", "s",
+               query(f"max by (machine) (fleetdrain_machine_lag_seconds{ONE})", "{{machine}}"), thresholds=steps((300, RED)), width=12),
         series("Drops", "Lines that its queue gave up. `fleetdrain losses -m MACHINE` says when and why.", "cps",
                query(f"sum by (machine) (rate(fleetdrain_machine_dropped_total{ONE}[$__rate_interval]))", "{{machine}}"), thresholds=LOSS, width=12),
     ]
@@ -489,8 +494,8 @@ def fleet():
         top("Lines", "Machines with most lines a second.", "cps", f"sum by ({by}) (rate(fleetdrain_machine_lines_total{chosen}[$__rate_interval]))"),
         top("Bytes", "Machines with most bytes a second.", "Bps", f"sum by ({by}) (rate(fleetdrain_machine_bytes_total{chosen}[$__rate_interval]))"),
         top("Drops", "Machines whose queues gave most up in the time shown.", "short", dropped(f" by ({by})", chosen), LOSS),
-        top("Lag", "Machines whose lines wait longest for their queue's reader: 99 % are faster.", "s",
-            f'max by ({by}) (fleetdrain_machine_delivery_latency_seconds{{,source_app=~"$app",source_region=~"$region",quantile="0.99"}})', steps((1, YELLOW), (10, RED))),
+        top("Lag", "Machines with the oldest line in their queue, read or not; of the machines with series of their own: `fleetdrain machines --sort lag` knows all.", "s",
+            f"max by ({by}) (fleetdrain_machine_lag_seconds{chosen})", steps((60, YELLOW), (300, RED))),
         top("Queued", "Machines with most lines in their queues.", "short", f"sum by ({by}) (fleetdrain_machine_queue_lines{chosen})"),
         bars("Share of the loudest", "What part of all lines the machines with series of their own send.", "percentunit",
              query(f"sum(rate(fleetdrain_machine_lines_total{{}}[$__rate_interval])) / sum(rate(fleetdrain_lines_received_total{{}}[$__rate_interval]))", "lines"),

@@ -576,6 +576,8 @@ async fn first_loss_is_seen(drain: &Drain) {
         let of_m3 = found.iter().find(|one| name == "machine" || one["metric"]["machine"] == "m3");
         assert_eq!(of_m3.map(|one| &one["value"][1]), Some(&"150".into()), "{place}: {found:?}");
     }
+    // Nobody reads its queue, and so its lag grows.
+    prometheus.until_found("fleetdrain_machine_lag_seconds{machine=\"m3\"} > 0").await;
 }
 
 /// A board's expression as Grafana sends it.

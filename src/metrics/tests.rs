@@ -25,6 +25,10 @@ fn busy() -> (Metrics, Snapshot) {
         app: "x".repeat(127) + "é" + &"y".repeat(1 << 20),
         region: String::new(),
         lines: 7,
+        dropped: 6,
+        queue_lines: 5,
+        lag_seconds: 4.5,
+        first_seen: 1_800_000_000.25,
         latency_p50: Some(0.25),
         latency_p99: Some(1e-7),
         ..MachineSeries::default()
@@ -119,6 +123,15 @@ fn what_a_sender_wrote_stays_inside_its_label() {
         "machine=\"a\\\\b\\\"}} 1\\nfleetdrain_machines 666\\n\0\r\u{7f}é\",source_app=\"{app}\",source_region=\"\""
     );
     assert!(text.contains(&format!("\nfleetdrain_machine_lines_total{{{labels}}} 7\n")));
+    for (family, value) in [
+        ("bytes_total", "0"),
+        ("dropped_total", "6"),
+        ("queue_lines", "5"),
+        ("lag_seconds", "4.5"),
+        ("first_seen_timestamp_seconds", "1800000000.25"),
+    ] {
+        assert!(text.contains(&format!("\nfleetdrain_machine_{family}{{{labels}}} {value}\n")), "{family}");
+    }
     assert!(
         text.contains(&format!("\nfleetdrain_machine_delivery_latency_seconds{{{labels},quantile=\"0.5\"}} 0.25\n"))
     );

@@ -216,6 +216,8 @@ fn series(machine: MachineFacts) -> MachineSeries {
         bytes: machine.bytes,
         dropped: machine.dropped,
         queue_lines: machine.queue_lines,
+        lag_seconds: machine.lag_seconds,
+        first_seen: machine.first_seen.as_millisecond() as f64 / 1000.0,
         latency_p50: machine.latency_p50_seconds,
         latency_p99: machine.latency_p99_seconds,
     }

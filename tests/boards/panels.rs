@@ -34,6 +34,35 @@ impl Cases {
 
 #[test]
 #[ignore = "needs promtool: scripts/test.sh"]
+fn a_machine_is_told_what_it_lost_in_the_time_shown_and_no_more() {
+    let labels = "machine=\"m2\", source_app=\"app\", source_region=\"lax\"";
+    let named = |family: &str| format!("fleetdrain_machine_{family}{{job=\"fleetdrain\",instance=\"d1\",{labels}}}");
+    let mut cases = Cases(String::new());
+    // When it was first seen, its drops and that time at each minute, and what it lost in the second hour.
+    for (dropped, first_seen, told) in [
+        // It comes, and loses before anybody has scraped it; or a little later; or is quiet again at the end.
+        ("_x89 150x30", "_x89 5400x30", Some(150)),
+        ("_x89 0x10 150x20", "_x89 5400x30", Some(150)),
+        ("_x89 150x20 _x10", "_x89 5400x20 _x10", Some(150)),
+        // It was there, and lost, before it came among the loudest, or was among them all the time.
+        ("_x89 1000x30", "_x89 60x30", Some(0)),
+        ("1000x120", "60x120", Some(0)),
+        ("1000x60 1007x59", "60x120", Some(7)),
+        // Nobody has heard of it.
+        ("_x120", "_x120", None),
+    ] {
+        let series = [
+            (named("dropped_total"), dropped.to_owned()),
+            (named("first_seen_timestamp_seconds"), first_seen.to_owned()),
+        ];
+        cases.add("machine", "Dropped", &series, "", told);
+        cases.add("fleet", "Drops", &series, labels, told);
+    }
+    cases.hold("drops");
+}
+
+#[test]
+#[ignore = "needs promtool: scripts/test.sh"]
 fn only_a_drain_that_runs_the_source_can_be_without_fly() {
     let drain = |instance: &str, enabled: u8, connected: u8| {
         [("enabled", enabled), ("connected", connected)].map(|(name, value)| {
