@@ -298,6 +298,10 @@ def dropped(by, chosen):
     return f"sum{by} ({parts})"
 
 
+# Of drains that were started in the time shown.
+STARTED = "and on (job, instance) (process_start_time_seconds{} > time() - $__range_s)"
+
+
 def quantile(at, family, by=""):
     return f"histogram_quantile({at}, sum by (le{by}) (rate({family}_bucket{{}}[$__rate_interval])))"
 
@@ -359,6 +363,10 @@ def overview():
                      " - sum(fleetdrain_spool_lines_dropped_total{}) - sum(fleetdrain_spool_lines{})", "spool"),
                query("sum(fleetdrain_sink_lines_in_total{}) - sum(fleetdrain_sink_lines_delivered_total{})"
                      " - sum(fleetdrain_sink_lines_dropped_total{}) - sum(fleetdrain_sink_lines_in_flight{})", "sinks"), width=12, signed=True),
+        stat("Unclean stops", "Drains that were started in the time shown behind a process that did not stop by itself and had acknowledged lines in memory alone."
+             " It is known where a directory keeps the loss journal (journal.dir).", "short", f"sum(fleetdrain_unclean_stop{{}} {STARTED}) or vector(0)", LOSS, width=12),
+        stat("In memory at an unclean stop", "Acknowledged lines that nobody had taken about a second before: what these stops may have cost, but for that second's."
+             " In none of the losses above.", "short", f"sum(fleetdrain_unclean_stop_lines{{}} {STARTED}) or vector(0)", LOSS, width=12),
     ]
     queues = [
         series("Queued lines", "Lines in queues, what is left to catch up included.", "short", query("sum(fleetdrain_queue_lines{})", "lines")),

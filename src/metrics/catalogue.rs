@@ -81,6 +81,10 @@ use Kind::{Counter, Gauge, Histogram, Summary};
 use Source::Written;
 use Unit::{Bytes, Count, Seconds};
 
+fn undelivered_at_stop(snapshot: &Snapshot) -> f64 {
+    snapshot.unclean_stop.map_or(0.0, |stop| stop.undelivered.map_or(f64::NAN, |lines| lines as f64))
+}
+
 macro_rules! family {
     ($name:literal, $kind:expr, $unit:expr, $labels:expr, $source:expr, $help:literal) => {
         Family { name: $name, kind: $kind, unit: $unit, labels: $labels, help: $help, source: $source }
@@ -94,6 +98,10 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Always 1; the version as a label."),
     family!("fleetdrain_config_reload_success", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.config_reload_success))),
         "1 if the configuration was last loaded without error, else 0."),
+    family!("fleetdrain_unclean_stop", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.unclean_stop.is_some()))),
+        "1 if the process before this one did not stop by itself and may have lost what was in memory, else 0; 0 where no directory keeps the loss journal."),
+    family!("fleetdrain_unclean_stop_lines", Gauge, Count, &[], Source::Gauge(undelivered_at_stop),
+        "Acknowledged lines that were in memory alone when that process was last known to live, about a second before; NaN: nobody knows."),
     family!("fleetdrain_certificate_expiry_timestamp_seconds", Gauge, Seconds, &["listener"], Source::GaugeBy(&Listener::NAMES, |s| &s.certificate_expiry),
         "When a certificate of the listener's chain first expires, in seconds since 1970; 0 where it speaks plainly."),
 

@@ -21,7 +21,7 @@ use super::{
     process,
     text::{write_head, write_sample},
 };
-use crate::collector::SinkStats;
+use crate::{collector::SinkStats, journal::UncleanStop};
 
 macro_rules! reasons {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -85,6 +85,7 @@ reasons! {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) config_reload_success: bool,
+    pub(crate) unclean_stop: Option<UncleanStop>,
     /// By [`Listener`], in seconds since 1970; 0: it has none.
     pub(crate) certificate_expiry: [f64; Listener::NAMES.len()],
     pub(crate) wire_bytes: u64,

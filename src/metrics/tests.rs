@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{catalogue::*, *};
+use crate::journal::UncleanStop;
 
 /// The samples of one family: what stands behind its name, and the value.
 fn samples<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
@@ -84,6 +85,18 @@ fn every_closed_label_value_is_there_from_the_start() {
     for reason in crate::record::RejectReason::ALL {
         assert_eq!(REJECT_REASONS[reason as usize], reason.as_str());
     }
+}
+
+#[test]
+fn an_unclean_stop_is_told_with_what_is_known_of_it() {
+    let told = |unclean_stop| {
+        let text = fresh().render(&Snapshot { unclean_stop, ..Snapshot::default() });
+        ["", "_lines"].map(|part| samples(&text, &format!("fleetdrain_unclean_stop{part}"))[0].1.to_owned())
+    };
+    assert_eq!(told(None), ["0", "0"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: Some(12) })), ["1", "12"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: Some(0) })), ["1", "0"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: None })), ["1", "NaN"]);
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl Wiring {
         let machines_omitted = stats.machines.saturating_sub(machines.len() as u64);
         Snapshot {
             config_reload_success: self.reloaded.load(Relaxed),
+            unclean_stop: self.collector.shared.journal.unclean_stop(),
             certificate_expiry: self.certificates.expiries(),
             wire_bytes: self.counters.wire_bytes(),
             body_bytes: self.counters.body_bytes(),

@@ -91,3 +91,23 @@ fn what_the_spool_lets_go_of_by_age_or_for_want_of_room_is_not_lost() {
     }
     cases.hold("spool");
 }
+
+#[test]
+#[ignore = "needs promtool: scripts/test.sh"]
+fn an_unclean_stop_is_shown_while_the_start_behind_it_is() {
+    let drain = |instance: &str, stop: u8, lines: u32, started: u32| {
+        let labels = format!("{{job=\"fleetdrain\",instance=\"{instance}\"}}");
+        [
+            (format!("fleetdrain_unclean_stop{labels}"), format!("{stop}x120")),
+            (format!("fleetdrain_unclean_stop_lines{labels}"), format!("{lines}x120")),
+            (format!("process_start_time_seconds{labels}"), format!("{started}x120")),
+        ]
+    };
+    let mut cases = Cases(String::new());
+    let all = [drain("d1", 1, 12, 5400), drain("d2", 1, 700, 60), drain("d3", 0, 0, 5400)].concat();
+    cases.add("overview", "Unclean stops", &all, "", Some(1));
+    cases.add("overview", "In memory at an unclean stop", &all, "", Some(12));
+    let long_ago = drain("d2", 1, 700, 60);
+    cases.add("overview", "Unclean stops", &long_ago, "", Some(0));
+    cases.hold("stops");
+}
