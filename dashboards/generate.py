@@ -35,15 +35,14 @@ def query(expr, legend="", instant=False, form="time_series"):
     return asked | ({"instant": True, "range": False} if instant else {"range": True})
 
 
-def panel(kind, title, what, unit, queries, thresholds=None, width=8, height=8, options=None, custom=None, **more):
+def panel(kind, title, what, unit, queries, thresholds=None, width=8, height=8, options=None, custom=None, signed=False, **more):
     defaults = {
         "unit": unit,
         "color": {"mode": "thresholds" if kind in ("stat", "bargauge") else "palette-classic"},
         "thresholds": {"mode": "absolute", "steps": thresholds or steps()},
         "custom": custom or {},
         "mappings": [],
-        "min": 0,
-    }
+    } | ({} if signed else {"min": 0})
     targets = [asked | {"refId": chr(ord("A") + at)} for at, asked in enumerate(queries)]
     return {
         "type": kind,
@@ -267,13 +266,14 @@ DRAINS = [
     variable("drain", "Drain", 'label_values(fleetdrain_build_info{job=~"$job"}, instance)'),
 ]
 
-# What counts a lost line, on every way by which one can be lost. This app's own logs, which a source leaves out lest they go
-# round in a circle, are none of it.
+# What counts a lost line, on every way by which one can be lost: once for each queue and sink that misses it, so these are copies.
+# Of the spool only what was damaged: what goes by age or for want of room has been kept for as long as it was to be, and who had
+# still to read it counts it. This app's own logs, which a source leaves out lest they go round in a circle, are none of it.
 LOST = [
     "fleetdrain_lines_rejected_total{}",
     "fleetdrain_queue_lines_dropped_total{}",
     "fleetdrain_sink_lines_dropped_total{}",
-    "fleetdrain_spool_lines_dropped_total{}",
+    'fleetdrain_spool_lines_dropped_total{,reason="corrupt"}',
     'fleetdrain_source_lines_dropped_total{,reason!="own_app"}',
 ]
 
@@ -284,13 +284,22 @@ def lost(function, range_):
 
 
 def dropped(by, chosen):
-    """What machines' queues gave up in the time shown. A series that begins in it, with a machine's first loss, has grown from 0, which
-    increase() does not see."""
+    """What machines' queues gave up in the time shown.
+
+    increase() does not see what a series begins with. That is counted too, where the series is new in that time and so is its machine:
+    all that such a machine ever lost is of that time. A machine that was there before, and comes among those with series of their
+    own or before another Prometheus, begins with what it lost in all its life, and that is left out. A machine that has moved to
+    another app or region within the time in which it came is counted in both."""
     counter = f"fleetdrain_machine_dropped_total{chosen}"
-    first = f"(min_over_time({counter}[$__range]) unless last_over_time({counter}[$__range] offset $__range))"
+    is_new = f"last_over_time(fleetdrain_machine_first_seen_timestamp_seconds{chosen}[$__range]) > time() - $__range_s"
+    first = f"(min_over_time({counter}[$__range]) unless last_over_time({counter}[$__range] offset $__range)) and ({is_new})"
     parts = " or ".join(f'label_replace({part}, "part", "{name}", "", "")'
                         for part, name in ((f"increase({counter}[$__range])", "grown"), (first, "first")))
     return f"sum{by} ({parts})"
+
+
+# Of drains that were started in the time shown.
+STARTED = "and on (job, instance) (process_start_time_seconds{} > time() - $__range_s)"
 
 
 def quantile(at, family, by=""):
@@ -300,9 +309,9 @@ def quantile(at, family, by=""):
 def overview():
     golden = [
         stat("Lines", "Records received in bodies that were taken, a second.", "cps", "sum(rate(fleetdrain_lines_received_total{}[$__rate_interval]))"),
-        stat("Refused", "Bodies answered 4xx or 5xx, a second. Nothing of them was taken; a good sender repeats them.", "reqps",
+        stat("Refused", "Bodies answered 4xx or 5xx, a second. Nothing of them was taken. Senders repeat after 408, 429 and 503, and drop for good after any other 4xx.", "reqps",
              "sum(rate(fleetdrain_bodies_refused_total{}[$__rate_interval]))", steps((1e-9, YELLOW), (1, RED))),
-        stat("Lost", "Lines lost in the time shown, on every way. The ledger below says where.", "short", lost("increase", "$__range"), LOSS),
+        stat("Lost", "Copies of lines lost in the time shown, on every way. The ledger below says where.", "short", lost("increase", "$__range"), LOSS),
         stat("Latency p99", "From received to taken by a queue's reader: 99 % are faster.", "s",
              quantile(0.99, "fleetdrain_delivery_latency_seconds"), steps((1, YELLOW), (10, RED))),
         stat("Budget", "The fullest drain's byte budget. At 100 % senders get 503.", "percentunit",
@@ -314,7 +323,8 @@ def overview():
                query("sum(rate(fleetdrain_lines_filtered_total{}[$__rate_interval]))", "filtered"),
                query("sum(rate(fleetdrain_lines_unrouted_total{}[$__rate_interval]))", "unrouted"),
                query("sum(rate(fleetdrain_lines_rejected_total{}[$__rate_interval]))", "rejected"), stack=True),
-        series("Refused bodies by reason", "queue_full, memory, spool and jetstream mean: no room. The rest is the sender's.", "reqps",
+        series("Refused bodies by reason", "queue_full, memory, spool and jetstream: no room here. shutting_down: this drain ends. too_slow: the sender or the network."
+               " Senders repeat these. unauthorized, bad_request, too_large and unsupported_encoding are the sender's, which drops them for good.", "reqps",
                query("sum by (reason) (rate(fleetdrain_bodies_refused_total{}[$__rate_interval]))", "{{reason}}"), stack=True),
         series("Delivery latency", "From received to taken by a queue's reader.", "s",
                query(quantile(0.5, "fleetdrain_delivery_latency_seconds"), "p50"),
@@ -328,23 +338,23 @@ def overview():
              'sum by (le) (increase(fleetdrain_http_request_duration_seconds_bucket{,listener="ingest"}[$__rate_interval]))'),
     ]
     ledger = [
-        stat("Lost, in all", "The sum of the five beside it: every line lost in the time shown.", "short", lost("increase", "$__range"), LOSS),
-        stat("Rejected", "Records that are none of a machine. `fleetdrain losses` and /api/v1/rejected show them.", "short",
+        stat("Lost, in all", "The sum of the five beside it, in the time shown. These are copies: a line that two queues and a sink give up counts three times.", "short", lost("increase", "$__range"), LOSS),
+        stat("Rejected", "Records that are none of a machine. /api/v1/rejected shows the last 100 of them.", "short",
              "sum(increase(fleetdrain_lines_rejected_total{}[$__range]))", LOSS),
         stat("Dropped by queues", "Lines that queues gave up.", "short", "sum(increase(fleetdrain_queue_lines_dropped_total{}[$__range]))", LOSS),
         stat("Dropped by sinks", "Lines that sinks gave up.", "short", "sum(increase(fleetdrain_sink_lines_dropped_total{}[$__range])) or vector(0)", LOSS),
-        stat("Dropped by the spool", "Lines that went from the spool before every sink had them, or were damaged.", "short",
-             "sum(increase(fleetdrain_spool_lines_dropped_total{}[$__range]))", LOSS),
+        stat("Damaged in the spool", "Lines of damaged places in the spool. What goes from it by age or for want of room is no loss for itself: see Spool's flow.", "short",
+             'sum(increase(fleetdrain_spool_lines_dropped_total{,reason="corrupt"}[$__range]))', LOSS),
         stat("Dropped by sources", "Lines that a source lost before the ledger; not this app's own, which are left out on purpose.", "short",
              'sum(increase(fleetdrain_source_lines_dropped_total{,reason!="own_app"}[$__range])) or vector(0)', LOSS),
-        series("Losses by way and reason", "Each way by which lines are lost, a second.", "cps",
+        series("Losses by way and reason", "Each way by which lines are lost, copies a second.", "cps",
                query("sum by (reason) (rate(fleetdrain_lines_rejected_total{}[$__rate_interval]))", "rejected: {{reason}}"),
                query("sum by (reason) (rate(fleetdrain_queue_lines_dropped_total{}[$__rate_interval]))", "queue: {{reason}}"),
                query("sum by (sink, reason) (rate(fleetdrain_sink_lines_dropped_total{}[$__rate_interval]))", "sink {{sink}}: {{reason}}"),
-               query("sum by (reason) (rate(fleetdrain_spool_lines_dropped_total{}[$__rate_interval]))", "spool: {{reason}}"),
-               query("sum by (source, reason) (rate(fleetdrain_source_lines_dropped_total{}[$__rate_interval]))", "source {{source}}: {{reason}}"),
+               query('sum by (reason) (rate(fleetdrain_spool_lines_dropped_total{,reason="corrupt"}[$__rate_interval]))', "spool: {{reason}}"),
+               query('sum by (source, reason) (rate(fleetdrain_source_lines_dropped_total{,reason!="own_app"}[$__rate_interval]))', "source {{source}}: {{reason}}"),
                stack=True, width=12),
-        series("Ledger out of balance", "What neither fate nor place explains: 0 at every quiet moment. A scrape in the middle of a body may show a few.", "short",
+        series("Ledger out of balance", "What neither fate nor place explains: 0 at every quiet moment. A scrape in the middle of a body may show a few, on either side of 0.", "short",
                query("sum(fleetdrain_lines_received_total{}) - sum(fleetdrain_lines_accepted_total{}) - sum(fleetdrain_lines_filtered_total{})"
                      " - sum(fleetdrain_lines_unrouted_total{}) - sum(fleetdrain_lines_rejected_total{})", "records"),
                query("sum(fleetdrain_queue_lines_in_total{}) - sum(fleetdrain_queue_lines_delivered_total{})"
@@ -352,7 +362,11 @@ def overview():
                query("sum(fleetdrain_spool_lines_in_total{}) - sum(fleetdrain_spool_lines_released_total{})"
                      " - sum(fleetdrain_spool_lines_dropped_total{}) - sum(fleetdrain_spool_lines{})", "spool"),
                query("sum(fleetdrain_sink_lines_in_total{}) - sum(fleetdrain_sink_lines_delivered_total{})"
-                     " - sum(fleetdrain_sink_lines_dropped_total{}) - sum(fleetdrain_sink_lines_in_flight{})", "sinks"), width=12),
+                     " - sum(fleetdrain_sink_lines_dropped_total{}) - sum(fleetdrain_sink_lines_in_flight{})", "sinks"), width=12, signed=True),
+        stat("Unclean stops", "Drains that were started in the time shown behind a process that did not stop by itself and had acknowledged lines in memory alone."
+             " It is known where a directory keeps the loss journal (journal.dir).", "short", f"sum(fleetdrain_unclean_stop{{}} {STARTED}) or vector(0)", LOSS, width=12),
+        stat("In memory at an unclean stop", "Acknowledged lines that nobody had taken about a second before: what these stops may have cost, but for that second's."
+             " In none of the losses above.", "short", f"sum(fleetdrain_unclean_stop_lines{{}} {STARTED}) or vector(0)", LOSS, width=12),
     ]
     queues = [
         series("Queued lines", "Lines in queues, what is left to catch up included.", "short", query("sum(fleetdrain_queue_lines{})", "lines")),
@@ -379,13 +393,15 @@ def overview():
                query("max by (instance) (process_open_fds{} / process_max_fds{})", "{{instance}}"), thresholds=steps((0.9, RED))),
     ]
     spool = [
-        series("Spool", "Bytes on the disk, those that not every sink has, and the bound on both.", "bytes",
+        series("Spool", "Bytes on the disk, those that not every sink has, and the bound on both: spool.bytes_max, or what the volume has room for if that is less.", "bytes",
                query("sum(fleetdrain_spool_budget_bytes{})", "bound"),
                query("sum(fleetdrain_spool_bytes{})", "on the disk"), query("sum(fleetdrain_spool_unsent_bytes{})", "unsent")),
-        series("Spool's flow", "Lines written, released when every sink had them, and dropped.", "cps",
+        series("Spool's flow", "Lines written; released, when every sink had them; gone for age (expired: spool.keep) or for want of room (full: spool.bytes_max, or the disk),"
+               " which is no loss for itself: the queues and sinks that had still to read them count them as dropped; and damaged, which is one.", "cps",
                query("sum(rate(fleetdrain_spool_lines_in_total{}[$__rate_interval]))", "in"),
                query("sum(rate(fleetdrain_spool_lines_released_total{}[$__rate_interval]))", "released"),
-               query("sum by (reason) (rate(fleetdrain_spool_lines_dropped_total{}[$__rate_interval]))", "dropped: {{reason}}")),
+               query('sum by (reason) (rate(fleetdrain_spool_lines_dropped_total{,reason=~"expired|full"}[$__rate_interval]))', "gone: {{reason}}"),
+               query('sum(rate(fleetdrain_spool_lines_dropped_total{,reason="corrupt"}[$__rate_interval]))', "damaged")),
         series("Sync", "How long a sync takes: part of the time that a sender waits for `disk`.", "s",
                query(quantile(0.5, "fleetdrain_spool_fsync_seconds"), "p50"), query(quantile(0.99, "fleetdrain_spool_fsync_seconds"), "p99")),
         stat("Oldest batch", "How long ago the oldest batch in the spool was received.", "s", "max(fleetdrain_spool_oldest_age_seconds{})", width=6),
@@ -409,10 +425,11 @@ def overview():
                query("sum by (sink, reason) (rate(fleetdrain_sink_lines_dropped_total{}[$__rate_interval]))", "{{sink}}: {{reason}}")),
     ]
     fly = [
-        stat("Connected", "1 while the drain hears Fly's NATS.", "bool_yes_no", "min(fleetdrain_fly_connected{})",
+        stat("Connected", "Whether every drain that runs the source hears Fly's NATS; no data where none does.", "bool_yes_no",
+             "min(fleetdrain_fly_connected{} and fleetdrain_fly_enabled{} == 1)",
              [{"color": RED, "value": None}, {"color": GREEN, "value": 1}], width=6),
-        stat("Canaries missing", "Lines that the drain logged itself and that did not come back, in the time shown.", "short",
-             "sum(increase(fleetdrain_fly_canary_sent_total{}[$__range])) - sum(increase(fleetdrain_fly_canary_received_total{}[$__range]))", steps((2, RED)), width=6),
+        stat("Canaries missing", "Lines that the drain logged itself and that did not come back, in the time shown. Less than 0: some came that were logged before.", "short",
+             "sum(increase(fleetdrain_fly_canary_sent_total{}[$__range])) - sum(increase(fleetdrain_fly_canary_received_total{}[$__range]))", steps((2, RED)), width=6, signed=True),
         stat("Reconnects", "In the time shown.", "short", "sum(increase(fleetdrain_fly_reconnects_total{}[$__range]))", steps((1, YELLOW)), width=6),
         stat("Slow consumer", "Times that NATS threw away what the drain did not take in time.", "short",
              "sum(increase(fleetdrain_fly_slow_consumers_total{}[$__range]))", LOSS, width=6),
@@ -425,9 +442,9 @@ def overview():
         ("Golden signals", golden),
         ("Loss ledger", ledger),
         ("Queues and memory", queues),
-        ("Spool (empty without --spool)", spool),
+        ("Spool (0 or empty without --spool)", spool),
         ("Sinks (empty without sinks)", sinks),
-        ("Fly source and canary (empty without --fly)", fly),
+        ("Fly source and canary (0 or empty without --fly)", fly),
     ]
     return board("overview", rows, DRAINS, "Is all well: traffic, refusals, losses, latency, room.")
 
@@ -455,10 +472,10 @@ def machine():
         series("Bytes", "Bytes of its records.", "Bps", query(f"sum by ({by}) (rate(fleetdrain_machine_bytes_total{ONE}[$__rate_interval]))", legend), width=12),
         series("Delivery latency", "From received to taken by its queue's reader; nothing while nobody reads.", "s",
                query(f"max by (machine, quantile) (fleetdrain_machine_delivery_latency_seconds{ONE})", "{{machine}} p{{quantile}}"), width=12),
-        series("Queue", "Lines in its queue: the lag of its reader, in lines.", "short",
+        series("Queue", "Lines in its queue, what is left to catch up included.", "short",
                query(f"sum by (machine) (fleetdrain_machine_queue_lines{ONE})", "{{machine}}"), width=12),
-        series("Drain time of the queue", "How long its reader will take for what is queued, at the rate of what comes in.", "s",
-               query(f"sum by (machine) (fleetdrain_machine_queue_lines{ONE}) / (sum by (machine) (rate(fleetdrain_machine_lines_total{ONE}[$__rate_interval])) > 0)", "{{machine}}"), width=12),
+        series("Lag", "How long the oldest line in its queue has waited: it grows while nobody reads.", "s",
+               query(f"max by (machine) (fleetdrain_machine_lag_seconds{ONE})", "{{machine}}"), thresholds=steps((300, RED)), width=12),
         series("Drops", "Lines that its queue gave up. `fleetdrain losses -m MACHINE` says when and why.", "cps",
                query(f"sum by (machine) (rate(fleetdrain_machine_dropped_total{ONE}[$__rate_interval]))", "{{machine}}"), thresholds=LOSS, width=12),
     ]
@@ -485,8 +502,8 @@ def fleet():
         top("Lines", "Machines with most lines a second.", "cps", f"sum by ({by}) (rate(fleetdrain_machine_lines_total{chosen}[$__rate_interval]))"),
         top("Bytes", "Machines with most bytes a second.", "Bps", f"sum by ({by}) (rate(fleetdrain_machine_bytes_total{chosen}[$__rate_interval]))"),
         top("Drops", "Machines whose queues gave most up in the time shown.", "short", dropped(f" by ({by})", chosen), LOSS),
-        top("Lag", "Machines whose lines wait longest for their queue's reader: 99 % are faster.", "s",
-            f'max by ({by}) (fleetdrain_machine_delivery_latency_seconds{{,source_app=~"$app",source_region=~"$region",quantile="0.99"}})', steps((1, YELLOW), (10, RED))),
+        top("Lag", "Machines with the oldest line in their queue, read or not; of the machines with series of their own: `fleetdrain machines --sort lag` knows all.", "s",
+            f"max by ({by}) (fleetdrain_machine_lag_seconds{chosen})", steps((60, YELLOW), (300, RED))),
         top("Queued", "Machines with most lines in their queues.", "short", f"sum by ({by}) (fleetdrain_machine_queue_lines{chosen})"),
         bars("Share of the loudest", "What part of all lines the machines with series of their own send.", "percentunit",
              query(f"sum(rate(fleetdrain_machine_lines_total{{}}[$__rate_interval])) / sum(rate(fleetdrain_lines_received_total{{}}[$__rate_interval]))", "lines"),

@@ -536,7 +536,7 @@ impl LogCollector {
         let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
         let Some(machine) = self.known(machine_id) else { return false };
-        if !machine.state.lock().seen {
+        if machine.state.lock().seen.is_none() {
             return false;
         }
         self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
@@ -547,7 +547,7 @@ impl LogCollector {
     pub(crate) fn linger_until(&self, machine_id: &str, at: Instant) -> Lingering {
         let Some(machine) = self.known(machine_id) else { return Lingering::NeverSeen };
         let mut state = machine.state.lock();
-        if !state.seen {
+        if state.seen.is_none() {
             return Lingering::NeverSeen;
         }
         if state.ended().is_some() {
@@ -722,7 +722,7 @@ impl LogCollector {
         }
         machine.forgotten.store(true, Relaxed);
         publisher.meters.forget(&machine.id);
-        if std::mem::take(&mut state.seen) {
+        if state.seen.take().is_some() {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
         let queue = state.queue.take();

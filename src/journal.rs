@@ -22,7 +22,7 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use self::disk::Disk;
+use self::disk::{Disk, Left};
 pub(crate) use self::entry::{Entry, Loss};
 use crate::batch::EntryId;
 
@@ -48,6 +48,13 @@ pub(crate) struct Undelivered {
     pub(crate) oldest: Timestamp,
 }
 
+/// The process before this one did not stop by itself, and what it had acknowledged was in memory alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UncleanStop {
+    /// How many such lines there were when it was last known to live; `None`: nobody knows.
+    pub(crate) undelivered: Option<u64>,
+}
+
 /// What [`Journal::read`] answers.
 #[derive(Debug)]
 pub(crate) struct Losses {
@@ -65,6 +72,7 @@ pub(crate) struct Journal {
     notes: Mutex<Notes>,
     /// Held while files are read or written; taken before `notes`.
     disk: Mutex<Option<Disk>>,
+    unclean_stop: Mutex<Option<UncleanStop>>,
 }
 
 /// What is in memory.
@@ -88,7 +96,7 @@ impl Default for Journal {
             rest: BTreeMap::new(),
             since: Timestamp::now(),
         };
-        Self { notes: Mutex::new(notes), disk: Mutex::default() }
+        Self { notes: Mutex::new(notes), disk: Mutex::default(), unclean_stop: Mutex::default() }
     }
 }
 
@@ -121,11 +129,17 @@ impl Journal {
     /// `WouldBlock` if another process keeps its own there; what else the directory refuses.
     pub(crate) fn keep_in(&self, dir: &Path, bytes_max: usize) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let (opened, left) = Disk::open(dir, bytes_max)?;
+        let (opened, Left { entries, unclean_stop }) = Disk::open(dir, bytes_max)?;
         let mut notes = self.notes.lock();
-        left.into_iter().for_each(|entry| notes.keep(entry));
+        entries.into_iter().for_each(|entry| notes.keep(entry));
+        *self.unclean_stop.lock() = unclean_stop;
         *disk = Some(opened);
         Ok(())
+    }
+
+    /// How the process before this one stopped, if it did not by itself; `None` also where no directory tells.
+    pub(crate) fn unclean_stop(&self) -> Option<UncleanStop> {
+        *self.unclean_stop.lock()
     }
 
     /// Writes what is to be written; to be called about every second, where it may wait for a disk.

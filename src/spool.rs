@@ -351,6 +351,9 @@ impl Log {
     fn counted(&self) -> Counted {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         let counts = &self.counts;
+        let bytes = self.bytes();
+        // What the volume has room for may be less than it is to take.
+        let room = self.fs.free().map(|free| bytes.saturating_add(free));
         let counted = Counted {
             lines_released: count(&counts.released),
             lines_dropped_expired: count(&counts.dropped_expired),
@@ -358,9 +361,9 @@ impl Log {
             lines_dropped_corrupt: count(&counts.dropped_corrupt),
             corrupt_records: count(&counts.corrupt_records),
             lines_in: count(&counts.lines_in),
-            bytes: self.bytes(),
+            bytes,
             unsent_bytes: self.unsent_bytes(),
-            budget_bytes: self.bounds.bytes_max,
+            budget_bytes: room.map_or(self.bounds.bytes_max, |room| self.bounds.bytes_max.min(room)),
             segments: self.list.read().segments.len() as u64,
             oldest: self.first(Seek::Seq(0)).ok().flatten().map(|place| place.received_at()),
             lines: 0,

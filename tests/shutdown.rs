@@ -13,7 +13,7 @@ use std::{
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{Client, assert_balances, drain::Drain, fly_record};
+use support::{Client, assert_balances, drain::Drain, fly_record, text};
 
 /// A drain with its loss journal in `dir`.
 fn with_journal(dir: &Path) -> Drain {
@@ -207,6 +207,9 @@ async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((&told[0]["reason"], &told[0]["lines"]), (&"unclean_stop".into(), &Value::Null));
     assert_eq!(told[0]["undelivered"], 2);
+    let metrics = text(drain.control, "/metrics").await;
+    assert!(metrics.contains("\nfleetdrain_unclean_stop 1\n"), "{metrics}");
+    assert!(metrics.contains("\nfleetdrain_unclean_stop_lines 2\n"), "{metrics}");
     drain.signal("-TERM");
     assert_eq!(drain.wait().0, 0);
     std::fs::remove_dir_all(&dir).unwrap();

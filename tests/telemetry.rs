@@ -78,6 +78,9 @@ async fn metrics_and_stats_tell_the_same_and_balance() {
     assert!(
         metrics.contains("fleetdrain_machine_lines_total{machine=\"a\",source_app=\"my-app\",source_region=\"lax\"} 4")
     );
+    let lag = "\nfleetdrain_machine_lag_seconds{machine=\"a\",source_app=\"my-app\",source_region=\"lax\"} ";
+    let (_, lag) = metrics.split_once(lag).unwrap();
+    assert!(lag.split_once('\n').unwrap().0.parse::<f64>().unwrap() > 0.0, "two lines wait");
     server.stop().await;
 }
 

@@ -7,8 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -179,6 +181,9 @@ pub struct MachineFacts {
     pub latency_p50_seconds: Option<f64>,
     pub latency_p99_seconds: Option<f64>,
     pub last_seen: Option<String>,
+    /// When its counters began.
+    #[serde(skip)]
+    pub(crate) first_seen: Timestamp,
 }
 
 impl LogCollector {
@@ -265,7 +270,7 @@ impl LogCollector {
             .iter()
             .filter_map(|entry| {
                 let state = entry.key().0.state.lock();
-                state.seen.then(|| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(&entry.key().0)))
+                state.seen.map(|_| (state.recent.total(elapsed, RANK_WINDOW) as u64, Arc::clone(&entry.key().0)))
             })
             .collect();
         if ranked.len() > count && count > 0 {
@@ -288,9 +293,7 @@ impl LogCollector {
 
     fn facts_of(&self, machine: &Machine, now: Instant) -> Option<MachineFacts> {
         let state = machine.state.lock();
-        if !state.seen {
-            return None;
-        }
+        let since_start = Duration::from_secs(u64::from(state.seen?.get() - 1));
         let elapsed = now.duration_since(self.shared.started);
         let next_seq = machine.trail.load().next_seq;
         let queue = state.queue.as_ref().map(|queue| queue.facts()).unwrap_or_default();
@@ -317,6 +320,7 @@ impl LogCollector {
             lag_seconds: queue.oldest.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64()),
             latency_p50_seconds: queue.latency_p50_seconds,
             latency_p99_seconds: queue.latency_p99_seconds,
+            first_seen: self.shared.time_of(self.shared.started + since_start),
             last_seen: (next_seq > FIRST_SEQ).then(|| self.shared.time_of(state.touched).to_string()),
         })
     }

@@ -4,6 +4,7 @@ use std::{
     borrow::Borrow,
     fmt,
     hash::{BuildHasher, Hash, Hasher},
+    num::NonZeroU32,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -128,8 +129,8 @@ pub(super) struct MachineState {
     pub(super) rate_bytes: Window,
     pub(super) queue: Option<Arc<Queue>>,
     pub(super) life: Life,
-    /// Known to users: it has sent a line or was subscribed.
-    pub(super) seen: bool,
+    /// Known to users, since it has sent a line or was subscribed: a second more than had gone by since the collector's start.
+    pub(super) seen: Option<NonZeroU32>,
 }
 
 /// Where a machine is in its life. Times are boxed, because most machines are live.
@@ -218,7 +219,7 @@ impl Machine {
             rate_bytes: Window::default(),
             queue: None,
             life: Life::Live,
-            seen: false,
+            seen: None,
         };
         Self {
             id,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -220,7 +221,9 @@ impl LogCollector {
 
     /// A machine becomes known to users.
     pub(super) fn see(&self, state: &mut MachineState) {
-        if !std::mem::replace(&mut state.seen, true) {
+        if state.seen.is_none() {
+            let elapsed = self.shared.started.elapsed().as_secs();
+            state.seen = Some(NonZeroU32::MIN.saturating_add(u32::try_from(elapsed).unwrap_or(u32::MAX)));
             self.shared.seen.fetch_add(1, Relaxed);
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Undelivered, entry::Entry};
+use super::{UncleanStop, Undelivered, entry::Entry};
 
 const CURRENT: &str = "losses.ndjson";
 const BEFORE: &str = "losses.1.ndjson";
@@ -34,6 +34,14 @@ struct Heartbeat {
     entries: Vec<Entry>,
 }
 
+/// What the process before this one left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// What it had not appended, with what its stop may have cost.
+    pub(super) entries: Vec<Entry>,
+    pub(super) unclean_stop: Option<UncleanStop>,
+}
+
 /// A directory, locked, and what was last written there.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -49,8 +57,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Also gives the entries that the process before this one had not appended, with what its stop may have cost.
-    pub(super) fn open(dir: &Path, bytes_max: usize) -> io::Result<(Self, Vec<Entry>)> {
+    pub(super) fn open(dir: &Path, bytes_max: usize) -> io::Result<(Self, Left)> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let lock = options().open(dir.join(LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
@@ -63,31 +70,36 @@ impl Disk {
         Ok((disk, left))
     }
 
-    fn left_by_the_last(&self) -> io::Result<Vec<Entry>> {
+    fn left_by_the_last(&self) -> io::Result<Left> {
         let path = self.dir.join(HEARTBEAT);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::default()),
             Err(error) => return Err(error),
         };
         let now = Timestamp::now();
         let Ok(last) = serde_json::from_slice::<Heartbeat>(&text) else {
             // Only a power cut leaves half a heartbeat: what it said is not known.
             let at = fs::metadata(&path)?.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
-            return Ok(vec![Entry::of_unclean_stop(at.unwrap_or(now), now, None)]);
+            return Ok(Left {
+                entries: vec![Entry::of_unclean_stop(at.unwrap_or(now), now, None)],
+                unclean_stop: Some(UncleanStop { undelivered: None }),
+            });
         };
-        let mut left = last.entries;
-        if !left.is_empty() {
+        let mut entries = last.entries;
+        if !entries.is_empty() {
             // The heartbeat may be older than what was appended last.
-            let (appended, _) = self.read(|entry| left.iter().any(|left| entry.covers(left)));
-            left.retain(|left| !appended.iter().any(|entry| entry.covers(left)));
+            let (appended, _) = self.read(|entry| entries.iter().any(|left| entry.covers(left)));
+            entries.retain(|left| !appended.iter().any(|entry| entry.covers(left)));
         }
+        let mut unclean_stop = None;
         if let (false, Some(undelivered)) = (last.stopped, last.undelivered) {
             let time = |text: &str| text.parse::<Timestamp>().ok();
             let from = last.oldest.as_deref().and_then(time).or_else(|| time(&last.at)).unwrap_or(now);
-            left.push(Entry::of_unclean_stop(from, now, Some(undelivered)));
+            entries.push(Entry::of_unclean_stop(from, now, Some(undelivered)));
+            unclean_stop = Some(UncleanStop { undelivered: Some(undelivered) });
         }
-        Ok(left)
+        Ok(Left { entries, unclean_stop })
     }
 
     /// Appends `entries` and syncs. How many of them, the first, are on the disk: fewer than all when it fails.

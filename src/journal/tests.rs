@@ -138,12 +138,19 @@ fn an_unclean_stop_is_on_record_with_what_was_in_memory() {
     let oldest = now - Duration::from_secs(5);
     journal.write(Some(Undelivered { lines: 7, oldest }));
     drop(journal);
-    let entries = opened(&dir).read(None, None).entries;
+    let journal = opened(&dir);
+    assert_eq!(journal.unclean_stop(), Some(UncleanStop { undelivered: Some(7) }));
+    let entries = journal.read(None, None).entries;
     assert_eq!(entries.len(), 2, "{entries:?}");
     let stop = &entries[0];
     assert_eq!((&*stop.reason, stop.lines, stop.undelivered, stop.from), ("unclean_stop", None, Some(7), oldest));
     assert!(stop.to >= now && stop.machine.is_none());
     assert_eq!(entries[1].lines, Some(3), "noted, and not yet appended when the process was killed");
+    journal.close();
+    drop(journal);
+    let next = opened(&dir);
+    assert_eq!(next.unclean_stop(), None, "the last stop was clean, though the journal has the one before");
+    assert_eq!(next.read(None, None).entries.len(), 2);
 }
 
 #[test]
@@ -152,7 +159,9 @@ fn with_a_spool_an_unclean_stop_costs_nothing() {
     let journal = opened(&dir);
     journal.write(None);
     drop(journal);
-    assert_eq!(opened(&dir).read(None, None).entries, []);
+    let journal = opened(&dir);
+    assert_eq!(journal.read(None, None).entries, []);
+    assert_eq!(journal.unclean_stop(), None);
 }
 
 #[test]
@@ -185,7 +194,9 @@ fn a_torn_last_line_is_cut_and_a_torn_heartbeat_is_an_unclean_stop() {
     journal.close();
     assert_eq!(sum(&opened(&dir)), 7);
     fs::write(dir.path("losses.heartbeat"), b"{\"stopped\":fal").unwrap();
-    let entries = opened(&dir).read(None, None).entries;
+    let journal = opened(&dir);
+    assert_eq!(journal.unclean_stop(), Some(UncleanStop { undelivered: None }));
+    let entries = journal.read(None, None).entries;
     assert_eq!(entries.iter().filter(|entry| entry.reason == "unclean_stop" && entry.undelivered.is_none()).count(), 1);
 }
 

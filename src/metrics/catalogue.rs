@@ -81,6 +81,10 @@ use Kind::{Counter, Gauge, Histogram, Summary};
 use Source::Written;
 use Unit::{Bytes, Count, Seconds};
 
+fn undelivered_at_stop(snapshot: &Snapshot) -> f64 {
+    snapshot.unclean_stop.map_or(0.0, |stop| stop.undelivered.map_or(f64::NAN, |lines| lines as f64))
+}
+
 macro_rules! family {
     ($name:literal, $kind:expr, $unit:expr, $labels:expr, $source:expr, $help:literal) => {
         Family { name: $name, kind: $kind, unit: $unit, labels: $labels, help: $help, source: $source }
@@ -94,6 +98,10 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Always 1; the version as a label."),
     family!("fleetdrain_config_reload_success", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.config_reload_success))),
         "1 if the configuration was last loaded without error, else 0."),
+    family!("fleetdrain_unclean_stop", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.unclean_stop.is_some()))),
+        "1 if the process before this one did not stop by itself and may have lost what was in memory, else 0; 0 where no directory keeps the loss journal."),
+    family!("fleetdrain_unclean_stop_lines", Gauge, Count, &[], Source::Gauge(undelivered_at_stop),
+        "Acknowledged lines that were in memory alone when that process was last known to live, about a second before; NaN: nobody knows."),
     family!("fleetdrain_certificate_expiry_timestamp_seconds", Gauge, Seconds, &["listener"], Source::GaugeBy(&Listener::NAMES, |s| &s.certificate_expiry),
         "When a certificate of the listener's chain first expires, in seconds since 1970; 0 where it speaks plainly."),
 
@@ -182,7 +190,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_spool_lines_released_total", Counter, Count, &[], Source::Counter(|s| s.spool.lines_released),
         "Lines that went from the spool when every sink had them."),
     family!("fleetdrain_spool_lines_dropped_total", Counter, Count, &["reason"], Source::CounterBy(&SPOOL_REASONS, |s| &s.spool.lines_dropped),
-        "Lines that went from the spool before that, or were damaged."),
+        "Lines that went from it before that: for spool.keep (expired) or for want of room (full), which queues and sinks that miss them count as their own, or damaged."),
     family!("fleetdrain_spool_corrupt_records_total", Counter, Count, &[], Source::Counter(|s| s.spool.corrupt_records),
         "Damaged places found in the spool, each of them a batch or more."),
     family!("fleetdrain_spool_lines", Gauge, Count, &[], Source::Gauge(|s| s.spool.lines as f64),
@@ -192,7 +200,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_spool_unsent_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.unsent_bytes as f64),
         "Bytes of it that not every sink has."),
     family!("fleetdrain_spool_budget_bytes", Gauge, Bytes, &[], Source::Gauge(|s| s.spool.budget_bytes as f64),
-        "The bytes that the spool may take of the disk; 0 without one."),
+        "The bytes that the spool may take of the disk: spool.bytes_max, or what it has and the volume has free if that is less; 0 without one."),
     family!("fleetdrain_spool_segments", Gauge, Count, &[], Source::Gauge(|s| s.spool.segments as f64),
         "Files that the spool is made of."),
     family!("fleetdrain_spool_oldest_age_seconds", Gauge, Seconds, &[], Source::Gauge(|s| s.spool.oldest_age_seconds),
@@ -223,6 +231,10 @@ pub(crate) const FAMILIES: &[Family] = &[
         "Lines that their queues gave up."),
     family!("fleetdrain_machine_queue_lines", Gauge, Count, MACHINE, Written,
         "Lines in their queues."),
+    family!("fleetdrain_machine_lag_seconds", Gauge, Seconds, MACHINE, Written,
+        "How long the oldest line in their queues has waited, read or not."),
+    family!("fleetdrain_machine_first_seen_timestamp_seconds", Gauge, Seconds, MACHINE, Written,
+        "When this process first knew them, and their counters began, in seconds since 1970."),
     family!("fleetdrain_machine_delivery_latency_seconds", Summary, Seconds, MACHINE, Written,
         "From received to taken by their queues' readers."),
     family!("fleetdrain_machine_series_omitted", Gauge, Count, &[], Source::Gauge(|s| s.machines_omitted as f64),

@@ -5,9 +5,12 @@ use std::fmt::Write;
 use metrics::Unit;
 
 use super::{
-    catalogue::{FAMILIES, Family, Kind, Source},
+    catalogue::{FAMILIES, Family, Kind, SOURCE_REASONS, Source},
     scrape::Listener,
 };
+
+/// Why a sink drops lines: the closed set of the contract, which a drain without sinks tells of, too.
+const SINK_REASONS: [&str; 4] = ["queue_full", "dead_letter", "limited", "shutdown"];
 
 /// The rows of `docs/metrics.md`: every family with its type, unit, labels and the values that they are closed to, and its help.
 pub(crate) fn reference() -> String {
@@ -45,8 +48,13 @@ fn closed(family: &Family, label: &str) -> Option<&'static [&'static str]> {
     match family.source {
         // One label makes such a family.
         Source::CounterBy(values, _) | Source::GaugeBy(values, _) => Some(values),
-        _ if label == "listener" => Some(&Listener::NAMES),
-        _ => None,
+        _ => match (family.name, label) {
+            (_, "listener") => Some(&Listener::NAMES),
+            ("fleetdrain_source_lines_dropped_total", "source") => Some(&["fly"]),
+            ("fleetdrain_source_lines_dropped_total", "reason") => Some(&SOURCE_REASONS),
+            ("fleetdrain_sink_lines_dropped_total", "reason") => Some(&SINK_REASONS),
+            _ => None,
+        },
     }
 }
 
@@ -63,11 +71,19 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "sinks")]
+    #[test]
+    fn the_reasons_of_sinks_are_theirs() {
+        assert_eq!(SINK_REASONS, crate::collector::outlet::SinkReason::NAMES);
+    }
+
     #[test]
     fn a_closed_label_is_told_with_its_values() {
         let text = reference();
         assert!(text.contains("`reason`: line_too_long, too_deep, malformed_json, not_an_object, no_machine_id |"));
         assert!(text.contains("`listener`: ingest, control; `le` |"));
+        assert!(text.contains("| `sink`; `reason`: queue_full, dead_letter, limited, shutdown |"));
+        assert!(text.contains("| `source`: fly; `reason`: own_app, overflow |"));
         assert!(text.contains("`machine`; `source_app`; `source_region`; `quantile`: 0.5, 0.99 |"));
     }
 }

@@ -21,7 +21,7 @@ use super::{
     process,
     text::{write_head, write_sample},
 };
-use crate::collector::SinkStats;
+use crate::{collector::SinkStats, journal::UncleanStop};
 
 macro_rules! reasons {
     ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -85,6 +85,7 @@ reasons! {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) config_reload_success: bool,
+    pub(crate) unclean_stop: Option<UncleanStop>,
     /// By [`Listener`], in seconds since 1970; 0: it has none.
     pub(crate) certificate_expiry: [f64; Listener::NAMES.len()],
     pub(crate) wire_bytes: u64,
@@ -168,6 +169,9 @@ pub(crate) struct MachineSeries {
     pub(crate) bytes: u64,
     pub(crate) dropped: u64,
     pub(crate) queue_lines: u64,
+    pub(crate) lag_seconds: f64,
+    /// In seconds since 1970.
+    pub(crate) first_seen: f64,
     /// Seconds; `None`: nothing was delivered lately.
     pub(crate) latency_p50: Option<f64>,
     pub(crate) latency_p99: Option<f64>,
@@ -395,10 +399,12 @@ impl MachineSeries {
 
     fn write(&self, name: &str, out: &mut String) {
         let value = match name {
-            "fleetdrain_machine_lines_total" => self.lines,
-            "fleetdrain_machine_bytes_total" => self.bytes,
-            "fleetdrain_machine_dropped_total" => self.dropped,
-            _ => self.queue_lines,
+            "fleetdrain_machine_lines_total" => self.lines as f64,
+            "fleetdrain_machine_bytes_total" => self.bytes as f64,
+            "fleetdrain_machine_dropped_total" => self.dropped as f64,
+            "fleetdrain_machine_lag_seconds" => self.lag_seconds,
+            "fleetdrain_machine_first_seen_timestamp_seconds" => self.first_seen,
+            _ => self.queue_lines as f64,
         };
         write_sample(out, name, &self.labels(), value);
     }

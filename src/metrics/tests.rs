@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{catalogue::*, *};
+use crate::journal::UncleanStop;
 
 /// The samples of one family: what stands behind its name, and the value.
 fn samples<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
@@ -25,6 +26,10 @@ fn busy() -> (Metrics, Snapshot) {
         app: "x".repeat(127) + "é" + &"y".repeat(1 << 20),
         region: String::new(),
         lines: 7,
+        dropped: 6,
+        queue_lines: 5,
+        lag_seconds: 4.5,
+        first_seen: 1_800_000_000.25,
         latency_p50: Some(0.25),
         latency_p99: Some(1e-7),
         ..MachineSeries::default()
@@ -83,6 +88,18 @@ fn every_closed_label_value_is_there_from_the_start() {
 }
 
 #[test]
+fn an_unclean_stop_is_told_with_what_is_known_of_it() {
+    let told = |unclean_stop| {
+        let text = fresh().render(&Snapshot { unclean_stop, ..Snapshot::default() });
+        ["", "_lines"].map(|part| samples(&text, &format!("fleetdrain_unclean_stop{part}"))[0].1.to_owned())
+    };
+    assert_eq!(told(None), ["0", "0"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: Some(12) })), ["1", "12"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: Some(0) })), ["1", "0"]);
+    assert_eq!(told(Some(UncleanStop { undelivered: None })), ["1", "NaN"]);
+}
+
+#[test]
 fn a_scrape_shows_what_was_counted() {
     let (metrics, snapshot) = busy();
     let text = metrics.render(&snapshot);
@@ -119,6 +136,15 @@ fn what_a_sender_wrote_stays_inside_its_label() {
         "machine=\"a\\\\b\\\"}} 1\\nfleetdrain_machines 666\\n\0\r\u{7f}é\",source_app=\"{app}\",source_region=\"\""
     );
     assert!(text.contains(&format!("\nfleetdrain_machine_lines_total{{{labels}}} 7\n")));
+    for (family, value) in [
+        ("bytes_total", "0"),
+        ("dropped_total", "6"),
+        ("queue_lines", "5"),
+        ("lag_seconds", "4.5"),
+        ("first_seen_timestamp_seconds", "1800000000.25"),
+    ] {
+        assert!(text.contains(&format!("\nfleetdrain_machine_{family}{{{labels}}} {value}\n")), "{family}");
+    }
     assert!(
         text.contains(&format!("\nfleetdrain_machine_delivery_latency_seconds{{{labels},quantile=\"0.5\"}} 0.25\n"))
     );

@@ -100,6 +100,7 @@ impl Wiring {
         let machines_omitted = stats.machines.saturating_sub(machines.len() as u64);
         Snapshot {
             config_reload_success: self.reloaded.load(Relaxed),
+            unclean_stop: self.collector.shared.journal.unclean_stop(),
             certificate_expiry: self.certificates.expiries(),
             wire_bytes: self.counters.wire_bytes(),
             body_bytes: self.counters.body_bytes(),
@@ -216,6 +217,8 @@ fn series(machine: MachineFacts) -> MachineSeries {
         bytes: machine.bytes,
         dropped: machine.dropped,
         queue_lines: machine.queue_lines,
+        lag_seconds: machine.lag_seconds,
+        first_seen: machine.first_seen.as_millisecond() as f64 / 1000.0,
         latency_p50: machine.latency_p50_seconds,
         latency_p99: machine.latency_p99_seconds,
     }

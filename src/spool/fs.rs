@@ -49,6 +49,11 @@ pub(crate) trait Fs: Send + Sync + fmt::Debug {
 
     /// Makes what was created, renamed and unlinked durable.
     fn sync_dir(&self) -> io::Result<()>;
+
+    /// Bytes that the volume has free for us, if it says.
+    fn free(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// One file. Every call may be made by several threads at once.
@@ -196,6 +201,11 @@ impl Fs for Disk {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.dir.sync_all()
+    }
+
+    fn free(&self) -> Option<u64> {
+        let volume = rustix::fs::fstatvfs(&self.dir).ok()?;
+        volume.f_bavail.checked_mul(volume.f_frsize)
     }
 }
 

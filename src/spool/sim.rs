@@ -367,6 +367,11 @@ impl Fs for Sim {
         }
         if disk.calls_left == Some(0) { Err(Errno::IO.into()) } else { Ok(()) }
     }
+
+    fn free(&self) -> Option<u64> {
+        let disk = self.disk.lock();
+        disk.faults.space.map(|space| space.saturating_sub(disk.used()))
+    }
 }
 
 #[derive(Debug)]

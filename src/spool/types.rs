@@ -356,7 +356,7 @@ pub struct Counted {
     pub bytes: u64,
     /// `spool_unsent_bytes`
     pub unsent_bytes: u64,
-    /// `spool_budget_bytes`
+    /// `spool_budget_bytes`: `spool.bytes_max`, or what there is room for on the volume.
     pub budget_bytes: u64,
     /// `spool_segments`
     pub segments: u64,

@@ -204,6 +204,25 @@ fn a_machine_counts_once_it_is_seen_and_until_it_is_forgotten() {
     assert_eq!(count(), (1, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_is_first_seen_once_until_it_is_forgotten() {
+    let collector = small(|config| config.machines.idle_expire = Duration::from_secs(50));
+    let first_seen = |collector: &LogCollector| {
+        let at = collector.machine_facts("m").unwrap().first_seen.duration_since(collector.shared.started_at);
+        at.as_secs()
+    };
+    advance(Duration::from_secs(7)).await;
+    let _ = push_numbers(&collector, "m", 0..1).unwrap();
+    advance(Duration::from_secs(40)).await;
+    let _ = push_numbers(&collector, "m", 1..2).unwrap();
+    drop(collector.subscribe("m").unwrap());
+    assert_eq!(first_seen(&collector), 7);
+    collector.finish("m");
+    collector.forget(&collector.known("m").unwrap());
+    let _ = push_numbers(&collector, "m", 2..3).unwrap();
+    assert_eq!(first_seen(&collector), 47, "its counters have begun anew");
+}
+
 #[test]
 fn machines_share_the_names_of_their_app_and_region() {
     let collector = LogCollector::default();

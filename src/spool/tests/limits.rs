@@ -1,7 +1,7 @@
 //! What goes, when, and what is told of it.
 
 use super::*;
-use crate::spool::{Gone, Observer, Removing};
+use crate::spool::{Gone, Observer, Removing, fs};
 
 fn specs(numbers: std::ops::Range<u64>) -> Vec<Spec> {
     numbers.map(|number| Spec::new(number, 300, &[("a", 2), ("b", 1)])).collect()
@@ -39,6 +39,25 @@ fn without_cursors_the_oldest_goes_when_there_is_too_much() {
     let counted = log.counted();
     assert_eq!(counted.lines_dropped_full, counted.lines_in - counted.lines);
     assert_balance(&log);
+}
+
+#[test]
+fn a_spool_may_take_no_more_than_its_volume_has_room_for() {
+    let sim = Sim::new(1);
+    let log = open(&sim, small(Full::Refuse));
+    append_all(&log, &specs(0..10));
+    assert_eq!(log.counted().budget_bytes, 20_000);
+    let others = sim.used() - log.bytes();
+    sim.set_faults(Faults { space: Some(others + 12_000), ..Faults::default() });
+    assert_eq!(log.counted().budget_bytes, 12_000);
+    sim.set_faults(Faults { space: Some(others + 30_000), ..Faults::default() });
+    assert_eq!(log.counted().budget_bytes, 20_000);
+}
+
+#[test]
+fn a_real_volume_tells_what_it_has_free() {
+    let disk = fs::Disk::open(&std::env::temp_dir()).unwrap();
+    assert!((1..1 << 60).contains(&disk.free().unwrap()));
 }
 
 #[test]
