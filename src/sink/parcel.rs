@@ -129,9 +129,9 @@ impl Parcel {
     /// which ones are there: another filter may want as many others.
     fn id_of_lines(&self) -> String {
         let lines = || {
-            self.runs.iter().flat_map(|run| {
-                run.entries().map(|entry| (run.batch.epoch, entry.line().unwrap_or_default()))
-            })
+            self.runs
+                .iter()
+                .flat_map(|run| run.entries().map(|entry| (run.batch.epoch, entry.line().unwrap_or_default())))
         };
         let (epoch, first) = lines().next().unwrap_or_default();
         let last = self.runs.last().and_then(|run| Some((run.batch.epoch, run.entries().last()?.line()?)));

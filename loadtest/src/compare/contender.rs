@@ -162,7 +162,9 @@ impl Contender {
         let counted = match self.kind {
             Kind::Ceiling => return Ok(()),
             Kind::Naive => number(&stats(&self.server.ingest).await?, "lines_drained"),
-            Kind::Drain | Kind::FileSink | Kind::HttpSink | Kind::Fly => number(&stats(&self.server.control).await?, "lines_received"),
+            Kind::Drain | Kind::FileSink | Kind::HttpSink | Kind::Fly => {
+                number(&stats(&self.server.control).await?, "lines_received")
+            }
             Kind::Queues => number(&stats(&self.server.control).await?, "queue_lines_delivered"),
             Kind::CountLines | Kind::Fleet => {
                 let printed = self.server.end()?;
@@ -190,7 +192,9 @@ fn program(args: &CompareArgs, kind: Kind) -> Result<PathBuf, Failure> {
     let missing = |flag: &str| Failure::usage(format!("{} needs {flag}", kind.name()));
     match kind {
         Kind::Ceiling | Kind::Naive => std::env::current_exe().map_err(Failure::io),
-        Kind::Drain | Kind::Queues | Kind::FileSink | Kind::HttpSink | Kind::Fly => drain.map(Path::to_owned).ok_or_else(|| missing("--drain")),
+        Kind::Drain | Kind::Queues | Kind::FileSink | Kind::HttpSink | Kind::Fly => {
+            drain.map(Path::to_owned).ok_or_else(|| missing("--drain"))
+        }
         Kind::CountLines | Kind::Fleet => count_lines_of(args.count_lines.as_deref(), drain)
             .ok_or_else(|| missing("--count-lines, or examples/count_lines beside --drain")),
     }
