@@ -1,7 +1,7 @@
 //! What README.md and docs/ show is the shipped thing: every command and snippet of theirs is run, or checked, here.
 //!
 //! A document is run from its top to its end as one shell script in a directory of its own, with ports of its own in place of
-//! 8080, 8081 and 9090. What a block is follows from its language and the words behind it:
+//! those it names. What a block is follows from its language and the words behind it:
 //!
 //! | block | what is done |
 //! |---|---|
@@ -119,6 +119,8 @@ fn a_block_that_is_pasted_runs_to_its_end() {
             assert_eq!(commands[at + 1..], [""; 0], "{}: behind `serve`, which does not come back", block.place);
             assert!(!block.has("background"), "{}: a drain has no mark", block.place);
         }
+        // In what a command prints it stands for anything; a shell takes it as it is.
+        assert!(!block.text.contains('…'), "{}: … is nothing that can be pasted", block.place);
         if block.has("background") && commands.len() > 1 {
             assert!(
                 block.lead.contains("terminal"),

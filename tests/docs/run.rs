@@ -68,7 +68,7 @@ fn port() -> u16 {
 /// A page's own directory and ports.
 struct Place {
     dir: PathBuf,
-    ports: [u16; 3],
+    ports: [u16; 4],
 }
 
 impl Place {
@@ -86,7 +86,7 @@ impl Place {
         for name in SYSTEM_DIRS {
             fs::create_dir_all(dir.join(name.trim_start_matches('/'))).unwrap();
         }
-        Self { dir, ports: [(); 3].map(|()| port()) }
+        Self { dir, ports: [(); 4].map(|()| port()) }
     }
 
     /// `text` with what a page may not really use replaced: ports, names and directories.
@@ -98,14 +98,17 @@ impl Place {
         {
             text = text.replace(from, to);
         }
-        let [ingest, control, prometheus] = self.ports;
-        for (from, port) in [(":8080", ingest), (":8081", control), (":9090", prometheus), (":9091", prometheus)] {
+        let [ingest, control, prometheus, page] = self.ports;
+        for (from, port) in
+            [(":8080", ingest), (":8081", control), (":9090", prometheus), (":9091", prometheus), (":3000", page)]
+        {
             text = text.replace(from, &format!(":{port}"));
         }
+        text = text.replace("http.server 3000", &format!("http.server {page}"));
         for dir in ["/var/lib/fleetdrain", "/var/log/fleet", "/data"].iter().chain(&SYSTEM_DIRS) {
             text = text.replace(dir, &format!("{}{dir}", self.dir.display()));
         }
-        text.replace("TOKEN=…", "TOKEN=secret")
+        text
     }
 
     fn block(&self, number: usize, ending: &str) -> PathBuf {
