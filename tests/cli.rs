@@ -3,6 +3,12 @@
 // clippy.toml lets tests unwrap, but sees only functions marked as tests, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(all(feature = "sinks", feature = "spool"))]
+#[path = "cli/reports.rs"]
+mod against_a_drain;
+#[cfg(all(feature = "sinks", feature = "spool"))]
+mod support;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -78,6 +84,31 @@ mod usage {
             assert!(!ran.out.is_empty(), "{args:?}");
         }
         assert!(run(&mut fleetdrain(&["--version"])).out.starts_with("fleetdrain "));
+    }
+
+    /// The commands that a help lists.
+    fn below(help: &str) -> Vec<String> {
+        let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        // An indented line goes on with the one before it.
+        let named = list.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+        named.filter(|name| *name != "help").map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_commands_help_fits_a_screen_and_has_examples() {
+        let (mut unseen, mut seen) = (vec![Vec::<String>::new()], 0);
+        while let Some(command) = unseen.pop() {
+            let mut args: Vec<&str> = command.iter().map(String::as_str).collect();
+            args.push("-h");
+            let ran = run(fleetdrain(&args).env("COLUMNS", "80"));
+            assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
+            assert!(ran.out.contains("\nExamples:\n  "), "{args:?}: {}", ran.out);
+            assert!(ran.out.lines().count() <= 50, "{args:?}: {}", ran.out);
+            assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{args:?}: {}", ran.out);
+            unseen.extend(below(&ran.out).into_iter().map(|name| [&command[..], &[name]].concat()));
+            seen += 1;
+        }
+        assert!(seen > 20, "only {seen} commands: the list of commands is not understood");
     }
 
     #[test]
@@ -481,6 +512,10 @@ mod tail {
         assert_eq!(ran.code, 64);
         assert!(ran.err.contains("include: not a regex"), "{}", ran.err);
         let ran = Drain::answering(vec![whole("401 Unauthorized", "{}")]).run(&["tail"]);
+        assert_eq!(ran.code, 78);
+        assert!(ran.err.contains("refuses the token in FLEETDRAIN_TOKEN (401)"), "{}", ran.err);
+        let asked = Drain::answering(vec![whole("401 Unauthorized", "{}")]);
+        let ran = run(fleetdrain(&["tail"]).env("FLEETDRAIN_URL", &asked.url));
         assert_eq!(ran.code, 78);
         assert!(ran.err.contains("asks for a token (401): set FLEETDRAIN_TOKEN"), "{}", ran.err);
     }

@@ -1,12 +1,12 @@
 //! What README.md and docs/ show is the shipped thing: every command and snippet of theirs is run, or checked, here.
 //!
 //! A document is run from its top to its end as one shell script in a directory of its own, with ports of its own in place of
-//! 8080, 8081 and 9090. What a block is follows from its language and the words behind it:
+//! those it names. What a block is follows from its language and the words behind it:
 //!
 //! | block | what is done |
 //! |---|---|
-//! | `sh` | run; must exit 0. `fleetdrain serve` starts the document's drain, which later blocks talk to |
-//! | `sh background` | each line runs in a terminal of its own until another drain is started; it must print something and not fail; `quiet`: need not print; `service`: goes on to the end |
+//! | `sh` | run; must exit 0. `fleetdrain serve` is the last of its block and starts the document's drain, which later blocks talk to. It does not start beside another: "Ctrl-C the drain" in the paragraph before a block ends the one that runs |
+//! | `sh background` | each line runs in a terminal of its own until the drain is ended; it must print something and not fail; `quiet`: need not print; `service`: goes on to the end |
 //! | `sh retry` | run again until it exits 0, at most a minute |
 //! | `python` | run by python3 |
 //! | `json`, `text output` | what the block before it prints; `…` stands for anything, and as a key for further keys |
@@ -44,12 +44,18 @@ const SKIPPED: &[(&str, &str, &str)] = &[
     ),
     ("docs/quick-start.md", "git clone", "needs the network, and builds for minutes what is under test here"),
     ("docs/performance.md", "loadtest/targets.sh", "measures for half an hour"),
+    ("docs/deploy.md", "fly apps create fleetdrain\n", "needs an account at Fly.io"),
+    ("docs/deploy.md", "fly secrets set -a fleetdrain", "needs an account at Fly.io"),
+    ("docs/deploy.md", "fly apps create fleetdrain-shipper\n", "needs an account at Fly.io"),
+    ("docs/deploy.md", "systemctl daemon-reload", "needs systemd as the first process"),
+    ("docs/deploy.md", "docker build", "needs Docker"),
     (
         "docs/deploy.md",
-        "",
-        "needs Fly.io, systemd as the first process, Docker; tests/deploy.rs holds its files to their formats",
+        "scripts/release.sh",
+        "builds for minutes; tests/deploy/release.rs runs what comes behind the build",
     ),
     ("docs/performance.md", "target/release/fleetdrain serve", "needs a release build, and measures"),
+    ("docs/performance.md", "target/release/loadtest run", "needs a release build, and measures"),
 ];
 
 #[test]
@@ -78,14 +84,16 @@ fn what_is_skipped_is_little_and_has_a_reason() {
         SKIPPED.iter().map(|(page, begin, reason)| ((*page, *begin), *reason)).collect();
     for page in pages() {
         for block in page.blocks.iter().filter(|block| block.has("skip")) {
-            let listed = SKIPPED.iter().find(|(name, begin, _)| *name == page.name && block.text.starts_with(begin));
+            let listed = SKIPPED
+                .iter()
+                .find(|(name, begin, _)| *name == page.name && block.text.trim_start().starts_with(begin));
             let (name, begin, reason) = listed.unwrap_or_else(|| panic!("{}: no reason in SKIPPED", block.place));
             println!("{} is not run: {reason}", block.place);
             reasons.remove(&(*name, *begin));
         }
     }
     assert!(reasons.is_empty(), "listed, and not there: {reasons:?}");
-    assert!(SKIPPED.len() <= 6, "what the docs show is to be run");
+    assert!(SKIPPED.len() <= 12, "what the docs show is to be run");
 }
 
 #[test]
@@ -97,6 +105,42 @@ fn every_block_says_what_it_is() {
             assert!(known.contains(&&*block.language), "{}: {:?} is none of {known:?}", block.place, block.language);
             let needs_name = ["yaml", "html", "ini", "conf"].contains(&&*block.language);
             assert!(!needs_name || block.file().is_some(), "{}: which file is it?", block.place);
+        }
+    }
+}
+
+/// A command that stays in the foreground keeps what is pasted behind it from its shell.
+#[test]
+fn a_block_that_is_pasted_runs_to_its_end() {
+    let serve = Regex::new(r"(fleetdrain|--) serve\b").unwrap();
+    for block in blocks_of("sh") {
+        let commands: Vec<&str> = block.commands().collect();
+        if let Some(at) = commands.iter().position(|line| serve.is_match(line)) {
+            assert_eq!(commands[at + 1..], [""; 0], "{}: behind `serve`, which does not come back", block.place);
+            assert!(!block.has("background"), "{}: a drain has no mark", block.place);
+        }
+        // In what a command prints it stands for anything; a shell takes it as it is.
+        assert!(!block.text.contains('…'), "{}: … is nothing that can be pasted", block.place);
+        if block.has("background") && commands.len() > 1 {
+            assert!(
+                block.lead.contains("terminal"),
+                "{}: say that each line is for a terminal of its own",
+                block.place
+            );
+        }
+    }
+}
+
+/// What a fence says behind its language is not shown.
+#[test]
+fn a_file_that_a_command_uses_is_named_to_the_reader() {
+    for page in pages() {
+        let commands: String =
+            page.blocks.iter().filter(|block| block.language == "sh").map(|one| &*one.text).collect();
+        for block in &page.blocks {
+            if let Some(file) = block.file().filter(|file| commands.contains(file)) {
+                assert!(block.lead.contains(&format!("`{file}`")), "{}: it is to be saved as {file}", block.place);
+            }
         }
     }
 }
@@ -120,6 +164,26 @@ fn queries_name_metrics_that_there_are() {
             assert!(catalogue.contains(&format!("| `{family}` |")), "{}: there is no {family}", block.place);
         }
     }
+}
+
+/// An expression without what a board puts into it, and what a page puts there.
+fn bare(expression: &str) -> String {
+    let chosen = Regex::new(r"\{job=~[^}]*\}|\[[^\]]*\]").unwrap();
+    chosen.replace_all(expression, "").into_owned()
+}
+
+/// Who looks at a board finds the loss as the quick start does.
+#[test]
+fn the_quick_start_asks_what_a_board_asks() {
+    let board: serde_json::Value = serde_json::from_str(&read("dashboards/overview.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let panel = panels.iter().find(|panel| panel["title"] == "Losses by way and reason").expect("the panel");
+    let asked: Vec<String> =
+        panel["targets"].as_array().unwrap().iter().map(|one| bare(one["expr"].as_str().unwrap())).collect();
+    let query = Regex::new(r"'([^']*lines_dropped_total[^']*)'").unwrap();
+    let page = read("docs/quick-start.md");
+    let shown = bare(&query.captures(&page).expect("a query for losses")[1]);
+    assert!(asked.contains(&shown), "{shown} is none of {asked:?}");
 }
 
 fn blocks_of(language: &str) -> Vec<Block> {

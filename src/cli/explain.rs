@@ -16,8 +16,8 @@ use super::{
 use crate::batch::EntryId;
 
 pub(super) const EXAMPLES: &str = "\
-Exit code: 0 if the entry is there, or was and is gone; 65 if ID is no entry's id; 69 if this drain
-never gave it, or cannot be asked.
+Exit code: 0 if the entry is there, or was and is gone; 65 if ID is no entry's
+id; 69 if this drain never gave it, or cannot be asked.
 
 Examples:
   fleetdrain explain 8f0c2a91d3e4-1a2b-3c-9e107d9d

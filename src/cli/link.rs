@@ -19,8 +19,9 @@ use crate::{
 };
 
 pub(super) const EXAMPLES: &str = "\
-The token goes behind Authorization: Bearer, into FLEETDRAIN_TOKEN, or into a URL as ?access_token=.
-Whoever has it reads what it is for until it ends; only a new signing key ends it sooner.
+The token goes behind Authorization: Bearer, into FLEETDRAIN_TOKEN, or into a
+URL as ?access_token=. Whoever has it reads what it is for until it ends; only a
+new signing key ends it sooner.
 
 Examples:
   fleetdrain link -m 4d891d77b05118 --key-file keys --ttl 15m

@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub(super) const EXAMPLES: &str = "\
-Reads NDJSON, one JSON array, or objects one after another. Rejected records go to
-standard error as `line N: reason`.
+Reads NDJSON, one JSON array, or objects one after another. Rejected records go
+to standard error as `line N: reason`.
 
 Examples:
   fleetdrain parse records.ndjson | jq -r .message

@@ -8,8 +8,9 @@ use crate::config::{Flag, Loader, LogFormat};
 use crate::service::ServeError;
 
 pub(super) const EXAMPLES: &str = "\
-Every setting has a key in the file and a variable FLEETDRAIN_SECTION__KEY; flags win over
-the environment, that over the file. Tokens: FLEETDRAIN_INGEST__TOKEN, FLEETDRAIN_CONTROL__TOKEN.
+Every setting has a key in the file and a variable FLEETDRAIN_SECTION__KEY;
+flags win over the environment, that over the file. Tokens:
+FLEETDRAIN_INGEST__TOKEN, FLEETDRAIN_CONTROL__TOKEN.
 
 Examples:
   fleetdrain serve

@@ -16,11 +16,14 @@ use self::destinations::{DESTINATIONS, Destination, NO_COUNTERPART};
 use super::{Exit, Failure, complain, print};
 
 pub(super) const EXAMPLES: &str = "\
-Secrets are not printed: the comments at the top name the variables to set, each by the shipper's own.
+Where the shipper's variables are set, or with them in a file. Secrets are not
+printed: the comments at the top name the variables to set, each by the
+shipper's own.
 
 Examples:
-  fleetdrain config from-shipper > fleetdrain.toml          where the shipper's variables are set
-  fly ssh console -a my-shipper -C env | fleetdrain config from-shipper --env - > fleetdrain.toml
+  fleetdrain config from-shipper > fleetdrain.toml
+  fly ssh console -a my-shipper -C env > shipper.env
+  fleetdrain config from-shipper --env shipper.env > fleetdrain.toml
   fleetdrain validate --config fleetdrain.toml";
 
 #[derive(Debug, clap::Args)]

@@ -18,18 +18,18 @@ Without a command: a table of all sinks.
 
 Examples:
   fleetdrain sinks
-  fleetdrain sinks --json | jq '.sinks[] | select(.state == \"failing\") | .last_error'
+  fleetdrain sinks --json | jq '.sinks[] | {name, last_error}'
   fleetdrain sinks pause archive
   fleetdrain sinks rewind archive --since 2h --dry-run";
 
 const PAUSE_EXAMPLE: &str = "\
 Lines wait for it meanwhile: in the spool, or within `queue_bytes`.
 
-Example:
+Examples:
   fleetdrain sinks pause archive";
 
 const RESUME_EXAMPLE: &str = "\
-Example:
+Examples:
   fleetdrain sinks resume archive";
 
 const REWIND_EXAMPLES: &str = "\

@@ -23,17 +23,33 @@ use crate::{
 };
 
 pub(super) const EXAMPLES: &str = "\
-`ls`, `verify` and `dump` change nothing, and may be used beside a running drain.
+`ls`, `verify` and `dump` change nothing, also beside a running drain.
 
 Examples:
   fleetdrain spool ls --dir /var/lib/fleetdrain
   fleetdrain spool verify --dir /var/lib/fleetdrain || echo damaged
-  fleetdrain spool dump --dir /var/lib/fleetdrain -m 4d891d77b05118 --since 1h | jq -r .message";
+  fleetdrain spool dump --dir /var/lib/fleetdrain --since 1h | jq -r .message";
+
+const LS_EXAMPLES: &str = "\
+Examples:
+  fleetdrain spool ls --dir /var/lib/fleetdrain
+  fleetdrain spool ls --dir /var/lib/fleetdrain --json | jq .received";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  fleetdrain spool verify --dir /var/lib/fleetdrain
+  fleetdrain spool verify --dir /var/lib/fleetdrain > report || cat report";
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  fleetdrain spool dump --dir /var/lib/fleetdrain -m 4d891d77b05118 --since 1h
+  fleetdrain spool dump --dir /var/lib/fleetdrain --bodies > backup.ndjson";
 
 const REPAIR_HELP: &str = "\
-The drain must not be running. What is damaged is copied beside the segments, as quarantine-*.bin.
+The drain must not be running. What is damaged is copied beside the segments, as
+quarantine-*.bin.
 
-Example:
+Examples:
   fleetdrain spool repair --dir /var/lib/fleetdrain";
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +61,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List the segments, oldest first
+    #[command(after_help = LS_EXAMPLES)]
     Ls {
         #[command(flatten)]
         dir: Dir,
@@ -53,11 +70,13 @@ enum Command {
         json: bool,
     },
     /// Read everything and compare it with its checksums: exit 65 if there is something to repair
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Dir),
     /// Give every segment an index of what can be read of it, and cut what was torn off
     #[command(after_help = REPAIR_HELP)]
     Repair(Dir),
     /// Print what the spool holds, one JSON entry a line
+    #[command(after_help = DUMP_EXAMPLES)]
     Dump(Dump),
 }
 

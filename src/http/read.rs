@@ -284,7 +284,7 @@ impl Asked<'_> {
             _ => Query::parse(self.head.uri.query(), self.operation.parameters)?,
         };
         match call {
-            Call::Index => Ok(index::answer()),
+            Call::Index => Ok(index::answer(&self.head.headers, self.state.access.speaks_tls())),
             Call::Metrics => self.metrics().await,
             Call::Livez => Ok(text(StatusCode::OK, JSON, r#"{"status":"ok"}"#)),
             Call::Readyz => Ok(verdict(&self.state.readiness())),

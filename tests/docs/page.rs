@@ -19,6 +19,8 @@ pub(crate) struct Block {
     pub(crate) place: String,
     pub(crate) language: String,
     marks: Vec<String>,
+    /// The paragraph before it: what its reader is told to do.
+    pub(crate) lead: String,
     pub(crate) text: String,
 }
 
@@ -30,6 +32,16 @@ impl Block {
     /// The file that it is.
     pub(crate) fn file(&self) -> Option<&str> {
         self.marks.iter().map(String::as_str).find(|mark| mark.contains('.'))
+    }
+
+    /// Its lines, but for blank ones and comments.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+    }
+
+    /// Whether its reader is told to end the drain that runs, before anything of it.
+    pub(crate) fn ends_the_drain(&self) -> bool {
+        self.lead.contains("Ctrl-C the drain")
     }
 }
 
@@ -57,14 +69,16 @@ pub(crate) fn pages() -> Vec<Page> {
 fn parse(name: String) -> Page {
     let text = read(&name);
     let (mut blocks, mut open, mut indented, mut before) = (Vec::<Block>::new(), false, None, "");
-    for (line, number) in text.lines().zip(1..) {
+    let lines: Vec<&str> = text.lines().collect();
+    for (&line, number) in lines.iter().zip(1..) {
         match line.trim_start().strip_prefix("```") {
             Some(_) if open => open = false,
             Some(info) => {
                 let mut words = info.split_whitespace().map(str::to_owned);
                 let language = words.next().unwrap_or_default();
                 let place = format!("{name}:{number}");
-                blocks.push(Block { place, language, marks: words.collect(), text: String::new() });
+                let lead = paragraph(&lines[..number - 1]);
+                blocks.push(Block { place, language, marks: words.collect(), lead, text: String::new() });
                 open = true;
             }
             None if open => {
@@ -82,4 +96,13 @@ fn parse(name: String) -> Page {
     }
     assert!(!open, "{name}: the last block has no end");
     Page { name, text, blocks, indented }
+}
+
+/// The paragraph that `lines` end with; empty behind another block.
+fn paragraph(lines: &[&str]) -> String {
+    let lines = lines.iter().rev().skip_while(|line| line.trim().is_empty());
+    let mut lines: Vec<&str> =
+        lines.copied().take_while(|line| !line.trim().is_empty() && !line.trim_start().starts_with("```")).collect();
+    lines.reverse();
+    lines.join(" ")
 }

@@ -14,14 +14,16 @@ trap 'echo "$place: exit $? of: $BASH_COMMAND" >&2' ERR
 trap 'end_all' EXIT
 trap 'exit 143' TERM
 
-# `serve` goes on in the background, in place of the one before.
+# `serve` goes on in the background: it is the last of its block, and its reader reads on in another terminal.
 fleetdrain() {
     if [ "${1:-}" != serve ]; then
         command fleetdrain "$@"
         return
     fi
-    close_terminals service
-    stop_drain
+    if [ -n "$drain" ]; then
+        echo 'the drain of before still runs: the paragraph before this block is to say Ctrl-C the drain' >&2
+        return 69
+    fi
     : >.blocks/serve.log
     FLEETDRAIN_INGEST__LISTEN="127.0.0.1:$INGEST_PORT" FLEETDRAIN_CONTROL__LISTEN="127.0.0.1:$CONTROL_PORT" \
         command fleetdrain "$@" >.blocks/serve.out 2>.blocks/serve.log &
@@ -32,17 +34,24 @@ fleetdrain() {
     done
 }
 
-# `cargo run --release -- ARGS` is the program under test.
+# `cargo run --release -- ARGS` is the program under test, which is built.
 cargo() {
+    [ "$1" != build ] || return 0
     while [ "$1" != -- ]; do shift; done
     shift
     fleetdrain "$@"
 }
 
+# The reader is told to press Ctrl-C where the drain runs.
+end_the_drain() {
+    close_terminals service
+    stop_drain
+}
+
 # It ends with 0, or with 74 when a page has left lines in a queue.
 stop_drain() {
     [ -n "$drain" ] || return 0
-    kill "$drain"
+    kill -INT "$drain"
     local code=0
     wait "$drain" || code=$?
     drain=''

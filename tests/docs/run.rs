@@ -3,14 +3,18 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU16, Ordering::Relaxed},
+    sync::{
+        Once,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
 };
 
 use serde_json::Value;
 
-use crate::page::{Block, Page};
+use crate::page::{Block, Page, repo};
 
 /// What there is beside the drain.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,26 @@ const NEEDED: [&str; 2] = ["prometheus", "chromium"];
 /// The shell functions and the order of events that pages are run by.
 const PRELUDE: &str = include_str!("prelude.sh");
 const BINARY: &str = env!("CARGO_BIN_EXE_fleetdrain");
+/// What of the sources a page may use.
+const SOURCES: [&str; 4] = ["dashboards", "deploy", "loadtest", "scripts"];
+/// Where a page installs things.
+const SYSTEM_DIRS: [&str; 3] = ["/usr/local/bin", "/etc/fleetdrain", "/etc/systemd/system"];
+
+/// The directory of the programs under test, `loadtest` among them: cargo builds that beside us only if it is told to.
+fn programs() -> &'static Path {
+    static BUILT: Once = Once::new();
+    let dir = Path::new(BINARY).parent().unwrap();
+    BUILT.call_once(|| {
+        if !dir.join("loadtest").exists() {
+            let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+            // As everything is built that is tested, so that nothing is built twice.
+            cargo.args(["build", "--workspace", "--all-features", "--bin", "loadtest"]);
+            cargo.arg("--target-dir").arg(dir.parent().unwrap());
+            assert!(cargo.current_dir(repo()).status().unwrap().success(), "loadtest cannot be built");
+        }
+    });
+    dir
+}
 
 /// A port that nobody listens on, and nobody is given who asks for any (Linux gives those from 32768 on): a page restarts its drain
 /// on the ports that it names, so these must be known beforehand.
@@ -44,7 +68,7 @@ fn port() -> u16 {
 /// A page's own directory and ports.
 struct Place {
     dir: PathBuf,
-    ports: [u16; 3],
+    ports: [u16; 4],
 }
 
 impl Place {
@@ -54,7 +78,15 @@ impl Place {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{name}{suffix}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join(".blocks")).unwrap();
-        Self { dir, ports: [(); 3].map(|()| port()) }
+        // As if it were the root of the sources, or a release that was unpacked.
+        for name in SOURCES {
+            symlink(repo().join(name), dir.join(name)).unwrap();
+        }
+        symlink(BINARY, dir.join("fleetdrain")).unwrap();
+        for name in SYSTEM_DIRS {
+            fs::create_dir_all(dir.join(name.trim_start_matches('/'))).unwrap();
+        }
+        Self { dir, ports: [(); 4].map(|()| port()) }
     }
 
     /// `text` with what a page may not really use replaced: ports, names and directories.
@@ -66,13 +98,17 @@ impl Place {
         {
             text = text.replace(from, to);
         }
-        for (from, port) in [(":8080", self.ports[0]), (":8081", self.ports[1]), (":9090", self.ports[2])] {
+        let [ingest, control, prometheus, page] = self.ports;
+        for (from, port) in
+            [(":8080", ingest), (":8081", control), (":9090", prometheus), (":9091", prometheus), (":3000", page)]
+        {
             text = text.replace(from, &format!(":{port}"));
         }
-        for dir in ["/var/lib/fleetdrain", "/var/log/fleet", "/data"] {
+        text = text.replace("http.server 3000", &format!("http.server {page}"));
+        for dir in ["/var/lib/fleetdrain", "/var/log/fleet", "/data"].iter().chain(&SYSTEM_DIRS) {
             text = text.replace(dir, &format!("{}{dir}", self.dir.display()));
         }
-        text.replace("TOKEN=…", "TOKEN=secret")
+        text
     }
 
     fn block(&self, number: usize, ending: &str) -> PathBuf {
@@ -90,7 +126,8 @@ pub(crate) fn page(page: &Page, programs: Programs) -> Result<(), String> {
     let mut script = format!("{PRELUDE}\n");
     for (number, block) in blocks.iter().enumerate() {
         if let Some(step) = step(&place, number, block, programs) {
-            script.push_str(&format!("begin '{}'\n{step}\n", block.place));
+            let end = if block.ends_the_drain() { "end_the_drain\n" } else { "" };
+            script.push_str(&format!("begin '{}'\n{end}{step}\n", block.place));
         }
     }
     script.push_str("finish\n");
@@ -148,7 +185,7 @@ fn step(place: &Place, number: usize, block: &Block, programs: Programs) -> Opti
 }
 
 fn execute(place: &Place) -> Result<(), String> {
-    let bin = Path::new(BINARY).parent().unwrap().display();
+    let bin = programs().display();
     let mut bash = Command::new("timeout");
     // SIGTERM, upon which the script ends what it has started.
     bash.args(["--kill-after=10", "180", "bash", ".blocks/run.sh"]).current_dir(&place.dir);

@@ -91,6 +91,10 @@ impl Access {
         Self { tokens, bound, default_port: 80, cors_origins: Vec::new() }
     }
 
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.default_port == 443
+    }
+
     pub(crate) fn with_tls(self, speaks_tls: bool) -> Self {
         Self { default_port: if speaks_tls { 443 } else { 80 }, ..self }
     }

@@ -5,8 +5,8 @@ use std::{fmt::Write, sync::LazyLock};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{
-    Response,
-    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY},
+    HeaderMap, Response,
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue, REFERRER_POLICY},
 };
 use ring::digest::{SHA256, digest};
 
@@ -22,6 +22,11 @@ th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-b
 code,pre{font:.875rem/1.5 ui-monospace,monospace}\
 pre{overflow-x:auto;padding:.75rem 1rem;border:1px solid #8886;border-radius:.25rem}";
 
+/// What the examples ask, where a request does not say what it asked.
+const HERE: &str = "http://127.0.0.1:8081";
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 const EXAMPLES: &str = r#"export FLEETDRAIN_URL=http://127.0.0.1:8081 FLEETDRAIN_TOKEN=      # this listener; its token if it has one
 drain() { curl -sS -H "Authorization: Bearer $FLEETDRAIN_TOKEN" "$@"; }
 
@@ -33,7 +38,7 @@ drain "$FLEETDRAIN_URL/api/v1/losses?since=24h"                    # what was lo
 drain -X PUT "$FLEETDRAIN_URL/api/v1/machines/4d891d77b05118"      # subscribe: a queue of its own
 drain -N "$FLEETDRAIN_URL/api/v1/machines/4d891d77b05118/queue"    # take from it"#;
 
-static PAGE: LazyLock<Bytes> = LazyLock::new(|| page().into());
+static PAGE: LazyLock<String> = LazyLock::new(page);
 
 /// Nothing is loaded, sent or framed; the icon is an empty `data:` URL, so that browsers do not ask for `/favicon.ico`.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -45,14 +50,30 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&policy).expect("a policy of base64 and words is header text")
 });
 
-/// The page, with the headers that keep it to itself.
-pub(super) fn answer() -> Response<Body> {
-    let mut response = Response::new(full(PAGE.clone()));
+/// The page, with the headers that keep it to itself, for a request with `asked` to a listener that speaks TLS or not.
+pub(super) fn answer(asked: &HeaderMap, speaks_tls: bool) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::from(PAGE.replace(HERE, &url(asked, speaks_tls)))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// Where the page was asked for, if that can stand in the page and in a shell as it is: nothing but a host and a port.
+fn url(asked: &HeaderMap, speaks_tls: bool) -> String {
+    let host = asked.get(HOST).and_then(|host| host.to_str().ok());
+    let is_plain = |host: &&str| {
+        let mut bytes = host.bytes();
+        (1..=255).contains(&host.len()) && bytes.all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+    };
+    // A proxy that ends TLS says so.
+    let is_https = speaks_tls || asked.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+    match host.filter(is_plain) {
+        Some(host) if is_https => format!("https://{host}"),
+        Some(host) => format!("http://{host}"),
+        None => HERE.to_owned(),
+    }
 }
 
 fn page() -> String {
@@ -126,6 +147,28 @@ mod tests {
                 assert!(page.contains(&escaped(one.what)), "{call}");
             }
         }
+    }
+
+    #[test]
+    fn the_examples_ask_where_the_page_was_asked_for() {
+        assert!(PAGE.contains(&format!("FLEETDRAIN_URL={HERE} ")));
+        let asked = |host: &[u8], proto: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_bytes(host).unwrap());
+            headers.insert(X_FORWARDED_PROTO, proto.parse().unwrap());
+            headers
+        };
+        for host in ["drain.internal", "127.0.0.1:19081", "[fdaa::3]:8081"] {
+            assert_eq!(url(&asked(host.as_bytes(), ""), false), format!("http://{host}"));
+            assert_eq!(url(&asked(host.as_bytes(), ""), true), format!("https://{host}"));
+            assert_eq!(url(&asked(host.as_bytes(), "https"), false), format!("https://{host}"));
+        }
+        let long = "a".repeat(256);
+        for host in ["", "<b>", "a b", "a;id", "$(id)", "`id`", "a'b", "a\"b", "a&b", "a/b", "user@a", &long] {
+            assert_eq!(url(&asked(host.as_bytes(), ""), false), HERE, "{host}");
+        }
+        assert_eq!(url(&asked(b"\xff", ""), false), HERE);
+        assert_eq!(url(&HeaderMap::new(), false), HERE);
     }
 
     #[test]
