@@ -81,11 +81,11 @@ impl LogCollector {
             let group = batch.groups.iter().position(|group| batch.machine_id(group) == machine_id);
             let exits = exit::exits_in(&self.shared.config.exit_patterns, &batch);
             let exit = exits.into_iter().find(|(index, _)| Some(*index as usize) == group);
-            let Some((_, status)) = exit else {
+            let Some((_, exit)) = exit else {
                 later.push(batch.received);
                 continue;
             };
-            let mark = Mark::of_past(status, seq, batch.received, later.into_iter().rev());
+            let mark = Mark::of_past(exit.status, seq, batch.received, later.into_iter().rev());
             machine.with_exits(|exits| exits.recall(mark));
             return;
         }
