@@ -428,7 +428,7 @@ pub struct Fly {
     pub batch_bytes: usize,
     /// The longest that a message waits for others.
     pub batch_age: Duration,
-    /// Messages that may wait while the drain is full; what comes then is dropped and counted.
+    /// Messages that may wait while the drain is full, of all subjects; what comes then is dropped and counted.
     pub pending_max: usize,
     /// Whether a numbered line goes to standard output every ten seconds.
     pub canary: bool,

@@ -13,12 +13,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::patterns::InitWord;
 pub use self::patterns::{BadPatterns, ExitPatterns};
-pub(crate) use self::{
-    patterns::code_of_init,
-    watch::{End, ExitWatch, Exits},
-};
-use crate::batch::{Batch, Group, Kind};
+pub(crate) use self::watch::{End, ExitWatch, Exits};
+use crate::batch::{Batch, EntryView, Group, Kind};
 
 /// How long a reader waits for late lines if it does not say.
 pub const LINGER: Duration = Duration::from_secs(5);
@@ -45,6 +43,16 @@ impl ExitStatus {
     }
 }
 
+/// An exit that a machine's records in one batch tell, with the code that they tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) status: ExitStatus,
+    /// It began in this batch, before that: what lines of before tell is of another life.
+    began: bool,
+    /// It begins again in this batch, behind that: what later lines tell is of another life.
+    begins: bool,
+}
+
 /// The last exit that a machine's log has told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -56,11 +64,13 @@ pub(crate) struct Mark {
     last: Instant,
     /// The longest time that no line came since the exit, up to the last line.
     gap: Duration,
+    /// Init has begun again since: it says no more of this exit.
+    begins: bool,
 }
 
 impl Mark {
     pub(crate) fn new(status: ExitStatus, batch: u64, at: Instant) -> Self {
-        Self { status, batch, at, last: at, gap: Duration::ZERO }
+        Self { status, batch, at, last: at, gap: Duration::ZERO, begins: false }
     }
 
     /// An exit of before, and when lines came behind it.
@@ -89,38 +99,53 @@ impl Mark {
 }
 
 /// The exits that the records of a batch tell, by the index of the machine's group; of several in one group the last.
-pub(crate) fn exits_in(patterns: &ExitPatterns, batch: &Batch) -> Vec<(u32, ExitStatus)> {
+pub(crate) fn exits_in(patterns: &ExitPatterns, batch: &Batch) -> Vec<(u32, Exit)> {
     let groups = batch.groups.iter().enumerate().filter(|(_, group)| group.counts[Kind::System as usize] > 0);
     groups.filter_map(|(index, group)| Some((index as u32, exit_in(patterns, batch, group)?))).collect()
 }
 
-fn exit_in(patterns: &ExitPatterns, batch: &Batch, group: &Group) -> Option<ExitStatus> {
+fn exit_in(patterns: &ExitPatterns, batch: &Batch, group: &Group) -> Option<Exit> {
     let told = |index: &u32| {
         let row = batch.row(*index);
         row.runner.then(|| patterns.read(batch.view_of(row).message())).flatten()
     };
     let (index, status) = group.rows.clone().rev().find_map(|index| Some((index, told(&index)?)))?;
-    let code = status.code().or_else(|| code_before(batch, group.rows.start..index, &mut LOOKED_BACK_MAX.clone()));
-    Some(ExitStatus { code })
+    if status.code().is_some() {
+        return Some(Exit { status, began: true, begins: false });
+    }
+    let before = word_in(batch, (group.rows.start..index).rev(), &mut LOOKED_BACK_MAX.clone());
+    let behind = word_in(batch, index + 1..group.rows.end, &mut LOOKED_BACK_MAX.clone());
+    let code = [before, behind].into_iter().flatten().find_map(InitWord::code);
+    let is_start = |word| word == Some(InitWord::Starting);
+    Some(Exit { status: ExitStatus { code }, began: is_start(before), begins: is_start(behind) })
 }
 
-/// The code that init tells in these rows, the newest first; takes the rows looked at off `left`.
-fn code_before(batch: &Batch, rows: std::ops::Range<u32>, left: &mut u32) -> Option<i32> {
-    rows.rev().find_map(|index| {
-        *left = left.checked_sub(1)?;
-        code_of_init(batch.view(index).message())
-    })
+/// The first word of init on a life of the machine in these rows; takes the rows looked at off `left`.
+fn word_in(batch: &Batch, rows: impl Iterator<Item = u32>, left: &mut u32) -> Option<InitWord> {
+    let mut looked_at = rows.take(*left as usize).inspect(|_| *left -= 1);
+    looked_at.find_map(|index| word_of_init(&batch.view(index)))
 }
 
-/// As [`ExitStatus::code`], of an exit whose record has none: what init said shortly before. `groups` gives the machine's groups
-/// before, the newest first, for as long as it is told to.
-pub(crate) fn look_back(groups: impl FnOnce(&mut dyn FnMut(&Group, &Batch) -> bool)) -> ExitStatus {
-    let (mut left, mut code) = (LOOKED_BACK_MAX, None);
+/// What init says there on a life of the machine, if it is init that says it: Fly sends its lines as the app's.
+fn word_of_init(entry: &EntryView<'_>) -> Option<InitWord> {
+    let word = InitWord::read(entry.message())?;
+    // Few lines come so far, and none on the way in.
+    let record: serde_json::Value = serde_json::from_slice(entry.raw()).ok()?;
+    (record["event"]["provider"] == "app").then_some(word)
+}
+
+/// An exit whose record has no code gets the one that init told shortly before. `groups` gives the machine's groups before, the
+/// newest first, for as long as it is told to.
+pub(crate) fn look_back(exit: Exit, groups: impl FnOnce(&mut dyn FnMut(&Group, &Batch) -> bool)) -> Exit {
+    if exit.began || exit.status.code().is_some() {
+        return exit;
+    }
+    let (mut left, mut word) = (LOOKED_BACK_MAX, None);
     groups(&mut |group, batch| {
-        code = code_before(batch, group.rows.clone(), &mut left);
-        code.is_none() && left > 0
+        word = word_in(batch, group.rows.clone().rev(), &mut left);
+        word.is_none() && left > 0
     });
-    ExitStatus { code }
+    Exit { status: ExitStatus { code: word.and_then(InitWord::code) }, ..exit }
 }
 
 #[cfg(test)]

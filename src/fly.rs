@@ -12,7 +12,11 @@
 mod canary;
 mod counters;
 #[cfg(feature = "fly")]
+mod drops;
+#[cfg(feature = "fly")]
 mod gather;
+#[cfg(feature = "fly")]
+mod inbox;
 #[cfg(feature = "fly")]
 mod source;
 

@@ -251,7 +251,12 @@ impl Running {
         // Nothing in between: who is told to end is refused from then on, or its lines would come behind the readers' end.
         self.shutdown.cancel();
         collector.shut_down();
-        let (readers, ()) = tokio::join!(timeout_at(until, self.tracker.wait()), self.sinks.stop(until));
+        // A source that is held is refused now, and counts what it has in hand.
+        let (readers, (), _) = tokio::join!(
+            timeout_at(until, self.tracker.wait()),
+            self.sinks.stop(until),
+            timeout_at(until, self.fly.stop())
+        );
         readers.is_ok()
     }
 

@@ -56,7 +56,7 @@ mod threads;
 pub(crate) mod fuzz;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(not(test), allow(dead_code, reason = "fuzzing needs less of it than the tests do"))]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -121,8 +121,16 @@ impl Spool {
     ///
     /// See [`OpenError`]. Damage is none of them.
     pub fn open(dir: &Path, bounds: Bounds, observer: Option<Arc<dyn Observer>>) -> Result<Self, OpenError> {
-        let disk = Arc::new(Disk::open_or_create(dir)?);
-        let log = Arc::new(Log::open(disk, bounds, observer)?);
+        Self::open_on(Arc::new(Disk::open_or_create(dir)?), bounds, observer)
+    }
+
+    /// As [`Spool::open`], on a file system that may be another than the machine's.
+    pub(crate) fn open_on(
+        fs: Arc<dyn fs::Fs>,
+        bounds: Bounds,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, OpenError> {
+        let log = Arc::new(Log::open(fs, bounds, observer)?);
         let threads = Arc::new(Threads::start(&log)?);
         Ok(Self { log, threads })
     }

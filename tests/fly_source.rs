@@ -10,6 +10,7 @@ mod support;
 use std::{io::BufRead, process::Stdio, time::Duration};
 
 use hyper::Method;
+use jiff::Timestamp;
 use nats::NatsServer;
 use serde_json::Value;
 use support::{Client, assert_balances, drain::Drain};
@@ -96,6 +97,29 @@ async fn until(drain: &Drain, what: &str, wanted: impl AsyncFn(&Drain) -> bool) 
     }
 }
 
+/// What the loss journal tells of the source.
+async fn losses(drain: &Drain) -> Vec<Value> {
+    let (_, losses) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await;
+    losses["losses"].as_array().unwrap().iter().filter(|loss| loss["where"] == "source:fly").cloned().collect()
+}
+
+/// Asserts that there is one gap, which began and ended within these times.
+fn assert_one_gap(losses: &[Value], began: [Timestamp; 2], ended: [Timestamp; 2]) {
+    let [gap] = losses else { panic!("one gap: {losses:?}") };
+    let time = |key: &str| gap[key].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!((&gap["reason"], &gap["lines"]), (&"disconnected".into(), &Value::Null), "{gap}");
+    assert!((began[0]..=began[1]).contains(&time("from")), "{gap}, not from {began:?}");
+    assert!((ended[0]..=ended[1]).contains(&time("to")), "{gap}, not to {ended:?}");
+}
+
+/// What `/healthz` says of the source, if something is wrong with it.
+async fn trouble(drain: &Drain) -> Option<String> {
+    let (_, verdict) = Client::connect(drain.control).await.call(Method::GET, "/healthz").await;
+    let reasons = verdict["reasons"].as_array()?;
+    let reason = reasons.iter().find(|reason| reason["reason"] == "source_silent")?;
+    Some(reason["detail"].as_str().unwrap().to_owned())
+}
+
 async fn is_connected(drain: &Drain) -> bool {
     metric(drain, "fleetdrain_fly_connected ").await == Some(1.0)
 }
@@ -164,17 +188,110 @@ async fn a_server_that_was_gone_is_found_again_and_the_gap_is_on_record() {
     let mut nats = Nats::start("gone", "secret");
     let drain = start(&nats, "secret");
     until(&drain, "the connection", is_connected).await;
+    let client = nats.connect("secret").await;
+    let heard = Timestamp::now();
+    publish(&client, "my-app", record("my-app", 0)).await;
+    client.flush().await.unwrap();
+    until(&drain, "a line", async |drain| stats(drain).await["lines_received"] == 1).await;
+    drop(client);
     nats.server.kill();
     until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
+    assert!(losses(&drain).await.is_empty(), "it is not over yet");
+    let (seen, back) = (Timestamp::now(), Timestamp::now());
     nats.server.run();
     until(&drain, "the connection", is_connected).await;
+    let found = Timestamp::now();
     let client = nats.connect("secret").await;
     publish(&client, "my-app", record("my-app", 1)).await;
     client.flush().await.unwrap();
-    until(&drain, "the line", async |drain| stats(drain).await["lines_received"] == 1).await;
-    let (_, losses) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/losses").await;
-    let gap = losses["losses"].as_array().unwrap().iter().find(|loss| loss["where"] == "source:fly");
-    assert!(gap.is_some_and(|gap| gap["lines"].is_null()), "{losses}");
+    until(&drain, "the line", async |drain| stats(drain).await["lines_received"] == 2).await;
+    // From when it was heard last on.
+    assert_one_gap(&losses(&drain).await, [heard, seen], [back, found]);
+    until(&drain, "a verdict without it", async |drain| trouble(drain).await.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn a_gap_that_is_open_at_the_end_is_on_record_at_the_next_start() {
+    let mut nats = Nats::start("open-gap", "secret");
+    let spool = nats.server.dir.join("spool");
+    let env = [
+        ("FLEETDRAIN_FLY__TOKEN", "secret"),
+        ("FLEETDRAIN_FLY__CANARY", "false"),
+        ("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap()),
+    ];
+    let began = Timestamp::now();
+    let drain = start_with(&nats, &env, Stdio::inherit());
+    until(&drain, "the connection", is_connected).await;
+    nats.server.kill();
+    until(&drain, "the end of the connection", async |drain| !is_connected(drain).await).await;
+    let lost = Timestamp::now();
+    drain.signal("-TERM");
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+    let ended = Timestamp::now();
+    let drain = start_with(&nats, &env, Stdio::inherit());
+    assert_one_gap(&losses(&drain).await, [began, lost], [lost, ended]);
+    // What has never been connected has missed nothing that it can tell of.
+    drain.signal("-TERM");
+    assert_eq!(drain.wait().0, 0);
+    let drain = start_with(&nats, &env, Stdio::inherit());
+    assert_eq!(losses(&drain).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn what_the_server_objects_to_is_told_while_it_is_connected() {
+    let mut nats = Nats { server: NatsServer::new("fly-denied") };
+    let denied = "authorization { users: [{ user: my-org, password: secret, permissions: { subscribe: { deny: \"logs.>\" } } }] }\n";
+    nats.server.configure(denied);
+    nats.server.run();
+    let drain = start(&nats, "secret");
+    until(&drain, "the verdict", async |drain| {
+        let told = trouble(drain).await.unwrap_or_default().to_lowercase();
+        told.starts_with("fly: connected, but: ") && told.contains("permissions violation")
+    })
+    .await;
+    nats.configure("secret");
+    nats.server.kill();
+    nats.server.run();
+    until(&drain, "its end", async |drain| trouble(drain).await.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real nats-server: scripts/test.sh"]
+async fn what_waits_under_steady_flow_is_not_taken_for_lost() {
+    const EACH: u64 = 50;
+    const LINES: u64 = 30_000;
+    let nats = Nats::start("steady", "secret");
+    let spool = nats.server.dir.join("spool");
+    let env = [
+        ("FLEETDRAIN_FLY__TOKEN", "secret"),
+        ("FLEETDRAIN_FLY__CANARY", "false"),
+        ("FLEETDRAIN_FLY__BATCH_LINES", "50"),
+        ("FLEETDRAIN_SPOOL__DIR", spool.to_str().unwrap()),
+    ];
+    let drain = start_with(&nats, &env, Stdio::inherit());
+    until(&drain, "the connection", is_connected).await;
+    let client = nats.connect("secret").await;
+    let mut control = Client::connect(drain.control).await;
+    let mut sent = 0;
+    // There is always about as much that waits, and far less than may.
+    while sent < LINES {
+        let (_, told) = control.call(Method::GET, "/api/v1/stats").await;
+        let mut left = told["lines_received"].as_u64().unwrap() + 2_000 - sent;
+        while left >= EACH {
+            for number in 0..EACH {
+                publish(&client, "my-app", record("my-app", number as usize)).await;
+            }
+            (sent, left) = (sent + EACH, left - EACH);
+        }
+        client.flush().await.unwrap();
+    }
+    until(&drain, "all of it", async |drain| stats(drain).await["lines_received"] == sent).await;
+    let overflow = "fleetdrain_source_lines_dropped_total{source=\"fly\",reason=\"overflow\"} ";
+    assert_eq!((metric(&drain, overflow).await, losses(&drain).await), (Some(0.0), vec![]));
+    assert_eq!(metric(&drain, "fleetdrain_fly_messages_total ").await, Some(sent as f64));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,9 +299,9 @@ async fn a_server_that_was_gone_is_found_again_and_the_gap_is_on_record() {
 async fn a_token_that_is_wrong_or_revoked_is_told_and_tried_until_it_is_right() {
     let nats = Nats::start("token", "another");
     let drain = start(&nats, "secret");
+    // From the server, which is there then: one that is still starting would die of what has it read its configuration anew.
     until(&drain, "the verdict", async |drain| {
-        let (_, verdict) = Client::connect(drain.control).await.call(Method::GET, "/healthz").await;
-        verdict["reasons"].as_array().unwrap().iter().any(|reason| reason["reason"] == "source_silent")
+        trouble(drain).await.is_some_and(|told| told.to_lowercase().contains("authorization violation"))
     })
     .await;
     nats.configure("secret");
@@ -196,6 +313,7 @@ async fn a_token_that_is_wrong_or_revoked_is_told_and_tried_until_it_is_right() 
     nats.configure("secret");
     nats.server.reload();
     until(&drain, "the connection", is_connected).await;
+    until(&drain, "a verdict without it", async |drain| trouble(drain).await.is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

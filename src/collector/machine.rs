@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     batch::{Batch, FIRST_SEQ, Group, GroupRef},
     config,
-    exit::{ExitStatus, Exits},
+    exit::{Exit, Exits},
     history::Trail,
     queue::{Ended, Queue},
 };
@@ -263,7 +263,7 @@ impl Machine {
     }
 
     /// Notes that the machine has lines in a batch that is published, and maybe tells there that it has exited.
-    pub(super) fn note_exit(&self, _state: &mut MachineState, exit: Option<ExitStatus>, batch: &Batch, group: &Group) {
+    pub(super) fn note_exit(&self, _state: &mut MachineState, exit: Option<Exit>, batch: &Batch, group: &Group) {
         let watched = if exit.is_some() { Some(self.watched()) } else { self.watched.get().map(|watched| &**watched) };
         if let Some(watched) = watched {
             watched.exits.lock().note(exit, batch, group);

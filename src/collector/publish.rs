@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Span, Streams},
-    exit::{self, ExitStatus},
+    exit::{self, Exit},
     history::Next,
     queue::{Fetched, Offered, OnDisk, Place as QueuePlace, Queue, QueueRoom, Taken, Wakes},
 };
@@ -185,7 +185,7 @@ impl LogCollector {
         machine: &Arc<Machine>,
         index: u32,
         room: Option<QueueRoom>,
-        exit: Option<ExitStatus>,
+        exit: Option<Exit>,
     ) -> Option<(Offered, Streams)> {
         let Offering { batch, moment, wakes } = offering;
         let at = GroupRef { batch: batch.seq, group: index };
@@ -211,12 +211,9 @@ impl LogCollector {
     }
 
     /// An exit whose record has no code gets the one that init told shortly before, if the history holds that.
-    fn with_code(&self, exit: ExitStatus, machine: &Machine) -> ExitStatus {
-        if exit.code().is_some() {
-            return exit;
-        }
+    fn with_code(&self, exit: Exit, machine: &Machine) -> Exit {
         let trail = machine.trail.load();
-        exit::look_back(|each| trail.walk_back(&self.shared.history, |_, group, batch| each(group, batch)))
+        exit::look_back(exit, |each| trail.walk_back(&self.shared.history, |_, group, batch| each(group, batch)))
     }
 
     /// A machine becomes known to users.

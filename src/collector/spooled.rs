@@ -81,11 +81,11 @@ impl LogCollector {
             let group = batch.groups.iter().position(|group| batch.machine_id(group) == machine_id);
             let exits = exit::exits_in(&self.shared.config.exit_patterns, &batch);
             let exit = exits.into_iter().find(|(index, _)| Some(*index as usize) == group);
-            let Some((_, status)) = exit else {
+            let Some((_, exit)) = exit else {
                 later.push(batch.received);
                 continue;
             };
-            let mark = Mark::of_past(status, seq, batch.received, later.into_iter().rev());
+            let mark = Mark::of_past(exit.status, seq, batch.received, later.into_iter().rev());
             machine.with_exits(|exits| exits.recall(mark));
             return;
         }
@@ -98,9 +98,17 @@ impl LogCollector {
     ///
     /// See [`OpenError`].
     pub fn with_spool(config: CollectorConfig, dir: &Path, bounds: Bounds) -> Result<Self, OpenError> {
+        Self::over_spool(config, |observer| Spool::open(dir, bounds, Some(observer)))
+    }
+
+    /// As [`LogCollector::with_spool`], over the spool that `open` opens.
+    pub(crate) fn over_spool(
+        config: CollectorConfig,
+        open: impl FnOnce(Arc<dyn Observer>) -> Result<Spool, OpenError>,
+    ) -> Result<Self, OpenError> {
         let budget = Budget::new(config.budget_bytes);
         let listening = Arc::new(Listening { budget: Arc::clone(&budget), shared: OnceLock::new() });
-        let spool = Spool::open(dir, bounds, Some(Arc::clone(&listening) as Arc<dyn Observer>))?;
+        let spool = open(Arc::clone(&listening) as Arc<dyn Observer>)?;
         let left = Left::of(&spool);
         let start = Past::start(spool, Arc::clone(&budget), config.boot_lines);
         let epoch = start.past.as_ref().map_or(0, Past::epoch);

@@ -417,7 +417,7 @@ pub static SETTINGS: [Setting; 62] = [
     setting(
         "fly.pending_max",
         Kind::Count { at: |c| &mut c.fly.pending_max, min: 1, max: 10_000_000 },
-        "messages that wait while the drain is full, in memory.budget as 1 KiB each and at most an eighth of it; more are dropped and counted",
+        "messages of all subjects that wait while the drain is full, in memory.budget as 1 KiB each and at most an eighth of it; more are dropped and counted",
     ),
     setting(
         "fly.canary",

@@ -101,14 +101,36 @@ pub(super) fn flys(message: &str) -> Option<ExitStatus> {
     (by_policy || message.starts_with("machine has reached its max restart count")).then(ExitStatus::default)
 }
 
-/// The code that a line of Fly's init tells of the machine's main process.
-pub(crate) fn code_of_init(message: &str) -> Option<i32> {
-    let told = message.trim_start().strip_prefix("INFO Main child exited ")?;
-    if let Some(code) = told.strip_prefix("normally with code: ") {
-        return code.trim_end().parse().ok();
+/// What a line of Fly's init says of the life of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InitWord {
+    /// One begins: what was said before is of another.
+    Starting,
+    /// It ended, with that code.
+    Exited(i32),
+}
+
+impl InitWord {
+    /// Exactly as init writes it, with the blank that stands before its level.
+    pub(super) fn read(message: &str) -> Option<Self> {
+        let told = message.strip_prefix(" INFO ")?;
+        if told.starts_with("Starting init (commit: ") {
+            return Some(Self::Starting);
+        }
+        let told = told.strip_prefix("Main child exited ")?;
+        if let Some(code) = told.strip_prefix("normally with code: ") {
+            return code.trim_end().parse().ok().map(Self::Exited);
+        }
+        let signal = told.strip_prefix("with signal (with signal '")?;
+        signal_number(signal.split('\'').next()?).map(|number| Self::Exited(128 + number))
     }
-    let signal = told.strip_prefix("with signal (with signal '")?;
-    signal_number(signal.split('\'').next()?).map(|number| 128 + number)
+
+    pub(super) fn code(self) -> Option<i32> {
+        match self {
+            Self::Starting => None,
+            Self::Exited(code) => Some(code),
+        }
+    }
 }
 
 /// The number of a signal on Linux, by its name; those that end a process.

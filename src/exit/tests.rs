@@ -16,6 +16,10 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const EXITED: &str = "machine exited with exit code 137, not restarting";
+/// It tells no code.
+const POLICY: &str = "machine restart policy set to 'no', not restarting";
+const STARTING: &str = " INFO Starting init (commit: 5293a085)...";
+const CODE_2: &str = " INFO Main child exited normally with code: 2";
 
 fn app(message: &str) -> String {
     record("app", message)
@@ -120,17 +124,43 @@ fn patterns_are_checked_and_the_code_is_their_capture() {
 }
 
 #[test]
-fn init_tells_codes_and_signals() {
+fn init_tells_codes_and_signals_and_that_it_starts() {
+    let exited = |code| Some(InitWord::Exited(code));
     for (message, expected) in [
-        (" INFO Main child exited normally with code: 0", Some(0)),
-        ("INFO Main child exited normally with code: 137", Some(137)),
-        (" INFO Main child exited with signal (with signal 'SIGKILL', core dumped? false)", Some(137)),
-        (" INFO Main child exited with signal (with signal 'SIGINT', core dumped? false)", Some(130)),
+        (" INFO Main child exited normally with code: 0", exited(0)),
+        (" INFO Main child exited normally with code: 137", exited(137)),
+        (" INFO Main child exited with signal (with signal 'SIGKILL', core dumped? false)", exited(137)),
+        (" INFO Main child exited with signal (with signal 'SIGINT', core dumped? false)", exited(130)),
+        (" INFO Starting init (commit: 5293a085)...", Some(InitWord::Starting)),
         (" INFO Main child exited with signal (with signal 'SIGNEVER', core dumped? false)", None),
         (" INFO Main child exited normally with code: many", None),
         (" INFO Starting clean up.", None),
+        // As an app's logger may write it, and init does not.
+        ("INFO Main child exited normally with code: 137", None),
+        ("  INFO Main child exited normally with code: 137", None),
+        ("INFO Starting init (commit: 5293a085)...", None),
     ] {
-        assert_eq!(code_of_init(message), expected, "{message}");
+        assert_eq!(InitWord::read(message), expected, "{message}");
+    }
+}
+
+#[test]
+fn only_a_record_of_the_app_tells_what_init_says() {
+    let word = |body: String| {
+        let parsed = Parser::default().parse(body.as_bytes(), Limits { line_bytes_max: 1 << 20, errors_max: 0 });
+        let batch = Batch::new(body.into_bytes().into(), parsed.arena, parsed.rows, jiff::Timestamp::UNIX_EPOCH);
+        word_of_init(&batch.view(0))
+    };
+    let init = app(CODE_2);
+    assert_eq!(word(init.clone()), Some(InitWord::Exited(2)));
+    assert_eq!(word(init.replace("\"app\"}", "\"\\u0061pp\"}")), Some(InitWord::Exited(2)));
+    for body in [
+        record("proxy", CODE_2),
+        record("runner", CODE_2),
+        init.replace("\"event\"", "\"events\""),
+        init.replace("{\"provider\":\"app\"}", "\"app\""),
+    ] {
+        assert_eq!(word(body.clone()), None, "{body}");
     }
 }
 
@@ -139,7 +169,8 @@ fn only_a_system_record_of_the_runner_tells_an_exit() {
     let exits = |body: String| {
         let parsed = Parser::default().parse(body.as_bytes(), Limits { line_bytes_max: 1 << 20, errors_max: 0 });
         let batch = Batch::new(body.into_bytes().into(), parsed.arena, parsed.rows, jiff::Timestamp::UNIX_EPOCH);
-        exits_in(&ExitPatterns::default(), &batch)
+        let exits = exits_in(&ExitPatterns::default(), &batch);
+        exits.into_iter().map(|(group, exit)| (group, exit.status)).collect::<Vec<_>>()
     };
     assert_eq!(exits(runner(EXITED)), [(0, code(137).unwrap())]);
     for body in [
@@ -308,7 +339,6 @@ async fn a_slow_view_ends_before_the_next_life() {
 
 #[tokio::test(start_paused = true)]
 async fn an_exit_without_a_code_gets_the_one_that_init_tells() {
-    const POLICY: &str = "machine restart policy set to 'no', not restarting";
     let init = app(" INFO Main child exited with signal (with signal 'SIGTERM', core dumped? false)");
     let clean = app(" INFO Starting clean up.");
     let (policy, coded) = (runner(POLICY), runner("machine exited with exit code 3, not restarting"));
@@ -336,6 +366,40 @@ async fn an_exit_without_a_code_gets_the_one_that_init_tells() {
     push(&collector, &[runner(POLICY)]);
     let _ = stream.collect().await;
     assert_eq!(stream.exit_status(), Some(ExitStatus::default()), "so far back it is of another life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_code_of_an_exit_is_of_no_life_but_its_own() {
+    let code_3 = " INFO Main child exited normally with code: 3";
+    let start = || app(STARTING);
+    let lives: [(&[&[String]], Option<i32>); 8] = [
+        // The job exited with 2, was started again, and died without a word of init.
+        (&[&[app(CODE_2)], &[start()], &[runner(POLICY)]], None),
+        (&[&[app(CODE_2), start(), runner(POLICY)]], None),
+        (&[&[app(CODE_2)], &[start(), runner(POLICY)]], None),
+        (&[&[app(CODE_2), start()], &[runner(POLICY)]], None),
+        (&[&[app(CODE_2), start(), app(code_3)], &[runner(POLICY)]], Some(3)),
+        // Its word came late, and the next life began in the same body, or ended too.
+        (&[&[runner(POLICY)], &[app(CODE_2), start(), app(code_3)]], Some(2)),
+        (&[&[runner(POLICY), app(CODE_2), start(), app(code_3)]], Some(2)),
+        (&[&[runner(POLICY)], &[start()], &[app(code_3)]], None),
+    ];
+    for (bodies, expected) in lives {
+        let (collector, queue) = subscribed();
+        let mut stream = LogStream::new(queue).until_exit(LINGER);
+        bodies.iter().for_each(|body| push(&collector, body));
+        let _ = stream.collect().await;
+        assert_eq!(stream.exit_status(), Some(ExitStatus { code: expected }), "{bodies:?}");
+        let (_, exited) = shown(&mut view(&collector, true)).await;
+        assert_eq!(exited, Some(ExitStatus { code: expected }), "{bodies:?}");
+    }
+    // Its start stands behind its exit in one body, and what the next life tells comes later.
+    let (collector, queue) = subscribed();
+    let mut stream = LogStream::new(queue).until_exit(LINGER);
+    push(&collector, &[runner(POLICY), start()]);
+    push(&collector, &[app(code_3)]);
+    let _ = stream.collect().await;
+    assert_eq!(stream.exit_status(), Some(ExitStatus::default()));
 }
 
 #[tokio::test(start_paused = true)]

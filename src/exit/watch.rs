@@ -18,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{ExitStatus, LINGER_MAX, LOOKED_BACK_MAX, Mark};
+use super::{Exit, ExitStatus, LINGER_MAX, LOOKED_BACK_MAX, Mark, patterns::InitWord};
 use crate::{
     batch::{Batch, Group},
     collector::Machine,
@@ -35,21 +35,17 @@ pub(crate) struct Exits {
 
 impl Exits {
     /// The machine has lines in a batch that is published, and maybe tells an exit there.
-    pub(crate) fn note(&mut self, exit: Option<ExitStatus>, batch: &Batch, group: &Group) {
+    pub(crate) fn note(&mut self, exit: Option<Exit>, batch: &Batch, group: &Group) {
+        let status = exit.map(|exit| exit.status);
         match (&mut self.last, exit) {
-            (last, Some(status)) => *last = Some(Mark::new(status, batch.seq, batch.received)),
+            (last, Some(Exit { status, begins, .. })) => {
+                *last = Some(Mark { begins, ..Mark::new(status, batch.seq, batch.received) });
+            }
             (Some(last), None) => last.note(batch.received),
             (None, None) => {}
         }
-        // Init's word may come late like any other line.
-        let is_wanted = |last: &Mark| exit.is_none() && last.status.code().is_none() && last.stands(LINGER_MAX);
-        let last = self.last.as_mut().filter(|last| is_wanted(last));
-        let late_code = last.and_then(|last| {
-            let code = super::code_before(batch, group.rows.clone(), &mut LOOKED_BACK_MAX.clone())?;
-            last.status = ExitStatus::new(Some(code));
-            Some(code)
-        });
-        self.watches.iter().for_each(|watched| watched.note(exit, late_code, batch));
+        let late_code = self.last.as_mut().filter(|_| exit.is_none()).and_then(|last| late_code(last, batch, group));
+        self.watches.iter().for_each(|watched| watched.note(status, late_code, batch));
     }
 
     /// Notes an exit that was told before this process knew the machine.
@@ -91,6 +87,17 @@ impl Exits {
     fn leave(&mut self, watched: &Arc<Watched>) {
         self.watches.retain(|other| !Arc::ptr_eq(other, watched));
     }
+}
+
+/// The code of an exit without one, if init tells it in a late line: its word may come late like any other.
+fn late_code(last: &mut Mark, batch: &Batch, group: &Group) -> Option<i32> {
+    if last.begins || last.status.code().is_some() || !last.stands(LINGER_MAX) {
+        return None;
+    }
+    let word = super::word_in(batch, group.rows.clone(), &mut LOOKED_BACK_MAX.clone())?;
+    last.begins = word == InitWord::Starting;
+    last.status = ExitStatus::new(word.code());
+    word.code()
 }
 
 /// What one reader waits for.

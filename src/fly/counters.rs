@@ -27,7 +27,10 @@ pub(crate) struct FlyCounters {
     pub(super) taken: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) own_app: AtomicU64,
-    pub(super) overflow: AtomicU64,
+    /// Messages that the client dropped because too many waited: we never had them.
+    pub(super) dropped: AtomicU64,
+    /// Lines of messages that we had, and the drain did not take.
+    pub(super) given_up: AtomicU64,
     pub(super) canary_sent: AtomicU64,
     pub(super) canary_received: AtomicU64,
     canary_lag_micros: AtomicU64,
@@ -39,8 +42,10 @@ pub(crate) struct FlyCounters {
 struct Watched {
     /// Since when it is as it is; `None`: the source does not run.
     since: Option<Instant>,
-    /// What the server or the way to it said last.
+    /// What the server or the way to it said last, since it was connected last.
     error: Option<String>,
+    /// How often the client has said that it is connected.
+    told_connects: u64,
     canary: bool,
     canary_back: Option<Instant>,
     /// Messages taken when the last canary came back.
@@ -59,15 +64,23 @@ impl FlyCounters {
         self.connected.store(false, Relaxed);
     }
 
-    /// Notes whether it is connected. What was wrong before is over.
-    pub(super) fn connected(&self, connected: bool) {
-        if self.connected.swap(connected, Relaxed) != connected {
+    /// Notes whether it is connected, and how often it has been in all.
+    pub(super) fn connected(&self, connected: bool, connects: u64) {
+        let is_new = self.connects.swap(connects, Relaxed) != connects;
+        if self.connected.swap(connected, Relaxed) != connected || is_new {
             let mut watched = self.watched.lock();
             watched.since = Some(Instant::now());
-            if connected {
+            // Where the client did not say so in its place among the errors, this is as good as can be.
+            if connected && watched.told_connects < connects {
                 watched.error = None;
             }
         }
+    }
+
+    /// The client says that it is connected: what was wrong before is over, and what the server objects to now comes behind.
+    pub(super) fn told_connected(&self) {
+        let mut watched = self.watched.lock();
+        (watched.error, watched.told_connects) = (None, watched.told_connects + 1);
     }
 
     /// Notes what is wrong; `true` if it is something new.
@@ -87,7 +100,7 @@ impl FlyCounters {
 
     /// Lines that were lost for want of room.
     pub(crate) fn overflow(&self) -> u64 {
-        self.overflow.load(Relaxed)
+        self.dropped.load(Relaxed) + self.given_up.load(Relaxed)
     }
 
     /// What `/healthz` is to tell.
@@ -114,15 +127,14 @@ impl FlyCounters {
     }
 
     pub(crate) fn snapshot(&self) -> FlySnapshot {
-        let overflow = self.overflow();
         FlySnapshot {
             enabled: self.watched.lock().since.is_some(),
             connected: self.connected.load(Relaxed),
             reconnects: self.connects.load(Relaxed).saturating_sub(1),
             slow_consumers: self.slow_consumers.load(Relaxed),
-            messages: self.taken.load(Relaxed) + overflow,
+            messages: self.taken.load(Relaxed) + self.dropped.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
-            lines_dropped: [self.own_app.load(Relaxed), overflow],
+            lines_dropped: [self.own_app.load(Relaxed), self.overflow()],
             canary_sent: self.canary_sent.load(Relaxed),
             canary_received: self.canary_received.load(Relaxed),
             canary_lag_seconds: Duration::from_micros(self.canary_lag_micros.load(Relaxed)).as_secs_f64(),
@@ -148,7 +160,7 @@ mod tests {
                 && !counters.erred("authorization violation".to_owned())
         );
         assert!(detail(&counters).contains("not connected for 0 s: authorization violation"));
-        counters.connected(true);
+        counters.connected(true, 1);
         assert_eq!(counters.troubles(), []);
         tokio::time::advance(CANARY_MISSING).await;
         assert_eq!(counters.troubles(), []);
@@ -158,5 +170,34 @@ mod tests {
         assert_eq!((counters.troubles(), counters.snapshot().canary_lag_seconds), (vec![], 1.5));
         counters.stopped();
         assert_eq!(counters.troubles(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_over_with_the_next_connection_whether_its_loss_was_seen_or_not() {
+        let counters = FlyCounters::default();
+        counters.started(false);
+        counters.told_connected();
+        counters.connected(true, 1);
+        counters.erred("timed out".to_owned());
+        assert!(detail(&counters).starts_with("fly: connected, but: timed out"));
+        // Lost and found between two looks, and the client forgot to say so.
+        counters.connected(true, 2);
+        assert_eq!(counters.troubles(), []);
+        // Said, and seen later: what the server objects to came behind.
+        counters.told_connected();
+        counters.told_connected();
+        counters.erred("permissions violation".to_owned());
+        counters.connected(true, 3);
+        assert!(detail(&counters).starts_with("fly: connected, but: permissions violation"));
+    }
+
+    #[test]
+    fn a_message_that_was_taken_and_given_up_came_once() {
+        let counters = FlyCounters::default();
+        counters.taken.store(10, Relaxed);
+        counters.given_up.store(4, Relaxed);
+        counters.dropped.store(3, Relaxed);
+        let counted = counters.snapshot();
+        assert_eq!((counted.messages, counted.lines_dropped), (13, [0, 7]));
     }
 }

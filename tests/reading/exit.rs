@@ -29,6 +29,20 @@ async fn logs_end_with_the_exit_and_its_code() {
 }
 
 #[tokio::test]
+async fn an_exit_without_a_code_does_not_get_that_of_the_life_before() {
+    let drain = Drain::new().await;
+    let init = |word: &str| fly("app", &format!(" INFO {word}"));
+    drain.push_records(&[init("Main child exited normally with code: 0")]);
+    drain.push_records(&[init("Starting init (commit: 5293a085)...")]);
+    drain.push_records(&[fly("runner", "machine restart policy set to 'no', not restarting")]);
+    let path = format!("{M}/m/logs?until=exit&linger=0s");
+    assert_eq!(drain.get(&path).await.rest().await.last(), Some(&end(Value::Null)));
+    drain.push_records(&[init("Main child exited normally with code: 3")]);
+    drain.push_records(&[fly("runner", "machine restart policy set to 'no', not restarting")]);
+    assert_eq!(drain.get(&path).await.rest().await.last(), Some(&end(3)));
+}
+
+#[tokio::test]
 async fn an_event_stream_ends_with_the_exit_too_and_text_without_a_word() {
     let drain = Drain::new().await;
     drain.push_records(&[fly("app", "a"), fly("runner", EXITED)]);

@@ -130,6 +130,13 @@ pub(crate) fn assert_balances(stats: &Value) {
         let went = ["spool_lines_released", "spool_lines_dropped", "spool_lines"];
         assert_eq!(count("spool_lines_in"), went.map(count).iter().sum::<u64>(), "{stats}");
     }
+    for sink in stats["sinks"].as_array().unwrap_or_else(|| panic!("sinks in {stats}")) {
+        let count = |name: &str| sink[name].as_u64().unwrap_or_else(|| panic!("{name} in {sink}"));
+        let went = ["lines_delivered", "lines_dropped", "lines_in_flight"];
+        assert_eq!(count("lines_in"), went.map(count).iter().sum::<u64>(), "{sink}");
+        let reasons = sink["lines_dropped_by_reason"].as_object().unwrap_or_else(|| panic!("reasons in {sink}"));
+        assert_eq!(count("lines_dropped"), reasons.values().filter_map(Value::as_u64).sum::<u64>(), "{sink}");
+    }
 }
 
 /// Asserts the balances when a test is over: whatever it did, every line is accounted for.

@@ -146,6 +146,12 @@ impl Position {
         self.cursor.line()
     }
 
+    /// The batches that are for it, and of which what a filter wants was counted in when they were published.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> std::ops::Range<u64> {
+        self.counted_from..self.end.min(self.until)
+    }
+
     /// Batches from number `seq` on are not for it.
     pub(super) fn end_at(&mut self, seq: u64) {
         self.until = seq;

@@ -37,8 +37,15 @@ impl Tally {
 
     /// Lines neither delivered nor dropped.
     pub(super) fn in_flight(&self) -> u64 {
-        let Settled { lines_in, delivered, dropped, .. } = self.settled;
-        lines_in.saturating_sub(delivered + dropped.iter().sum::<u64>())
+        let settled = self.settled.delivered + self.lines_dropped();
+        debug_assert!(settled <= self.settled.lines_in, "more was settled than came in: {self:?}");
+        self.settled.lines_in.saturating_sub(settled)
+    }
+
+    /// Lines counted in that are to come back.
+    #[cfg(test)]
+    pub(super) fn carried(&self) -> u64 {
+        self.carried
     }
 
     pub(super) fn came_in(&mut self, lines: u64) {

@@ -1,3 +1,5 @@
+mod in_flight;
+
 #[cfg(feature = "spool")]
 use std::path::PathBuf;
 
@@ -19,9 +21,17 @@ fn stderr_only() -> Option<Filter> {
     Some(Filter { streams: vec!["stderr".into()], ..Filter::default() })
 }
 
-/// Both balances, and that every dropped line is on record.
+/// As [`check_balance`], and that what is in flight waits or was taken, where nothing of it was told in part.
 #[track_caller]
 fn check(collector: &LogCollector) -> SinkStats {
+    let sink = check_balance(collector);
+    assert_eq!(sink.lines_in_flight, in_flight::held(collector, &collector.outlets()[0]), "{sink:?}");
+    sink
+}
+
+/// Both balances, and that every dropped line is on record.
+#[track_caller]
+fn check_balance(collector: &LogCollector) -> SinkStats {
     let stats = collector.stats();
     let fates = stats.lines_accepted + stats.lines_filtered + stats.lines_unrouted + stats.lines_rejected;
     assert_eq!(stats.lines_received, fates, "{stats:?}");
@@ -326,14 +336,14 @@ mod spooled {
         spool::{Bounds, Full},
     };
 
-    struct Dir(PathBuf);
+    pub(super) struct Dir(PathBuf);
 
     impl Dir {
-        fn new() -> Self {
+        pub(super) fn new() -> Self {
             Self(crate::scratch::path("outlet"))
         }
 
-        fn open(&self, bounds: Bounds) -> LogCollector {
+        pub(super) fn open(&self, bounds: Bounds) -> LogCollector {
             let config = CollectorConfig { budget_bytes: 64 << 20, history_bytes: 4_000, ..CollectorConfig::default() };
             LogCollector::with_spool(config, &self.0, bounds).unwrap()
         }
