@@ -94,7 +94,9 @@ fn measure(args: &JetStreamArgs, store: &std::path::Path) -> Result<Vec<Round>, 
         .set("history.bytes", "16MiB")
         .environment("FLEETDRAIN_SINKS__STORE__TYPE", "jetstream")
         .environment("FLEETDRAIN_SINKS__STORE__URL", &url)
-        .environment("FLEETDRAIN_SINKS__STORE__QUEUE_BYTES", "2GiB");
+        .environment("FLEETDRAIN_SINKS__STORE__QUEUE_BYTES", "2GiB")
+        // A round's last batch is not full: by default it would wait a second for more, as long as all the others take.
+        .environment("FLEETDRAIN_SINKS__STORE__BATCH_AGE_MAX", "20ms");
     for setting in &args.settings {
         let (key, value) = setting.split_once('=').ok_or_else(|| Failure::usage(format!("--sink {setting}: no =")))?;
         launch = launch.environment(&format!("FLEETDRAIN_SINKS__STORE__{}", key.to_uppercase()), value);
