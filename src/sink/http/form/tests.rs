@@ -262,3 +262,53 @@ fn no_member_stands_twice() {
         assert_eq!(line.as_object().unwrap().len(), 6, "{format:?}: {line}");
     }
 }
+
+/// What a script of `tests/sinks/` makes of a body: a JSON value a line.
+fn read_by(script: &str, body: &str) -> Vec<Value> {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let mut python = Command::new("python3")
+        .arg(format!("{}/tests/sinks/{script}", env!("CARGO_MANIFEST_DIR")))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{script} fails");
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+#[ignore = "needs chdb, which is ClickHouse as a library (PyPI): scripts/test.sh"]
+fn clickhouse_reads_the_rows() {
+    let sent = sent(Format::ClickHouse, Encoding::Raw);
+    let rows = read_by("clickhouse.py", &sent.text);
+    assert_eq!(rows.len(), 3);
+    for (line, row) in rows.iter().enumerate() {
+        assert_eq!((&row["id"], &row["record"]), (&sent.id(line).into(), &sent.record(line).into()));
+        assert_eq!(row["machine_seq"], [1, 1, 2][line]);
+    }
+    assert_eq!((&rows[0]["message"], &rows[0]["level"]), (&"first \"line\"".into(), &"info".into()));
+    assert_eq!(rows[2]["timestamp"], "2026-11-24 20:00:01.000000000");
+    // Its time is none: that of its receipt is told.
+    assert_eq!(rows[1]["timestamp"], rows[1]["received_at"]);
+}
+
+#[test]
+#[ignore = "needs opentelemetry-proto (PyPI): scripts/test.sh"]
+fn opentelemetry_reads_the_records() {
+    let sent = sent(Format::Otlp, Encoding::Raw);
+    let records = read_by("otlp.py", &sent.text);
+    // By machine, in the order of their first lines.
+    for (record, line) in records.iter().zip([0, 2, 1]) {
+        assert_eq!(record["attributes"]["fleetdrain.id"], sent.id(line));
+        assert_eq!(record["attributes"]["log.record.original"], sent.record(line));
+        assert_eq!(record["resource"]["service.name"], "shop");
+    }
+    assert_eq!((records.len(), &records[0]["severity"], &records[2]["severity"]), (3, &9.into(), &0.into()));
+    assert_eq!((&records[1]["body"], &records[1]["attributes"]["log.iostream"]), (&"third".into(), &"stderr".into()));
+    assert_eq!(records[1]["nanoseconds"], 1_795_550_401_000_000_000_u64);
+}
