@@ -29,9 +29,10 @@ mod null;
 mod s3;
 mod stdout;
 
-use std::{error::Error, pin::Pin, time::Duration};
+use std::{error::Error, panic::resume_unwind, pin::Pin, time::Duration};
 
 use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
 
 pub(crate) use self::{
     encode::Encoding,
@@ -134,6 +135,9 @@ impl Default for ParcelBounds {
     }
 }
 
+/// What a line in its store's form needs beside its record as sent, about: its id and times, what the store wants to be told.
+const FORM_BYTES: usize = 256;
+
 /// What a delivery comes to.
 pub(crate) type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 
@@ -151,6 +155,11 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// Parcels that may be under way at once.
     fn concurrency_max(&self) -> usize {
         usize::MAX
+    }
+
+    /// What it needs in memory to deliver a parcel, about, beside the parcel: its lines in the store's form.
+    fn form_bytes(&self, parcel: &Parcel) -> usize {
+        parcel.bytes() as usize + parcel.lines() * FORM_BYTES
     }
 
     /// Makes what was delivered complete before the process ends, such as a file that is still open.
@@ -177,6 +186,14 @@ pub(crate) enum Failure {
     /// It has taken all lines but these, by their place in [`Parcel::entries`], ascending. What may go again does not before `retry_after`.
     #[error("{reason}")]
     Partly { again: Vec<usize>, never: Vec<usize>, reason: String, retry_after: Option<Duration> },
+}
+
+/// Does what takes longer than a worker of the runtime has, on a thread for it. A panic there is one here.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => unavailable("the drain is shutting down".to_owned()),
+    })
 }
 
 fn unavailable(reason: String) -> Failure {

@@ -101,7 +101,8 @@ fn every_block_says_what_it_is() {
     for page in pages() {
         assert_eq!(page.indented, None, "{}: an indented block; fence it and say what it is", page.name);
         for block in page.blocks {
-            let known = ["sh", "python", "json", "text", "toml", "yaml", "html", "promql", "rust", "ini", "conf", "sql"];
+            let known =
+                ["sh", "python", "json", "text", "toml", "yaml", "html", "promql", "rust", "ini", "conf", "sql"];
             assert!(known.contains(&&*block.language), "{}: {:?} is none of {known:?}", block.place, block.language);
             let needs_name = ["yaml", "html", "ini", "conf"].contains(&&*block.language);
             assert!(!needs_name || block.file().is_some(), "{}: which file is it?", block.place);

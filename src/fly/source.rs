@@ -284,12 +284,16 @@ impl FlySource {
     async fn end(&mut self, inbox: &mut Inbox) {
         inbox.unsubscribe().await;
         let until = Instant::now() + self.answer;
+        let mut is_closed = false;
         loop {
+            // The server does not answer, or what it sends has no end.
+            if !is_closed && Instant::now() >= until {
+                inbox.close().await;
+                is_closed = true;
+            }
             match timeout(self.config.batch_age, inbox.next()).await {
                 Ok(Some(message)) => self.add(&message),
                 Ok(None) => break,
-                // The server does not answer.
-                Err(_) if Instant::now() >= until => inbox.close().await,
                 Err(_) => self.hand_on(inbox).await,
             }
             if self.is_full() {

@@ -9,7 +9,7 @@ use flate2::{Compression as Level, write::GzEncoder};
 use serde::Deserialize;
 
 #[cfg(any(feature = "s3", feature = "jetstream"))]
-use super::{Failure, unavailable};
+use super::{Failure, aside};
 
 /// How what is written is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -68,8 +68,7 @@ impl Compression {
         if self == Self::None {
             return Ok(lines.into());
         }
-        let packing = tokio::task::spawn_blocking(move || self.pack(&lines).map(Cow::into_owned));
-        let packed = packing.await.map_err(|_| unavailable("the drain is shutting down".to_owned()))?;
+        let packed = aside(move || self.pack(&lines).map(Cow::into_owned)).await?;
         packed.map(Into::into).map_err(|error| Failure::Never { reason: error.to_string() })
     }
 }

@@ -38,9 +38,6 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// How often an alarm about the same sink is repeated in the log.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 
-/// What a line in its store's form needs beside its record as sent, about: its id and times, what the store wants to be told.
-const FORM_BYTES: usize = 256;
-
 /// Lines given up in a row after which the store, not the lines, may be what is wrong: from then on each is tried a second time, after
 /// a wait, and that is an alarm.
 const DOUBT: usize = 100;
@@ -94,11 +91,6 @@ impl Job {
             self.parcel.parts(places).into_iter().map(|(index, run)| (run, self.numbers[index])).collect::<Vec<_>>();
         (!runs.is_empty()).then(|| Self::new(runs, failures, due))
     }
-
-    /// What its lines need in memory while they are delivered, beside themselves.
-    fn form_bytes(&self) -> usize {
-        self.parcel.bytes() as usize + self.parcel.lines() * FORM_BYTES
-    }
 }
 
 /// Delivers what `outlet` gives, until the collector has shut down and everything is settled, or it is told to end. Dropped in
@@ -127,7 +119,9 @@ pub(crate) async fn drive(
             break;
         }
         is_open &= order != Order::Finish || outlet.is_channel();
-        while !is_held && let Some((job, room)) = work.next(under_way.len()) {
+        // One moment for all that follows: what falls due later is waited for.
+        let now = Instant::now();
+        while !is_held && let Some((job, room)) = work.next(now, under_way.len(), &*sink) {
             under_way.push(attempt(Arc::clone(&sink), job, room, deadline));
         }
         let mut takes = is_open && !is_held && work.has_room(under_way.len());
@@ -138,13 +132,13 @@ pub(crate) async fn drive(
         if takes && order == Order::Finish {
             (is_open, takes) = (false, false);
         }
-        if work.complete_in_time(!is_open) {
+        if work.complete_in_time(now, !is_open) {
             continue;
         }
         if !is_open && under_way.is_empty() && work.is_empty() {
             break;
         }
-        let wake = work.wakes_at(is_held);
+        let wake = work.wakes_at(now, is_held);
         tokio::select! {
             Some((job, outcome)) = under_way.next(), if !under_way.is_empty() => work.settle(job, outcome).await,
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -247,11 +241,10 @@ impl Work {
     }
 
     /// The next parcel to deliver now, and the room for it. One may go at any time; further ones where the byte budget has room.
-    fn next(&mut self, under_way: usize) -> Option<(Job, Option<Permit>)> {
+    fn next(&mut self, now: Instant, under_way: usize, sink: &dyn Sink) -> Option<(Job, Option<Permit>)> {
         if under_way >= self.window.limit() {
             return None;
         }
-        let now = Instant::now();
         if self.not_before.is_some_and(|at| now < at) {
             return None;
         }
@@ -262,7 +255,7 @@ impl Work {
             return None;
         }
         let job = due.map_or_else(|| self.ready.front(), |index| self.failed.get(index))?;
-        let room = self.state.try_spare(job.form_bytes());
+        let room = self.state.try_spare(sink.form_bytes(&job.parcel));
         if room.is_none() && under_way > 0 {
             return None;
         }
@@ -276,12 +269,12 @@ impl Work {
         Some((job, room))
     }
 
-    /// When there is something to do though nothing happens.
-    fn wakes_at(&self, is_held: bool) -> Option<Instant> {
+    /// When there is something to do though nothing happens, after `now`.
+    fn wakes_at(&self, now: Instant, is_held: bool) -> Option<Instant> {
         let complete = (!self.gathered.is_empty()).then(|| self.since + self.terms.parcels.age);
         let retry = self.failed.iter().map(|job| job.due).min().filter(|_| !is_held);
         // What is due and waits for others to be over is looked at when they are.
-        [complete, retry, self.not_before].into_iter().flatten().filter(|at| *at > Instant::now()).min()
+        [complete, retry, self.not_before].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Adds lines to the parcel in the making, cut where that is full.
@@ -313,8 +306,9 @@ impl Work {
             }
             rest = behind;
         }
-        // A few lines of each of many batches hold them all.
-        if self.in_hand >= self.terms.bytes_max {
+        // A few lines of each of many batches hold them all, and what is held is no room for others. A channel takes no more than
+        // fits, so that all of it is seldom reached.
+        if self.in_hand >= self.terms.bytes_max / 2 {
             self.complete();
         }
     }
@@ -333,9 +327,9 @@ impl Work {
         }
     }
 
-    /// Completes the parcel in the making if it is old, or `now`. Says whether it did.
-    fn complete_in_time(&mut self, now: bool) -> bool {
-        let is_due = now || Instant::now() >= self.since + self.terms.parcels.age;
+    /// Completes the parcel in the making if it is old `now`, or `at_once`. Says whether it did.
+    fn complete_in_time(&mut self, now: Instant, at_once: bool) -> bool {
+        let is_due = at_once || now >= self.since + self.terms.parcels.age;
         let completes = is_due && !self.gathered.is_empty();
         if completes {
             self.complete();
@@ -358,12 +352,7 @@ impl Work {
                 self.try_again(job, &reason, None);
             }
             Err(Failure::TooLarge { reason } | Failure::Never { reason }) if lines == 1 => {
-                if self.given_up >= DOUBT && job.failures == 0 {
-                    self.alarm(&reason);
-                    self.try_again(job, &reason, None);
-                } else {
-                    self.bury(job, &reason).await;
-                }
+                self.give_up(job, &reason).await;
             }
             Err(Failure::TooLarge { .. } | Failure::Never { .. }) => {
                 let places: Vec<usize> = (0..lines).collect();
@@ -376,16 +365,16 @@ impl Work {
                 self.over(job);
             }
             Err(Failure::Partly { again, never, reason, retry_after }) => {
-                self.window.arrived();
                 let taken = lines.saturating_sub(again.len() + never.len());
                 if taken > 0 {
+                    self.window.arrived();
                     self.given_up = 0;
                     self.state.delivered(taken as u64);
                 }
                 let now = Instant::now();
-                if let Some(part) = job.part(&never, 0, now) {
+                if let Some(part) = job.part(&never, job.failures, now) {
                     self.add_pieces(&part);
-                    self.bury(part, &reason).await;
+                    self.give_up(part, &reason).await;
                 }
                 if let Some(part) = job.part(&again, job.failures, now) {
                     self.add_pieces(&part);
@@ -429,7 +418,16 @@ impl Work {
         }
     }
 
-    /// Gives up what the store will never take.
+    /// Gives up what the store says that it will never take; after many of such a second time only.
+    async fn give_up(&mut self, job: Job, reason: &str) {
+        if self.given_up >= DOUBT && job.failures == 0 {
+            self.alarm(reason);
+            self.try_again(job, reason, None);
+        } else {
+            self.bury(job, reason).await;
+        }
+    }
+
     async fn bury(&mut self, job: Job, reason: &str) {
         self.given_up += job.parcel.lines();
         self.state.failed(reason);

@@ -31,7 +31,7 @@ use self::{
     disk::{Disk, Real},
 };
 use super::{
-    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink, aside,
     compress::Compression,
     lots::{Lot, split},
     template::Template,
@@ -45,9 +45,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The least that a file may be bounded by: a parcel would fill many.
 const BYTES_MIN: usize = 64 << 10;
 
-/// Buffers that are kept from one parcel to the next, and the longest of them.
-const SPARE: usize = 4;
-const SPARE_BYTES: usize = 8 << 20;
+/// Bytes of the buffers that are kept from one parcel to the next: one for each file, or they would grow anew.
+const SPARE_BYTES: usize = 32 << 20;
 
 /// `type = "file"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -170,7 +169,7 @@ impl FileSink {
             let mut state = state;
             work(&mut state)
         };
-        spawn_blocking(work).await.map_err(|_| unavailable("the drain is shutting down".to_owned()))
+        aside(work).await
     }
 
     /// Completes files when they are old, lines or not.
@@ -271,8 +270,12 @@ impl State {
     }
 
     fn give_back(&mut self, lots: Vec<Lot>) {
-        let buffers = lots.into_iter().map(|lot| lot.lines).filter(|lines| lines.capacity() <= SPARE_BYTES);
-        for mut lines in buffers.take(SPARE.saturating_sub(self.spare.len())) {
+        let mut kept: usize = self.spare.iter().map(Vec::capacity).sum();
+        for mut lines in lots.into_iter().map(|lot| lot.lines) {
+            kept += lines.capacity();
+            if kept > SPARE_BYTES {
+                break;
+            }
             lines.clear();
             self.spare.push(lines);
         }

@@ -26,7 +26,7 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
 pub(crate) use self::settings::Settings;
 use self::{answer::Answer, buffers::Buffers, form::Form, settings::Compression};
-use super::{Delivery, Failure, Parcel, Sink, unavailable, with_causes};
+use super::{Delivery, Failure, Parcel, Sink, aside, unavailable, with_causes};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const AGENT: &str = concat!("fleetdrain/", env!("CARGO_PKG_VERSION"));
@@ -59,6 +59,11 @@ struct Target {
 impl Sink for Http {
     fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
         Box::pin(self.send(parcel))
+    }
+
+    fn form_bytes(&self, parcel: &Parcel) -> usize {
+        let body = self.form.size_hint(parcel);
+        if self.compression == Compression::None { body } else { 2 * body }
     }
 
     /// Sends a body that holds nothing: that asks for the rights that lines need, and for the place where they go.
@@ -94,8 +99,7 @@ impl Http {
         if compression == Compression::None {
             return Ok(body.into());
         }
-        let compress = tokio::task::spawn_blocking(move || (compress::compress(compression, &body), body));
-        let (compressed, plain) = compress.await.map_err(|error| unavailable(error.to_string()))?;
+        let (compressed, plain) = aside(move || (compress::compress(compression, &body), body)).await?;
         self.buffers.give_back(plain.into());
         compressed.map(Bytes::from).map_err(|error| unavailable(format!("cannot compress: {error}")))
     }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::runtime::Handle;
 
 use super::{
-    BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
+    BadSetting, Delivery, Destination, Encoding, FORM_BYTES, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
     lots::{Lot, split, told},
     secret::secret,
@@ -224,6 +224,11 @@ impl Sink for S3 {
 
     fn concurrency_max(&self) -> usize {
         CONCURRENCY_MAX
+    }
+
+    /// As they are, and packed.
+    fn form_bytes(&self, parcel: &Parcel) -> usize {
+        2 * (parcel.bytes() as usize + parcel.lines() * FORM_BYTES)
     }
 }
 

@@ -26,6 +26,8 @@ enum Does {
     IsTooSmallFor(usize),
     /// Takes every other line, and asks for the rest again.
     TakesHalf,
+    /// Says of each line that it will never take it.
+    WantsNone,
     Panics,
 }
 
@@ -79,6 +81,11 @@ impl Sink for Store {
                     return Err(Failure::Partly { again, never: Vec::new(), reason, retry_after: None });
                 }
                 Does::Panics => panic!("as it was told"),
+                Does::WantsNone => {
+                    self.script.lock().push_front(does);
+                    let never = (0..parcel.lines()).collect();
+                    return Err(Failure::Partly { again: Vec::new(), never, reason, retry_after: None });
+                }
                 Does::Takes | Does::TakesHalf => {}
             }
             assert!(parcel.entries().all(|entry| entry.message() != "curse"), "as it was told");
@@ -115,23 +122,23 @@ async fn driven(mut outlet: Outlet, sink: Arc<dyn Sink>, terms: Terms, orders: w
 }
 
 fn outlet_of(collector: &LogCollector, filter: Option<Filter>) -> Outlet {
+    outlet_with(collector, filter, 64 << 20)
+}
+
+fn outlet_with(collector: &LogCollector, filter: Option<Filter>, bytes_max: usize) -> Outlet {
     collector.add_outlet(OutletTerms {
         name: "store".into(),
         filter,
         full: OutletFull::DropNewest,
-        bytes_max: 64 << 20,
+        bytes_max,
         is_awaited: false,
     })
 }
 
 /// Pushes `bodies`, delivers all and shuts down.
 async fn delivered(store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
-    delivered_of(None, store, bodies, terms).await
-}
-
-async fn delivered_of(filter: Option<Filter>, store: &Arc<Store>, bodies: Vec<String>, terms: Terms) -> SinkStats {
     let collector = LogCollector::new(CollectorConfig::default());
-    let outlet = outlet_of(&collector, filter);
+    let outlet = outlet_of(&collector, None);
     let state = Arc::clone(outlet.state());
     for body in bodies {
         let _ = collector.push(body).unwrap();
@@ -221,15 +228,35 @@ async fn a_store_that_wants_nothing_is_doubted_before_everything_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_line_by_line_is_doubted_too() {
+    let store = Store::new([Does::WantsNone]);
+    let stats = delivered(&store, vec![body(0..300)], terms()).await;
+    // A parcel of a hundred at once, and each of the others after a second try.
+    assert_eq!((stats.lines_dropped, stats.retries), (300, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_few_lines_of_many_batches_do_not_hold_them_all() {
-    let store = Store::new([]);
-    let bodies = (0..10).map(|at| body(at * 100..(at + 1) * 100)).collect();
+    let (store, collector) = (Store::new([]), LogCollector::default());
     let filter = Filter { machines: vec!["m0".to_owned()], ..Filter::default() };
-    let parcels = ParcelBounds { lines: 10_000, ..terms().parcels };
-    delivered_of(Some(filter), &store, bodies, Terms { parcels, bytes_max: 30_000, ..terms() }).await;
-    let lines: Vec<usize> = store.deliveries.lock().iter().map(|(_, lines)| *lines).collect();
-    assert_eq!(lines.iter().sum::<usize>(), 143);
-    assert!(lines.len() > 2, "{lines:?}");
+    // As a sink has it: one bound for what waits and for what is in hand.
+    let bytes_max = 100_000;
+    let outlet = outlet_with(&collector, Some(filter), bytes_max);
+    let state = Arc::clone(outlet.state());
+    let (_orders, told) = watch::channel(Order::Run);
+    let sink: Arc<dyn Sink> = Arc::clone(&store) as Arc<dyn Sink>;
+    let parcels = ParcelBounds { lines: 10_000, age: Duration::from_secs(3_600), ..terms().parcels };
+    let driving = tokio::spawn(driven(outlet, sink, Terms { parcels, bytes_max, ..terms() }, told));
+    for at in 0..50 {
+        let _ = collector.push(body(at * 100..(at + 1) * 100)).unwrap();
+        // Nothing is slow here.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let stats = state.stats();
+    assert_eq!(stats.lines_dropped, 0, "for want of room that few lines took: {stats:?}");
+    collector.shut_down();
+    driving.await.unwrap();
+    assert_eq!(state.stats().lines_delivered, 715);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,7 @@ impl Part {
     pub(super) fn create(disk: &dyn Disk, root: &Path, target: PathBuf) -> io::Result<Self> {
         let path = path_of(&target);
         create_above(disk, root, &path)?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
+        let file = create_or_find_empty(&path)?;
         // What is left of it would be in the way of the next try.
         disk.sync_name(&path).inspect_err(|_| drop(fs::remove_file(&path)))?;
         let born = Instant::now();
@@ -123,6 +123,16 @@ impl Part {
     pub(super) fn complete(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.mend(disk)?;
         settle(disk, &self.path, &self.target, self.len)
+    }
+}
+
+/// Makes the file at `path`. One that is there and empty is what an earlier try could not take away.
+fn create_or_find_empty(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::metadata(path)?.len() == 0 => {
+            OpenOptions::new().write(true).open(path)
+        }
+        made => made,
     }
 }
 

@@ -111,7 +111,7 @@ impl Answer {
         match format {
             Format::Axiom => self.judge_axiom(),
             Format::Elasticsearch => self.judge_bulk(lines),
-            Format::Fleetdrain => self.judge_fleetdrain(),
+            Format::Fleetdrain => self.judge_fleetdrain(lines),
             Format::Otlp => self.judge_otlp(),
             _ => Ok(()),
         }
@@ -196,7 +196,7 @@ impl Answer {
         Err(Failed { told: why.as_bytes().to_vec(), ..failed })
     }
 
-    fn judge_fleetdrain(&self) -> Result<(), Failed> {
+    fn judge_fleetdrain(&self, lines: usize) -> Result<(), Failed> {
         #[derive(Deserialize)]
         struct Account {
             #[serde(default)]
@@ -212,7 +212,10 @@ impl Answer {
         if rejected == 0 {
             return Ok(());
         }
-        let never: Vec<usize> = errors.iter().filter_map(|error| error.record.checked_sub(1)).collect();
+        let mut never: Vec<usize> = errors.iter().filter_map(|error| error.record.checked_sub(1)).collect();
+        never.retain(|place| *place < lines);
+        never.sort_unstable();
+        never.dedup();
         // It names the first few only.
         let kind = if never.len() == rejected {
             Kind::Partly { again: Vec::new(), never, retry_after: None }
