@@ -185,7 +185,7 @@ impl Sink for FileSink {
         Box::pin(async move {
             let mut state = Arc::clone(&self.state).lock_owned().await;
             self.keep(&mut state);
-            let lots = split(parcel, &self.template, self.encoding, &mut state.spare);
+            let lots = split(parcel, &self.template, self.encoding, false, &mut state.spare);
             let target = self.target.clone();
             Self::blocking(state, move |state| state.write(&target, lots)).await?
         })

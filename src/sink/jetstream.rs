@@ -1,7 +1,7 @@
 //! The sink `jetstream`: parcels as messages in a stream of NATS JetStream.
 //!
 //! A parcel becomes one message for each subject that the template gives its lines, so one if that is the same for all. Delivered is
-//! what the stream has acknowledged. A message carries the parcel's id and its subject as `Nats-Msg-Id`: of the same lines sent
+//! what the stream has acknowledged. A message carries the id of its lines and its subject as `Nats-Msg-Id`: of the same lines sent
 //! again within its duplicate window the stream keeps one. The stream is made where there is none, and left as it is where there is.
 //!
 //! The client is not left to reconnect by itself: messages would wait in it that nobody counts, and why it cannot would not be known.
@@ -275,10 +275,10 @@ impl Sink for JetStream {
         Box::pin(async move {
             let link = self.link().await?;
             let size = parcel.bytes() as usize + parcel.lines() * NOTE_BYTES;
-            let lots = split(parcel, &self.template, self.encoding, &mut vec![Vec::with_capacity(size)]);
+            let lots = split(parcel, &self.template, self.encoding, true, &mut vec![Vec::with_capacity(size)]);
             let (count, link) = (lots.len(), &link);
-            let put = |Lot { name, lines, places }| async move {
-                let put = self.put(link, subject_named(&name), parcel.id(), lines).await;
+            let put = |Lot { name, lines, places, id }| async move {
+                let put = self.put(link, subject_named(&name), &id, lines).await;
                 put.err().map(|failure| (places, failure))
             };
             let putting: FuturesUnordered<_> = lots.into_iter().map(put).collect();

@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use super::Failure;
 use super::{
     Encoding, Parcel,
+    parcel::Lines,
     template::{Field, Template},
 };
 use crate::batch::{Clock, EntryView};
@@ -23,12 +24,20 @@ pub(super) struct Lot {
     pub(super) lines: Vec<u8>,
     /// Which they are, by their place in [`Parcel::entries`].
     pub(super) places: Vec<usize>,
+    /// The same for the same lines, whatever else is in their parcel; empty where nobody asks for it.
+    pub(super) id: String,
 }
 
 /// Splits a parcel by the names that a template gives its lines, in the order of their first line.
 ///
-/// `spare` are buffers that were used before: to take fresh memory for each parcel costs half as much as to fill it.
-pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, spare: &mut Vec<Vec<u8>>) -> Vec<Lot> {
+/// With `ids` each lot has its own. `spare` are buffers that were used before: to take fresh memory for each parcel costs half as much as to fill it.
+pub(super) fn split(
+    parcel: &Parcel,
+    template: &Template,
+    encoding: Encoding,
+    ids: bool,
+    spare: &mut Vec<Vec<u8>>,
+) -> Vec<Lot> {
     let hasher = foldhash::fast::RandomState::default();
     let mut lots: Vec<Lot> = Vec::new();
     let mut by_name: HashMap<String, usize> = HashMap::new();
@@ -38,6 +47,9 @@ pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, sp
     let mut clock = Clock::default();
     // The kind that each machine's last line had, by its group in the batch: mostly that of its next.
     let mut lasts: Vec<usize> = Vec::new();
+    // Of each lot its first line and, if they may be several and it is asked for, all of them.
+    let differ = ids && template.is_of_lines();
+    let mut of_lots: Vec<(EntryView<'_>, Lines)> = Vec::new();
     let mut place = 0;
     for run in parcel.runs() {
         lasts.clear();
@@ -51,18 +63,35 @@ pub(super) fn split(parcel: &Parcel, template: &Template, encoding: Encoding, sp
             }
             let kind = *last;
             if kind == kinds.len() {
-                let name = template.name(&entry, parcel.id());
+                let name = template.name(&entry, "");
                 let lot = *by_name.entry(name.clone()).or_insert(lots.len());
                 if lot == lots.len() {
-                    lots.push(Lot { name, lines: spare.pop().unwrap_or_default(), places: Vec::new() });
+                    lots.push(Lot {
+                        name,
+                        lines: spare.pop().unwrap_or_default(),
+                        places: Vec::new(),
+                        id: String::new(),
+                    });
+                    of_lots.push((entry, Lines::default()));
                 }
                 kinds.push((entry, lot));
             }
-            let lot = &mut lots[kinds[kind].1];
+            let lot = kinds[kind].1;
+            if differ {
+                of_lots[lot].1.add(run.batch.epoch, entry.line().unwrap_or_default());
+            }
+            let lot = &mut lots[lot];
             encoding.write(&entry, &mut clock, &mut lot.lines);
             lot.lines.push(b'\n');
             lot.places.push(place);
             place += 1;
+        }
+    }
+    if ids {
+        let is_alone = lots.len() == 1;
+        for (lot, (first, lines)) in lots.iter_mut().zip(&of_lots) {
+            lot.id = if is_alone { parcel.id().to_owned() } else { lines.id() };
+            lot.name = template.name(first, &lot.id);
         }
     }
     lots
@@ -111,7 +140,7 @@ mod tests {
             .collect();
         let parcel = Parcel::of_body(body);
         let template = Template::parse("{app}-{region}", false).unwrap();
-        let lots = split(&parcel, &template, Encoding::Entry, &mut Vec::new());
+        let lots = split(&parcel, &template, Encoding::Entry, false, &mut Vec::new());
         let found: Vec<_> = lots.iter().map(|lot| (lot.name.as_str(), lot.places.as_slice())).collect();
         assert_eq!(found, [("a-d", &[0, 2, 5][..]), ("b-c-d", &[1, 4]), ("_-d", &[3])]);
         for lot in &lots {
@@ -121,5 +150,26 @@ mod tests {
             let expected: Vec<_> = lot.places.iter().map(|place| format!("\"{place}\"")).collect();
             assert_eq!(numbers.collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn a_lot_has_its_id_whatever_else_is_in_the_parcel() {
+        let line = |app: &str| format!("{{\"fly\":{{\"app\":{{\"name\":\"{app}\",\"instance\":\"m\"}}}}}}\n");
+        let parcel = Parcel::of_body(["a", "b", "a", "b", "c"].map(line).concat());
+        let template = Template::parse("{app}/{id}", true).unwrap();
+        let of = |parcel: &Parcel| {
+            let lots = split(parcel, &template, Encoding::Raw, true, &mut Vec::new());
+            lots.into_iter().map(|lot| (lot.name, lot.id)).collect::<Vec<_>>()
+        };
+        let all = of(&parcel);
+        assert_eq!(all.len(), 3);
+        // What is tried again when the others have been taken.
+        for (lots, places) in
+            [(&all[..1], &[0, 2][..]), (&all[1..2], &[1, 3]), (&all[..2], &[0, 1, 2, 3]), (&all[2..], &[4])]
+        {
+            let runs = parcel.parts(places).into_iter().map(|(_, run)| run).collect();
+            assert_eq!(of(&Parcel::new(runs)), lots);
+        }
+        assert!(all.iter().all(|(name, id)| name.ends_with(id.as_str())));
     }
 }

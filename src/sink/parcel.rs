@@ -22,6 +22,42 @@ pub(crate) struct Parcel {
     bytes: u64,
 }
 
+/// Which lines there are, for a name that is the same for the same lines.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lines {
+    /// Epoch and line, here and below.
+    first: Option<(u64, u64)>,
+    last: (u64, u64),
+    count: usize,
+    digest: u64,
+}
+
+impl Lines {
+    pub(super) fn add(&mut self, epoch: u64, line: u64) {
+        if self.first.is_none() {
+            (self.first, self.digest) = (Some((epoch, line)), FNV_BASIS);
+        }
+        (self.last, self.count) = ((epoch, line), self.count + 1);
+        for byte in [epoch, line].into_iter().flat_map(u64::to_le_bytes) {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
+        }
+    }
+
+    /// Whether none is missing between the first and the last.
+    fn are_whole(&self) -> bool {
+        let (Some((epoch, first)), (last_epoch, last)) = (self.first, self.last) else { return true };
+        epoch == last_epoch && last.wrapping_sub(first).wrapping_add(1) == self.count as u64
+    }
+
+    /// The epoch, the first line, the last line and how many there are; where others are missing in between, as with a filter, also
+    /// which ones are there: another filter may want as many others.
+    pub(super) fn id(&self) -> String {
+        let ((epoch, first), (_, last)) = (self.first.unwrap_or_default(), self.last);
+        let id = format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.count);
+        if self.are_whole() { id } else { format!("{id}-{:x}", self.digest) }
+    }
+}
+
 /// Lines of one batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
@@ -137,24 +173,17 @@ impl Parcel {
         parcel
     }
 
-    /// The epoch, the first line, the last line and how many there are; where others are missing in between, as with a filter, also
-    /// which ones are there: another filter may want as many others.
     fn id_of_lines(&self) -> String {
         let (Some(first_run), Some(last_run)) = (self.runs.first(), self.runs.last()) else { return String::new() };
-        let (epoch, (first, _), (_, last)) = (first_run.batch.epoch, first_run.ends(), last_run.ends());
-        let id = format!("{epoch:x}-{first:x}-{last:x}-{:x}", self.lines);
-        let is_whole = last_run.batch.epoch == epoch && last.wrapping_sub(first).wrapping_add(1) == self.lines as u64;
-        if is_whole {
-            return id;
+        let (first, last) = ((first_run.batch.epoch, first_run.ends().0), (last_run.batch.epoch, last_run.ends().1));
+        let mut known = Lines { first: Some(first), last, count: self.lines, digest: 0 };
+        if !known.are_whole() {
+            known = Lines::default();
+            for run in &self.runs {
+                run.rows.iter().for_each(|row| known.add(run.batch.epoch, run.batch.first_line + u64::from(row)));
+            }
         }
-        let lines = self.runs.iter().flat_map(|run| {
-            let Batch { epoch, first_line, .. } = *run.batch;
-            run.rows.iter().map(move |row| (epoch, first_line + u64::from(row)))
-        });
-        let digest = lines.flat_map(|(epoch, line)| [epoch, line]).fold(FNV_BASIS, |digest, number| {
-            number.to_le_bytes().iter().fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
-        });
-        format!("{id}-{digest:x}")
+        known.id()
     }
 
     pub(crate) fn id(&self) -> &str {

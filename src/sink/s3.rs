@@ -1,6 +1,6 @@
 //! The sink `s3`: objects in a bucket of S3 or of whoever speaks its protocol.
 //!
-//! A parcel becomes one object for each name that the key's template gives its lines. The parcel's id is in the key: the same
+//! A parcel becomes one object for each name that the key's template gives its lines. The id of these lines is in the key: the same
 //! lines sent again overwrite themselves.
 
 #[cfg(test)]
@@ -200,9 +200,9 @@ impl Drop for InParts {
 impl Sink for S3 {
     fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
         Box::pin(async move {
-            let lots = split(parcel, &self.template, self.encoding, &mut Vec::new());
+            let lots = split(parcel, &self.template, self.encoding, true, &mut Vec::new());
             let count = lots.len();
-            let put = |Lot { name, lines, places }: Lot| async move {
+            let put = |Lot { name, lines, places, .. }: Lot| async move {
                 self.put_lot(name, lines).await.map_err(|failure| (places, failure))
             };
             let done: Vec<_> = stream::iter(lots).map(put).buffer_unordered(OBJECTS_AT_ONCE).collect().await;

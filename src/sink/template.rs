@@ -154,7 +154,12 @@ impl Template {
         })
     }
 
-    /// The name of a line that is in the parcel `id`.
+    /// Whether it gives lines names of their own.
+    pub(super) fn is_of_lines(&self) -> bool {
+        self.0.iter().any(|piece| !matches!(piece, Piece::Text(_) | Piece::Field(Field::Id)))
+    }
+
+    /// The name of a line; `id` stands for its field.
     pub(super) fn name(&self, entry: &EntryView<'_>, id: &str) -> String {
         let mut name = String::with_capacity(128);
         let received = || Offset::UTC.to_datetime(entry.received_at().unwrap_or(Timestamp::UNIX_EPOCH));

@@ -357,7 +357,7 @@ async fn of_several_files_those_that_failed_are_told() {
     let settings = settings(dir.path(), "path = \"{app}.ndjson\"\ncompression = \"none\"");
     let sink = made_on(&settings, Arc::clone(&disk) as _);
     let parcel = of_apps([("a", 0), ("b", 1), ("a", 2), ("b", 3)].into_iter());
-    let bytes = split(&parcel, &sink.template, sink.encoding, &mut Vec::new())[0].lines.len();
+    let bytes = split(&parcel, &sink.template, sink.encoding, false, &mut Vec::new())[0].lines.len();
     disk.room.store(bytes as u64 + 5, Relaxed);
     match sink.deliver(&parcel).await.unwrap_err() {
         Failure::Partly { again, never, .. } => assert_eq!((again, never), (vec![1, 3], vec![])),
@@ -437,7 +437,7 @@ proptest! {
         });
         let unacknowledged = numbered(taken..taken + 20);
         let template = settings.template().unwrap();
-        let lots = split(&unacknowledged, &template, Encoding::Raw, &mut Vec::new());
+        let lots = split(&unacknowledged, &template, Encoding::Raw, false, &mut Vec::new());
         let mut bytes = compression.pack(&lots[0].lines).unwrap().into_owned();
         let torn = match left {
             Left::Some(at) => { let torn = at.index(bytes.len()); bytes.truncate(torn); torn }
