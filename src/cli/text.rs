@@ -68,6 +68,9 @@ pub(super) fn escape_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// What a column is wide at most: a longer cell takes its own row's room only.
+const WIDTH_MAX: usize = 48;
+
 /// Columns as wide as their widest cell; those of numbers are aligned to the right.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -86,13 +89,14 @@ impl Table {
     pub(super) fn render(&self) -> Vec<u8> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
-        let widths: Vec<usize> = (0..columns).map(|c| cells(c).map(|cell| width(cell)).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> =
+            (0..columns).map(|c| cells(c).map(|cell| width(cell)).max().unwrap_or(0).min(WIDTH_MAX)).collect();
         let right: Vec<bool> = (0..columns).map(|c| cells(c).skip(1).all(|cell| is_number(cell))).collect();
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
-                let pad = " ".repeat(widths[column] - width(cell));
+                let pad = " ".repeat(widths[column].saturating_sub(width(cell)));
                 let (before, after) = if right[column] { (pad.as_str(), "") } else { ("", pad.as_str()) };
                 let _ = write!(line, "{before}{cell}{after}  ");
             }

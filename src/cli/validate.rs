@@ -102,8 +102,8 @@ fn report(loaded: &Loaded) -> Vec<u8> {
     table.row(["control signing keys".to_owned(), keys.to_string(), String::new(), String::new()]);
     #[cfg(feature = "sinks")]
     for sink in &loaded.config.sinks {
-        for (key, value) in sink.terms() {
-            let source = sink.sources.get(key).copied().unwrap_or_default();
+        for (key, value) in sink.terms(&loaded.config) {
+            let source = sink.sources.get(&key).copied().unwrap_or_default();
             table.row([format!("sinks.{}.{key}", sink.name), value, source.as_str().to_owned(), String::new()]);
         }
     }

@@ -13,7 +13,7 @@ use super::{Encoding, MadeFor, ParcelBounds, Settings};
 use crate::{
     collector::outlet::OutletFull,
     config::{
-        Source,
+        Config, Source,
         value::{de_duration, de_duration_some, de_size_some, format_duration, format_size},
     },
     filter::{Filter, pattern},
@@ -38,6 +38,8 @@ pub(crate) struct SinkConfig {
     pub(crate) deliver_deadline: Duration,
     /// Who set which of its keys; the others are as the destination likes them.
     pub(crate) sources: BTreeMap<String, Source>,
+    /// What is set of the destination's own keys, without what nobody is to see.
+    pub(crate) own: Vec<(String, String)>,
     /// Of all that is set, and of what is in the files that it names: another if any of it has changed.
     pub(crate) fingerprint: u64,
 }
@@ -158,10 +160,11 @@ impl SinkConfig {
         };
         let common = read_common(&mut table)?;
         let known: Vec<String> = table.keys().cloned().collect();
+        let own = table.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect();
         let settings = Settings::read(&kind, table)
             .ok_or_else(|| Wrong::new("type", format!("{kind:?} is none of {kinds}")))?
             .map_err(|error| of_its_own(&error, &known))?;
-        let config = Self { fingerprint, ..Self::of(name, kind, settings, common)? };
+        let config = Self { fingerprint, own, ..Self::of(name, kind, settings, common)? };
         let made_for = MadeFor { encoding: config.encoding };
         // What cannot be made is a mistake of the configuration.
         config.settings.make(&made_for).map_err(|bad| Wrong::new(bad.key, bad.problem))?;
@@ -214,13 +217,16 @@ impl SinkConfig {
             concurrency_max: common.concurrency_max,
             deliver_deadline: common.deliver_deadline,
             sources: BTreeMap::new(),
+            own: Vec::new(),
             fingerprint: 0,
         })
     }
 
-    /// What it goes by, of the keys that every sink has: key and value. The filter's only where they are set.
+    /// What it goes by: key and value. Of the filter's and the destination's own only those that are set.
     #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
-    pub(crate) fn terms(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn terms(&self, config: &Config) -> Vec<(String, String)> {
+        // With a spool it is the spool that is full.
+        let full = if config.spool.dir.is_some() { "-" } else { self.full.as_str() };
         let mut terms = vec![
             ("type", self.kind.clone()),
             ("record", self.encoding.as_str().to_owned()),
@@ -229,9 +235,9 @@ impl SinkConfig {
             ("batch_age_max", format_duration(self.parcels.age)),
             ("concurrency_max", self.concurrency_max.to_string()),
             ("deliver_deadline", format_duration(self.deliver_deadline)),
-            ("queue_bytes", self.queue_bytes.map_or_else(|| "an eighth of memory.budget".to_owned(), format_size)),
+            ("queue_bytes", format_size(self.queue_bytes.unwrap_or(config.memory.budget / 8))),
             ("ack", if self.is_awaited { "sink" } else { "none" }.to_owned()),
-            ("full", self.full.as_str().to_owned()),
+            ("full", full.to_owned()),
         ];
         let Filter { machines, apps, regions, streams, levels, include, exclude } = &self.filter;
         for (key, list) in
@@ -242,9 +248,26 @@ impl SinkConfig {
         for (key, pattern) in [("include", include), ("exclude", exclude)] {
             terms.extend(pattern.as_ref().map(|pattern| (key, pattern.as_str().to_owned())));
         }
-        terms
+        let terms = terms.into_iter().map(|(key, value)| (key.to_owned(), value));
+        terms.chain(self.own.iter().cloned()).collect()
     }
 }
+
+/// A value as anybody may see it.
+fn shown(key: &str, value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) if key == "url" => {
+            let text = text.split('?').next().unwrap_or_default();
+            if text.contains('@') { "set".to_owned() } else { text.to_owned() }
+        }
+        toml::Value::String(text) if key.ends_with("_file") || !SECRET_KEYS.contains(&key) => text.clone(),
+        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+        _ => "set".to_owned(),
+    }
+}
+
+/// Keys whose value nobody is to see.
+const SECRET_KEYS: [&str; 4] = ["token", "password", "secret_access_key", "headers"];
 
 fn fingerprint(table: &toml::Table) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -308,6 +331,16 @@ mod tests {
         let config = read("type = \"null\"\nlevels = [\"error\"]\nbatch_bytes_max = \"64KiB\"").unwrap();
         assert_eq!(config.parcels, ParcelBounds { bytes: 64 << 10, ..ParcelBounds::default() });
         assert_eq!((config.concurrency_max, config.filter.levels), (8, vec!["error".to_owned()]));
+    }
+
+    #[test]
+    fn what_it_goes_by_is_shown_without_secrets() {
+        let text = "type = \"http\"\nurl = \"http://a/b?key=secret\"\ntoken = \"secret\"\nheaders = { x = \"secret\" }\nformat = \"loki\"";
+        let terms = read(text).unwrap().terms(&Config::default());
+        let value = |wanted: &str| terms.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
+        assert_eq!((value("url"), value("format"), value("token")), (Some("http://a/b"), Some("loki"), Some("set")));
+        assert_eq!((value("full"), value("queue_bytes").is_some()), (Some("drop_newest"), true));
+        assert!(!format!("{terms:?}").contains("secret"), "{terms:?}");
     }
 
     #[test]

@@ -206,6 +206,9 @@ struct Work {
     given_up: usize,
     jitter: foldhash::fast::RandomState,
     alarmed: Option<Instant>,
+    /// When it was last told that the store fails, if it has not recovered since.
+    warned: Option<Instant>,
+    recovered: Option<Instant>,
 }
 
 impl Work {
@@ -227,6 +230,8 @@ impl Work {
             given_up: 0,
             jitter: foldhash::fast::RandomState::default(),
             alarmed: None,
+            warned: None,
+            recovered: None,
         }
     }
 
@@ -344,6 +349,7 @@ impl Work {
                 self.window.arrived();
                 self.given_up = 0;
                 self.state.delivered(lines as u64);
+                self.tell_of_recovery();
                 self.over(job);
             }
             Err(Failure::Unavailable { reason, retry_after }) => self.try_again(job, &reason, retry_after),
@@ -398,6 +404,7 @@ impl Work {
         self.window.failed();
         self.state.failed(reason);
         tracing::debug!(sink = self.state.name(), reason, failures = job.failures + 1, "a delivery failed");
+        self.tell_of_failure(reason);
         let now = Instant::now();
         let longest = BACKOFF.saturating_mul(1 << job.failures.min(6)).min(BACKOFF_MAX);
         let any = self.jitter.hash_one((now, job.failures)) as f64 / u64::MAX as f64;
@@ -408,6 +415,22 @@ impl Work {
         job.failures += 1;
         job.due = now + wait;
         self.failed.push(job);
+    }
+
+    /// Once until it recovers, and no more often than alarms: a store that fails now and then is no news.
+    fn tell_of_failure(&mut self, reason: &str) {
+        let is_recent = self.recovered.is_some_and(|at| at.elapsed() < ALARM_EVERY);
+        if self.warned.is_none() && !is_recent {
+            self.warned = Some(Instant::now());
+            tracing::warn!(sink = self.state.name(), reason, "a delivery failed; lines wait, and are tried again");
+        }
+    }
+
+    fn tell_of_recovery(&mut self) {
+        if self.warned.take().is_some() {
+            self.recovered = Some(Instant::now());
+            tracing::info!(sink = self.state.name(), "it takes lines again");
+        }
     }
 
     fn alarm(&mut self, reason: &str) {
