@@ -248,12 +248,18 @@ fn the_log_level_is_a_setting_like_any_other() {
 
 #[test]
 fn variables_without_two_underscores_are_not_read() {
-    config(&env(&[
+    let loaded = load(&env(&[
         ("FLEETDRAIN_URL", "http://x"),
         ("FLEETDRAIN_TOKEN", "x"),
-        ("FLEETDRAIN_LOG", "debug"),
+        ("FLEETDRAIN_SPOOL_DIR", "/data"),
         ("PATH", ""),
-    ]));
+    ]))
+    .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(loaded.config.spool.dir, None);
+    // Who set it believes that it counts.
+    let told: Vec<_> = loaded.warnings.iter().filter(|warning| warning.contains("is not read")).collect();
+    assert!(told.len() == 1 && told[0].starts_with("FLEETDRAIN_SPOOL_DIR is"), "{told:?}");
+    assert!(told[0].ends_with("such as FLEETDRAIN_SPOOL__DIR"), "{told:?}");
 }
 
 #[test]

@@ -127,8 +127,12 @@ impl RunArgs {
             ("fleet.machines", &self.machines),
             ("readers.count", &self.readers),
         ];
-        let mut overrides: Vec<(String, String)> =
-            flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
+        // Without a control listener nobody can read, whatever the machines.
+        let nobody =
+            (self.control.is_none() && self.drain.is_none()).then(|| ("readers.count".to_owned(), "0".to_owned()));
+        let mut overrides: Vec<(String, String)> = nobody.into_iter().collect();
+        let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        overrides.extend(flags);
         for set in &self.set {
             let (key, value) =
                 set.split_once('=').ok_or_else(|| Failure::usage(format!("--set {set:?}: no `=` in it")))?;

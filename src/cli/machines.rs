@@ -35,6 +35,9 @@ impl Sort {
     }
 }
 
+/// How many are asked for unless it is said.
+const LIMIT: u32 = 50;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -42,9 +45,9 @@ pub(super) struct Args {
     /// Which machines come first: those with most of it
     #[arg(short, long, value_enum, default_value = "lines")]
     sort: Sort,
-    /// How many
-    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    /// How many [default: 50]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Print the answer as it came
     #[arg(short, long)]
     json: bool,
@@ -54,7 +57,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let client = Client::new(&args.client)?;
     let mut query = Query::new("/api/v1/machines");
     query.push("sort", args.sort.as_str());
-    query.push("limit", &args.limit.to_string());
+    query.push("limit", &args.limit.unwrap_or(LIMIT).to_string());
     let body = client.ask_document(&query.into_path()).await?;
     if args.json {
         return print(&[body.trim_ascii_end(), b"\n"].concat());
@@ -62,7 +65,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let answer: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::Unavailable(format!("the drain's answer is not JSON: {error}")))?;
     print(&table(&answer, Timestamp::now()).render())?;
-    if answer.get("next").is_some_and(|next| !next.is_null()) {
+    // Who asked for so many has them.
+    if args.limit.is_none() && answer.get("next").is_some_and(|next| !next.is_null()) {
         complain("there are more machines: raise --limit");
     }
     Ok(Exit::Success)

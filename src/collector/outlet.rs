@@ -70,7 +70,6 @@ pub(crate) enum OutletFull {
 }
 
 impl OutletFull {
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::DropNewest => "drop_newest",

@@ -25,6 +25,9 @@ use super::{
 const TOKENS: [(&str, &str); 3] =
     [("ingest.token", "ingest.token_file"), ("control.token", "control.token_file"), ("fly.token", "fly.token_file")];
 
+/// What clients read.
+const CLIENTS: [&str; 3] = ["FLEETDRAIN_URL", "FLEETDRAIN_TOKEN", "FLEETDRAIN_CA_FILE"];
+
 /// Only variables that begin so and hold `__` are the server's; `FLEETDRAIN_URL` is a client's.
 const PREFIX: &str = "FLEETDRAIN_";
 
@@ -299,6 +302,11 @@ impl Loading {
     }
 
     fn read_env(&mut self, env: &[(String, String)]) {
+        let ours = env.iter().map(|(name, _)| name).filter(|name| name.starts_with(PREFIX));
+        for name in ours.filter(|name| !name.contains("__") && !CLIENTS.contains(&name.as_str())) {
+            let nearest = nearest_variable(name);
+            self.warnings.push(format!("{name} is not read: what sets something has __ in it, such as {nearest}"));
+        }
         let mut env: Vec<_> = env.iter().filter(|(name, _)| name.starts_with(PREFIX) && name.contains("__")).collect();
         // The order of an environment means nothing; mistakes should come in the same one each time.
         env.sort_unstable();

@@ -18,7 +18,6 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "`validate` shows it"))]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",

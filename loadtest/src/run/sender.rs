@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// So long a body is tried again before the run is given up.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// The same of the first, where there is no answer at all.
+const FIRST_FOR: Duration = Duration::from_secs(3);
 /// Senders that are behind their schedule go on for so long after its end, then leave the rest unsent.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A longer `Retry-After` is not waited out: the run is of minutes.
@@ -168,8 +170,9 @@ impl Sender {
     async fn deliver(&mut self, body: Body) -> Result<(), Failure> {
         let key = format!("{:08x}-{}-{}", self.run, self.number, self.tally.bodies);
         self.tally.bodies += 1;
-        let give_up = Instant::now() + RETRY_FOR;
+        let began = Instant::now();
         loop {
+            let mut broken = None;
             let wait = match self.attempt(&key, &body.bytes).await {
                 Ok((answer, _)) if answer.status == StatusCode::OK => {
                     self.taken(&body, &answer);
@@ -193,12 +196,17 @@ impl Sender {
                 Err(error) => {
                     self.tally.broken_connections += 1;
                     self.tally.first_broken.get_or_insert_with(|| chain(&*error));
+                    broken = Some(chain(&*error));
                     self.connection = None;
                     Duration::from_millis(100)
                 }
             };
-            if Instant::now() + wait > give_up {
-                return Err(Failure::unavailable(format!("a body was not taken within {RETRY_FOR:?}")));
+            // Who has never answered is not slow, but not there.
+            let is_there = broken.is_none() || self.tally.bodies > 1 || self.tally.refusals > 0;
+            let patience = if is_there { RETRY_FOR } else { FIRST_FOR };
+            if began.elapsed() + wait > patience {
+                let last = broken.unwrap_or_else(|| "it was refused each time".to_owned());
+                return Err(Failure::unavailable(format!("a body was not taken within {patience:?}: {last}")));
             }
             tokio::time::sleep(wait).await;
         }
