@@ -378,10 +378,13 @@ fn http_sink(name: &str, url: &str) -> String {
     )
 }
 
-/// The URL of a port that nobody listens on.
+/// The URL of a port that nobody listens on, or will: it stays taken as long as the tests run.
 fn nowhere() -> String {
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    format!("http://{gone}/")
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    std::mem::forget(socket);
+    url
 }
 
 fn has_all(told: Option<&Value>, lines: usize) -> bool {

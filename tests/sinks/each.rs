@@ -4,12 +4,14 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,9 +19,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
-use super::{Cut, Drain, lines, post, scratch, settled, start};
+use super::{Cut, Drain, PATIENCE, lines, post, scratch, settled, start};
 
 /// How often each number has come.
 type Numbers = BTreeMap<usize, usize>;
@@ -65,9 +70,12 @@ async fn killed_twice(env: &[(&str, String)], mut between: impl AsyncFnMut(&Drai
 
 /// Waits until something was delivered.
 async fn some_is_delivered(drain: &Drain) {
-    while super::sink(drain).await["lines_delivered"] == 0 {
-        tokio::task::yield_now().await;
-    }
+    let waited = timeout(PATIENCE, async {
+        while super::sink(drain).await["lines_delivered"] == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{}", super::sink(drain).await);
 }
 
 /// The numbers in all files below a directory, whose lines are whole.
@@ -104,27 +112,28 @@ async fn files_have_every_record_after_two_kills() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_drain_has_every_record_over_kills_of_both() {
     let archive = scratch("each-archive");
-    // It keeps its address over the kill.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let second = env(
         "each-second",
         &[
-            ("FLEETDRAIN_INGEST__LISTEN", &format!("127.0.0.1:{port}")),
             ("FLEETDRAIN_SINKS__STORE__TYPE", "file"),
             ("FLEETDRAIN_SINKS__STORE__DIRECTORY", archive.to_str().unwrap()),
             ("FLEETDRAIN_SINKS__STORE__COMPRESSION", "none"),
         ],
     );
+    let mut receiver = Some(start(&second));
+    // It keeps its address over the kill.
+    let (url, place) = forwarded(receiver.as_ref().unwrap().ingest).await;
     let first = [
         ("FLEETDRAIN_SINKS__STORE__TYPE", "http"),
         ("FLEETDRAIN_SINKS__STORE__FORMAT", "fleetdrain"),
-        ("FLEETDRAIN_SINKS__STORE__URL", &*format!("http://127.0.0.1:{port}/")),
+        ("FLEETDRAIN_SINKS__STORE__URL", &*url),
     ];
-    let mut receiver = Some(start(&second));
     killed_twice(&env("each-first", &first), async |drain: &Drain| {
         some_is_delivered(drain).await;
         receiver.take().unwrap().kill();
-        receiver = Some(start(&second));
+        let next = start(&second);
+        *place.lock().unwrap() = next.ingest;
+        receiver = Some(next);
     })
     .await;
     let receiver = receiver.unwrap();
@@ -134,6 +143,25 @@ async fn another_drain_has_every_record_over_kills_of_both() {
     let mut numbers = Numbers::new();
     numbers_in(&archive, &mut numbers);
     every_one_is_there(&numbers);
+}
+
+/// A URL whose connections go to a place that may change.
+async fn forwarded(to: SocketAddr) -> (String, Arc<Mutex<SocketAddr>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let place = Arc::new(Mutex::new(to));
+    let current = Arc::clone(&place);
+    tokio::spawn(async move {
+        loop {
+            let (mut from, _) = listener.accept().await.unwrap();
+            let to = *current.lock().unwrap();
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(to).await.unwrap_or_else(|error| panic!("{to}: {error}"));
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
+    (url, place)
 }
 
 /// An S3 server behind a proxy that fails one request in ten.
