@@ -55,7 +55,7 @@ const SKIPPED: &[(&str, &str, &str)] = &[
         "builds for minutes; tests/deploy/release.rs runs what comes behind the build",
     ),
     ("docs/performance.md", "target/release/fleetdrain serve", "needs a release build, and measures"),
-    ("docs/performance.md", "target/release/loadtest run", "needs a release build, and measures"),
+    ("docs/performance.md", "target/release/loadtest ", "needs a release build, and measures"),
 ];
 
 #[test]

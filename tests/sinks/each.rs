@@ -156,8 +156,9 @@ async fn forwarded(to: SocketAddr) -> (String, Arc<Mutex<SocketAddr>>) {
             let (mut from, _) = listener.accept().await.unwrap();
             let to = *current.lock().unwrap();
             tokio::spawn(async move {
-                let mut to = TcpStream::connect(to).await.unwrap_or_else(|error| panic!("{to}: {error}"));
-                tokio::io::copy_bidirectional(&mut from, &mut to).await
+                // Nobody is there while the next one starts.
+                let Ok(mut to) = TcpStream::connect(to).await else { return };
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
             });
         }
     });
