@@ -49,6 +49,9 @@ fn sentence(reason: &Value) -> String {
     let text = |name: &str| reason.get(name).and_then(Value::as_str).map(str::to_owned);
     match (reason.as_str(), text("reason"), text("detail")) {
         (Some(reason), ..) => reason.to_owned(),
+        (None, Some(reason), Some(detail)) if reason == "losing" => {
+            format!("{reason}: {detail} (`fleetdrain losses` has which)")
+        }
         (None, Some(reason), Some(detail)) => format!("{reason}: {detail}"),
         (None, Some(text), None) | (None, None, Some(text)) => text,
         (None, None, None) => reason.to_string(),
@@ -63,6 +66,8 @@ mod tests {
     fn reasons_are_told_one_a_line() {
         let body = br#"{"status":"failing","reasons":["losing",{"reason":"refusing","detail":"memory"},{"x":1}]}"#;
         assert_eq!(verdict(false, body), "unhealthy\n  losing\n  refusing: memory\n  {\"x\":1}\n");
+        let body = br#"{"reasons":[{"reason":"losing","detail":"3 lines"}]}"#;
+        assert!(verdict(false, body).contains("losing: 3 lines (`fleetdrain losses`"));
         assert_eq!(verdict(true, b"ok"), "healthy\n");
     }
 }
