@@ -91,12 +91,9 @@ impl Store {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             return Ok(response);
         }
-        match turn % 40 {
-            9 => *response.status_mut() = StatusCode::TOO_MANY_REQUESTS,
-            19 => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
-            29 => std::future::pending().await,
-            39 => return Err(Cut),
-            _ => self.take(request.into_body().collect().await.map_err(|_| Cut)?.to_bytes().as_ref()),
+        match failing(turn).await? {
+            Some(status) => *response.status_mut() = status,
+            None => self.take(request.into_body().collect().await.map_err(|_| Cut)?.to_bytes().as_ref()),
         }
         Ok(response)
     }
@@ -127,6 +124,17 @@ impl Store {
 #[derive(Debug, thiserror::Error)]
 #[error("cut short")]
 struct Cut;
+
+/// How a store fails at a turn, if it does: one in ten.
+async fn failing(turn: usize) -> Result<Option<StatusCode>, Cut> {
+    match turn % 40 {
+        9 => Ok(Some(StatusCode::TOO_MANY_REQUESTS)),
+        19 => Ok(Some(StatusCode::INTERNAL_SERVER_ERROR)),
+        29 => std::future::pending().await,
+        39 => Err(Cut),
+        _ => Ok(None),
+    }
+}
 
 fn env(store: &Store) -> Vec<(&'static str, String)> {
     vec![

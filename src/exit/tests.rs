@@ -350,13 +350,7 @@ async fn an_exit_without_a_code_gets_the_one_that_init_tells() {
         (vec![clean + &policy], None),
     ];
     for (bodies, expected) in cases {
-        let (collector, queue) = subscribed();
-        let mut stream = LogStream::new(queue).until_exit(LINGER);
-        bodies.iter().for_each(|body| push(&collector, std::slice::from_ref(body)));
-        let _ = stream.collect().await;
-        assert_eq!(stream.exit_status(), Some(ExitStatus { code: expected }), "{bodies:?}");
-        let (_, exited) = shown(&mut view(&collector, true)).await;
-        assert_eq!(exited, Some(ExitStatus { code: expected }), "{bodies:?}");
+        exits_with(&bodies.iter().map(std::slice::from_ref).collect::<Vec<_>>(), expected).await;
     }
     let (collector, queue) = subscribed();
     let mut stream = LogStream::new(queue).until_exit(LINGER);
@@ -366,6 +360,17 @@ async fn an_exit_without_a_code_gets_the_one_that_init_tells() {
     push(&collector, &[runner(POLICY)]);
     let _ = stream.collect().await;
     assert_eq!(stream.exit_status(), Some(ExitStatus::default()), "so far back it is of another life");
+}
+
+/// Pushes bodies: who reads the machine's queue, and who looks, is told this code.
+async fn exits_with(bodies: &[&[String]], expected: Option<i32>) {
+    let (collector, queue) = subscribed();
+    let mut stream = LogStream::new(queue).until_exit(LINGER);
+    bodies.iter().for_each(|body| push(&collector, body));
+    let _ = stream.collect().await;
+    assert_eq!(stream.exit_status(), Some(ExitStatus { code: expected }), "{bodies:?}");
+    let (_, exited) = shown(&mut view(&collector, true)).await;
+    assert_eq!(exited, Some(ExitStatus { code: expected }), "{bodies:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,13 +390,7 @@ async fn the_code_of_an_exit_is_of_no_life_but_its_own() {
         (&[&[runner(POLICY)], &[start()], &[app(code_3)]], None),
     ];
     for (bodies, expected) in lives {
-        let (collector, queue) = subscribed();
-        let mut stream = LogStream::new(queue).until_exit(LINGER);
-        bodies.iter().for_each(|body| push(&collector, body));
-        let _ = stream.collect().await;
-        assert_eq!(stream.exit_status(), Some(ExitStatus { code: expected }), "{bodies:?}");
-        let (_, exited) = shown(&mut view(&collector, true)).await;
-        assert_eq!(exited, Some(ExitStatus { code: expected }), "{bodies:?}");
+        exits_with(bodies, expected).await;
     }
     // Its start stands behind its exit in one body, and what the next life tells comes later.
     let (collector, queue) = subscribed();

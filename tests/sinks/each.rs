@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1, service::service_fn};
+use hyper::{Request, Response, body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Cut, Drain, PATIENCE, lines, post, scratch, settled, start};
+use super::{Cut, Drain, PATIENCE, failing, lines, post, scratch, settled, start};
 
 /// How often each number has come.
 type Numbers = BTreeMap<usize, usize>;
@@ -223,13 +223,8 @@ async fn proxy(upstream: String) -> String {
 
 /// Fails, or lets the server answer.
 async fn pass(upstream: Arc<String>, turn: usize, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
-    let with = |status| Response::builder().status(status).body(Full::default()).map_err(|_| Cut);
-    match turn % 40 {
-        9 => return with(StatusCode::TOO_MANY_REQUESTS),
-        19 => return with(StatusCode::INTERNAL_SERVER_ERROR),
-        29 => std::future::pending().await,
-        39 => return Err(Cut),
-        _ => {}
+    if let Some(status) = failing(turn).await? {
+        return Response::builder().status(status).body(Full::default()).map_err(|_| Cut);
     }
     let (parts, body) = request.into_parts();
     let body = Full::new(body.collect().await.map_err(|_| Cut)?.to_bytes());
