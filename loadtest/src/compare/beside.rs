@@ -4,10 +4,8 @@ use super::{Bodies, Kind, target};
 use crate::failure::Failure;
 use crate::process::{Launch, Server};
 use crate::run::gauge;
-use crate::sink::delivered;
+use crate::sink::{delivered, received};
 use async_nats::{Client, ConnectOptions};
-use hyper::Method;
-use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -83,7 +81,7 @@ impl Beside {
     pub(super) async fn settled(&self, drain: &Server, lines: u64) -> Result<(), Failure> {
         match self {
             Self::Store(_) | Self::Directory(_) => delivered(&target(&drain.control).await?, lines, ASK_EVERY).await,
-            Self::Nats { .. } => received(drain, lines).await,
+            Self::Nats { .. } => received(&target(&drain.control).await?, lines, ASK_EVERY).await,
         }
     }
 
@@ -126,6 +124,7 @@ async fn publish(
             client.insert(connected.map_err(Failure::unavailable)?)
         }
     };
+    let control = target(&drain.control).await?;
     let (mut sent, mut known) = (so_far, so_far);
     for number in 0..count {
         for (subject, line) in bodies.messages(number) {
@@ -135,7 +134,7 @@ async fn publish(
         if sent - known > AHEAD {
             client.flush().await.map_err(Failure::unavailable)?;
             known = sent - AHEAD / 2;
-            received(drain, known).await?;
+            received(&control, known, ASK_EVERY).await?;
         }
     }
     client.flush().await.map_err(Failure::unavailable)
@@ -154,22 +153,6 @@ async fn subscribed(drain: &Server) -> Result<(), Failure> {
     // Its subscriptions follow at once, but behind it.
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(())
-}
-
-async fn received(drain: &Server, lines: u64) -> Result<(), Failure> {
-    let control = target(&drain.control).await?;
-    let started = Instant::now();
-    loop {
-        let (_, stats) = control.call(Method::GET, "/api/v1/stats").await?;
-        let stats: Value = serde_json::from_slice(&stats).map_err(Failure::data)?;
-        if stats["lines_received"].as_u64() >= Some(lines) {
-            return Ok(());
-        }
-        if started.elapsed() > PATIENCE {
-            return Err(Failure::data(format!("{lines} lines were not received: {stats}")));
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
 }
 
 impl Drop for Beside {
