@@ -60,6 +60,11 @@ impl Wrong {
 /// The longest name of a sink: it is a label of metrics and part of file names.
 const NAME_BYTES_MAX: usize = 32;
 const LINES_MAX: usize = 1_000_000;
+
+/// Keys that are secrets, and what to use in the file instead.
+pub(crate) const SECRETS: [(&str, &str); 3] =
+    [("token", "token_file"), ("password", "password_file"), ("secret_access_key", "secret_access_key_file")];
+
 const CONCURRENCY_MAX: usize = 1_000;
 
 /// Whether senders are answered only when a sink has what they sent.
@@ -235,7 +240,7 @@ impl SinkConfig {
             ("batch_age_max", format_duration(self.parcels.age)),
             ("concurrency_max", self.concurrency_max.to_string()),
             ("deliver_deadline", format_duration(self.deliver_deadline)),
-            ("queue_bytes", format_size(self.queue_bytes.unwrap_or(config.memory.budget / 8))),
+            ("queue_bytes", format_size(self.queue_bytes.unwrap_or(queue_bytes_default(config)))),
             ("ack", if self.is_awaited { "sink" } else { "none" }.to_owned()),
             ("full", full.to_owned()),
         ];
@@ -253,6 +258,11 @@ impl SinkConfig {
     }
 }
 
+/// Of a sink's queue where it is not set.
+pub(crate) fn queue_bytes_default(config: &Config) -> usize {
+    config.memory.budget / 8
+}
+
 /// A value as anybody may see it.
 fn shown(key: &str, value: &toml::Value) -> String {
     match value {
@@ -260,14 +270,11 @@ fn shown(key: &str, value: &toml::Value) -> String {
             let text = text.split('?').next().unwrap_or_default();
             if text.contains('@') { "set".to_owned() } else { text.to_owned() }
         }
-        toml::Value::String(text) if key.ends_with("_file") || !SECRET_KEYS.contains(&key) => text.clone(),
+        toml::Value::String(text) if !SECRETS.iter().any(|(secret, _)| *secret == key) => text.clone(),
         toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
         _ => "set".to_owned(),
     }
 }
-
-/// Keys whose value nobody is to see.
-const SECRET_KEYS: [&str; 4] = ["token", "password", "secret_access_key", "headers"];
 
 fn fingerprint(table: &toml::Table) -> u64 {
     let mut hasher = DefaultHasher::new();

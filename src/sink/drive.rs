@@ -206,8 +206,8 @@ struct Work {
     given_up: usize,
     jitter: foldhash::fast::RandomState,
     alarmed: Option<Instant>,
-    /// When it was last told that the store fails, if it has not recovered since.
-    warned: Option<Instant>,
+    /// It was told that the store fails, and has not recovered since.
+    is_told_failing: bool,
     recovered: Option<Instant>,
 }
 
@@ -230,7 +230,7 @@ impl Work {
             given_up: 0,
             jitter: foldhash::fast::RandomState::default(),
             alarmed: None,
-            warned: None,
+            is_told_failing: false,
             recovered: None,
         }
     }
@@ -420,14 +420,14 @@ impl Work {
     /// Once until it recovers, and no more often than alarms: a store that fails now and then is no news.
     fn tell_of_failure(&mut self, reason: &str) {
         let is_recent = self.recovered.is_some_and(|at| at.elapsed() < ALARM_EVERY);
-        if self.warned.is_none() && !is_recent {
-            self.warned = Some(Instant::now());
+        if !self.is_told_failing && !is_recent {
+            self.is_told_failing = true;
             tracing::warn!(sink = self.state.name(), reason, "a delivery failed; lines wait, and are tried again");
         }
     }
 
     fn tell_of_recovery(&mut self) {
-        if self.warned.take().is_some() {
+        if std::mem::take(&mut self.is_told_failing) {
             self.recovered = Some(Instant::now());
             tracing::info!(sink = self.state.name(), "it takes lines again");
         }

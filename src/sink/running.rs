@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::swap::Swapped;
 use super::{
     BadSetting, MadeFor, Sink,
-    config::SinkConfig,
+    config::{SinkConfig, queue_bytes_default},
     dead_letter::DeadLetters,
     drive::{Order, Terms, drive},
 };
@@ -155,7 +155,7 @@ impl Sinks {
             collector: collector.clone(),
             shutdown: shutdown.clone(),
             terms: CommonTerms {
-                queue_bytes: config.memory.budget / 8,
+                queue_bytes: queue_bytes_default(config),
                 dead_letters: dir.cloned(),
                 flush: config.shutdown.deadline,
             },

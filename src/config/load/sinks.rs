@@ -5,13 +5,9 @@ use std::{collections::BTreeMap, ops::Range};
 use toml::{Spanned, de::DeValue};
 
 use super::{Loading, Place, Problem};
-use crate::sink::config::{SinkConfig, Wrong};
+use crate::sink::config::{SECRETS, SinkConfig, Wrong};
 
 const PREFIX: &str = "FLEETDRAIN_SINKS__";
-
-/// Keys that are secrets, and what to use in the file instead.
-const SECRETS: [(&str, &str); 3] =
-    [("token", "token_file"), ("password", "password_file"), ("secret_access_key", "secret_access_key_file")];
 
 /// What was set of each sink so far, by its name.
 pub(super) type Tables = BTreeMap<String, Table>;
