@@ -58,12 +58,15 @@ impl Drain {
         command.stdout(stdout);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut listening = |what: &str| {
-            let mut line = String::new();
-            stderr.read_line(&mut line).unwrap();
-            let url = line.trim().strip_prefix(&format!("{what} listening on ")).unwrap_or_else(|| panic!("{line}"));
-            let (scheme, addr) = url.split_once("://").unwrap();
-            (scheme.to_owned(), addr.parse().unwrap())
+        let mut said = String::new();
+        // What it found left by an earlier run may be told before.
+        let mut listening = |what: &str| loop {
+            let start = said.len();
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "it does not listen: {said}");
+            if let Some(url) = said[start..].trim_end().strip_prefix(&format!("{what} listening on ")) {
+                let (scheme, addr) = url.split_once("://").unwrap();
+                break (scheme.to_owned(), addr.parse().unwrap());
+            }
         };
         let ((ingest_scheme, ingest), (control_scheme, control)) = (listening("ingest"), listening("control"));
         Self { child, stderr, ingest, control, schemes: [ingest_scheme, control_scheme] }
