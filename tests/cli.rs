@@ -472,6 +472,16 @@ mod tail {
     }
 
     #[test]
+    fn who_gets_nothing_is_told_so() {
+        let end = "{\"event\":\"end\",\"reason\":\"caught_up\"}\n";
+        let ran = Drain::answering(vec![stream(&[end], true)]).run(&["tail", "-m", "unknown", "-n"]);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.trim()), (0, "", "fleetdrain: nothing is kept that matches"));
+        let drain = Drain::answering(vec![stream(&["\n", "\n", &entry("1-1-1", "one"), "\n", END], true)]);
+        let ran = drain.run(&["tail", "-m", "m1", "-o", "raw"]);
+        assert_eq!((ran.out.as_str(), ran.err.trim()), ("one\n", "fleetdrain: nothing yet that matches; waiting"));
+    }
+
+    #[test]
     fn a_stream_that_ends_without_saying_so_is_resumed() {
         let drain = Drain::answering(vec![
             stream(&[&entry("1-1-1", "one")], true),

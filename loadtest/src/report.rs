@@ -234,7 +234,7 @@ impl Report {
         let asked = self
             .rate_asked
             .map_or_else(|| "as fast as possible".to_owned(), |rate| format!("{} asked", thousands(rate)));
-        let _ = writeln!(text, "\nrun {}  {}", self.run, self.scenario.description);
+        let _ = writeln!(text, "\n{}", format!("run {}  {}", self.run, self.scenario.description).trim_end());
         if let Some(calibrated) = self.calibrated {
             let _ = writeln!(text, "calibrated  {} lines/s", thousands(calibrated));
         }
@@ -246,10 +246,10 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "            {} lines in {} bodies, {} MB on the wire; {} refusals, {} lines given up, {} broken connections, {} connects",
+            "            {} lines in {} bodies, {:.1} MB on the wire; {} refusals, {} lines given up, {} broken connections, {} connects",
             count(sent.lines),
             count(sent.bodies),
-            count(sent.wire_bytes / 1_000_000),
+            sent.wire_bytes as f64 / 1e6,
             count(sent.refusals),
             count(sent.refused_lines),
             sent.broken_connections,
@@ -274,21 +274,23 @@ impl Report {
             let _ = writeln!(text, "refusal     {}", self.refusals.line());
         }
         let _ = writeln!(text, "end to end  {}", self.end_to_end.line());
-        let _ = writeln!(
-            text,
-            "readers     {} ({} reconnects, {} streams ended) read {}: lost {}, repeated {}, reordered {}, foreign {}; told as skipped {} (+{} unnumbered), in flight when torn {}",
-            self.readers,
-            self.reader_reconnects,
-            self.streams_ended,
-            count(seen.read),
-            seen.lost,
-            seen.repeated,
-            seen.reordered,
-            seen.foreign,
-            count(seen.skipped_told),
-            seen.skipped_unknown,
-            seen.lost_in_flight
-        );
+        if self.readers > 0 {
+            let _ = writeln!(
+                text,
+                "readers     {} ({} reconnects, {} streams ended) read {}: lost {}, repeated {}, reordered {}, foreign {}; told as skipped {} (+{} unnumbered), in flight when torn {}",
+                self.readers,
+                self.reader_reconnects,
+                self.streams_ended,
+                count(seen.read),
+                seen.lost,
+                seen.repeated,
+                seen.reordered,
+                seen.foreign,
+                count(seen.skipped_told),
+                seen.skipped_unknown,
+                seen.lost_in_flight
+            );
+        }
         for note in &self.notes {
             let _ = writeln!(text, "note        {note}");
         }

@@ -340,7 +340,17 @@ impl Scenario {
         for (key, value) in overrides {
             lay(&mut table, key, value)?;
         }
-        let scenario = Self::deserialize(table).map_err(Failure::usage)?;
+        let is_asked = |section: &str, key: &str| table.get(section).is_some_and(|section| section.get(key).is_some());
+        let (connections, readers) = (is_asked("load", "connections"), is_asked("readers", "count"));
+        let mut scenario = Self::deserialize(table).map_err(Failure::usage)?;
+        // A small fleet has as many as it has machines, unless someone wants more.
+        let machines = scenario.fleet.machines;
+        if !connections {
+            scenario.load.connections = scenario.load.connections.min(machines.max(1) as usize);
+        }
+        if !readers && scenario.readers.from != From::Tail {
+            scenario.readers.count = scenario.readers.count.min(machines);
+        }
         scenario.check()?;
         Ok(scenario)
     }
@@ -389,9 +399,17 @@ impl Scenario {
             ),
         ];
         match wrong.iter().find(|(wrong, _)| *wrong) {
-            Some((_, message)) => Err(Failure::usage(message)),
+            Some((_, message)) => Err(Failure::usage(self.with_value(message))),
             None => Ok(()),
         }
+    }
+
+    /// A message that begins with a key, with what that key has.
+    fn with_value(&self, message: &str) -> String {
+        let table = toml::Value::try_from(self).ok();
+        let key = message.split(' ').next().unwrap_or_default();
+        let value = key.split('.').fold(table.as_ref(), |value, part| value?.get(part));
+        value.map_or_else(|| message.to_owned(), |value| format!("{message}, and it is {value}"))
     }
 }
 
@@ -436,6 +454,23 @@ mod tests {
         assert_eq!(scenario.load.rate, Rate::Times(2.0));
         assert_eq!(scenario.load.duration.0, Duration::from_millis(500));
         assert_eq!(scenario.fleet.machines, 77);
+    }
+
+    #[test]
+    fn a_small_fleet_has_no_more_connections_and_readers_than_machines() {
+        let over = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let scenario = Scenario::read("", &[over("fleet.machines", "3")]).unwrap();
+        assert_eq!((scenario.load.connections, scenario.readers.count), (3, 3));
+        let asked = [over("fleet.machines", "3"), over("readers.count", "4")];
+        let error = Scenario::read("", &asked).unwrap_err().to_string();
+        assert!(error.contains("readers.count must not be above fleet.machines, and it is 4"), "{error}");
+        let asked = [over("load.connections", "0")];
+        assert!(
+            Scenario::read("", &asked)
+                .unwrap_err()
+                .to_string()
+                .contains("load.connections must be above 0, and it is 0")
+        );
     }
 
     #[test]

@@ -255,6 +255,7 @@ where
     B::Error: std::fmt::Display,
 {
     let mut out = Vec::new();
+    let mut waits = false;
     loop {
         let piece = match timeout(SILENCE_MAX, lines.next()).await {
             Ok(Ok(Some(piece))) => piece,
@@ -262,6 +263,11 @@ where
             Ok(Err(error)) => return Ok(Ending::Broke(format!("the connection broke: {error}"))),
             Err(_) => return Ok(Ending::Broke(format!("silence for {}", format_duration(SILENCE_MAX)))),
         };
+        // A heartbeat and nothing before: perhaps the machine's name is misspelt.
+        if last_id.is_none() && !waits && piece.trim_ascii().is_empty() {
+            complain("nothing yet that matches; waiting");
+            waits = true;
+        }
         for line in piece.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             match printer.print(line, &mut out) {
                 Event::Entry(Some(id)) => *last_id = Some(id),
@@ -281,6 +287,9 @@ where
                 }
                 Event::End(reason, _) => {
                     write(&mut out)?;
+                    if last_id.is_none() && reason == "caught_up" {
+                        complain("nothing is kept that matches");
+                    }
                     if !matches!(reason.as_str(), "caught_up" | "finished" | "") {
                         complain(&format!("ended: {reason}"));
                     }

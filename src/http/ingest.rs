@@ -608,7 +608,9 @@ fn method_not_allowed(method: &Method, is_probe: bool) -> Response<Body> {
     response
 }
 
-fn taken(account: String, ack: Ack) -> Response<Body> {
+fn taken(mut account: String, ack: Ack) -> Response<Body> {
+    // So that a terminal's prompt begins on a line of its own.
+    account.push('\n');
     let mut response = Response::new(full(account));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

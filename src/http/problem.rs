@@ -69,7 +69,9 @@ impl Problem {
         let reason = self.reason.map(Reason::as_str);
         let document =
             Document { r#type: "about:blank", title, status: self.status.as_u16(), detail: &self.detail, reason };
-        let mut response = Response::new(full(serde_json::to_vec(&document).unwrap_or_default()));
+        let mut json = serde_json::to_vec(&document).unwrap_or_default();
+        json.push(b'\n');
+        let mut response = Response::new(full(json));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

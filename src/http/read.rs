@@ -611,7 +611,8 @@ fn text(status: StatusCode, content_type: &'static str, body: impl Into<bytes::B
 }
 
 fn document(status: StatusCode, document: &impl Serialize) -> Response<Body> {
-    let json = serde_json::to_vec(document).expect("documents of ours have string keys and finite numbers");
+    let mut json = serde_json::to_vec(document).expect("documents of ours have string keys and finite numbers");
+    json.push(b'\n');
     text(status, JSON, json)
 }
 
