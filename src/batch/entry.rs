@@ -1,0 +1,365 @@
+//! A line as its readers see it: borrowed from its batch, or owned.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use super::{
+    id::{EntryId, Origin},
+    row::{Row, Span, move_row, text},
+    shown_seq,
+    streams::Kind,
+};
+
+/// An entry that borrows from its batch: what readers print and [`LogEntry`] owns.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryView<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) arena: &'a [u8],
+    pub(crate) row: &'a Row,
+    pub(crate) origin: Option<Origin>,
+}
+
+impl<'a> EntryView<'a> {
+    fn text(&self, span: Span) -> &'a str {
+        text(span, self.body, self.arena)
+    }
+
+    /// The Machine's id; never empty, at most 128 bytes.
+    #[must_use]
+    pub fn machine_id(&self) -> &'a str {
+        self.text(self.row.machine)
+    }
+
+    /// The line itself; an object or array that was sent as `message` is its JSON text as sent.
+    #[must_use]
+    pub fn message(&self) -> &'a str {
+        self.text(self.row.message)
+    }
+
+    /// `stdout`, `stderr`, `system`, or what the sender called it.
+    #[must_use]
+    pub fn stream(&self) -> &'a str {
+        match self.row.kind {
+            Kind::Stdout => "stdout",
+            Kind::Stderr => "stderr",
+            Kind::System => "system",
+            Kind::Other => self.text(self.row.stream),
+        }
+    }
+
+    /// The record's own time as sent, or `""`.
+    #[must_use]
+    pub fn timestamp(&self) -> &'a str {
+        self.text(self.row.timestamp)
+    }
+
+    /// The app's name, or `""`.
+    #[must_use]
+    pub fn app_name(&self) -> &'a str {
+        self.text(self.row.app)
+    }
+
+    /// The region's code, or `""`.
+    #[must_use]
+    pub fn region(&self) -> &'a str {
+        self.text(self.row.region)
+    }
+
+    /// Fly's host, or `""`.
+    #[must_use]
+    pub fn host(&self) -> &'a str {
+        self.text(self.row.host)
+    }
+
+    /// The level as sent, or `""`.
+    #[must_use]
+    pub fn level(&self) -> &'a str {
+        self.text(self.row.level)
+    }
+
+    /// The record as sent, byte for byte.
+    #[must_use]
+    pub fn raw(&self) -> &'a [u8] {
+        self.row.raw.of(self.body, self.arena)
+    }
+
+    /// The line's id; `None` for what was parsed but never pushed.
+    #[must_use]
+    pub fn id(&self) -> Option<EntryId> {
+        self.origin.map(|origin| origin.id(self.machine_id().as_bytes()))
+    }
+
+    /// When the drain had received it; `None` for what was parsed but never pushed.
+    #[must_use]
+    pub fn received_at(&self) -> Option<Timestamp> {
+        self.origin.map(|origin| origin.received_at)
+    }
+
+    /// 1, 2, 3… per machine while it is known to this process; `None` for what a spool kept from before, and for what was parsed
+    /// but never pushed.
+    #[must_use]
+    pub fn machine_seq(&self) -> Option<u64> {
+        self.origin.and_then(|origin| shown_seq(origin.machine_seq))
+    }
+
+    /// How many lines of all machines were published before it.
+    #[cfg(feature = "server")]
+    pub(crate) fn line(&self) -> Option<u64> {
+        self.origin.map(|origin| origin.line)
+    }
+
+    /// Appends the entry as one JSON object on one line, without a newline: the fields in the contract's order, then `id`,
+    /// `received_at` and `machine_seq` where the drain gave them, then `raw` if asked for.
+    pub fn write_json(&self, out: &mut Vec<u8>, with_raw: bool) {
+        self.write_json_by(&mut Clock::default(), out, with_raw);
+    }
+
+    /// As [`EntryView::write_json`], for many lines: those of one batch share the text of their time of receipt.
+    pub(crate) fn write_json_by(&self, clock: &mut Clock, out: &mut Vec<u8>, with_raw: bool) {
+        let row = self.row;
+        let fields: [(&[u8], Span); 5] = [
+            (b",\"timestamp\":", row.timestamp),
+            (b",\"app_name\":", row.app),
+            (b",\"region\":", row.region),
+            (b",\"host\":", row.host),
+            (b",\"level\":", row.level),
+        ];
+        out.extend_from_slice(b"{\"machine_id\":");
+        self.write_text(out, row.machine);
+        out.extend_from_slice(b",\"message\":");
+        self.write_text(out, row.message);
+        out.extend_from_slice(b",\"stream\":");
+        match row.kind {
+            Kind::Other => self.write_text(out, row.stream),
+            Kind::Stdout | Kind::Stderr | Kind::System => write_json_string(out, self.stream()),
+        }
+        for (key, span) in fields {
+            out.extend_from_slice(key);
+            self.write_text(out, span);
+        }
+        if let Some(origin) = self.origin {
+            out.push(b',');
+            self.write_origin(origin, clock, out);
+        }
+        if with_raw {
+            out.extend_from_slice(b",\"raw\":");
+            self.write_raw(out);
+        }
+        out.push(b'}');
+    }
+
+    /// Appends the record as sent, on one line, without a newline: line breaks between tokens become spaces, invalid UTF-8 becomes
+    /// U+FFFD.
+    pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
+        let (raw, start) = (self.raw(), out.len());
+        if self.row.utf8 {
+            out.extend_from_slice(raw);
+        } else {
+            out.extend_from_slice(String::from_utf8_lossy(raw).as_bytes());
+        }
+        // A line break inside a string would have been malformed, so every one that is left stands between tokens.
+        let mut rest = &mut out[start..];
+        while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+            rest[at] = b' ';
+            rest = &mut rest[at + 1..];
+        }
+    }
+
+    /// Whether a text of it is that of another.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn has_same(&self, other: &EntryView<'_>, text: impl Fn(&Row) -> Span) -> bool {
+        text(self.row).of(self.body, self.arena) == text(other.row).of(other.body, other.arena)
+    }
+
+    /// Appends what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
+    #[cfg(feature = "sinks")]
+    pub(crate) fn write_given(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        if let Some(origin) = self.origin {
+            self.write_origin(origin, clock, out);
+        }
+    }
+
+    /// Appends the members `id`, `received_at` and `machine_seq`.
+    fn write_origin(&self, origin: Origin, clock: &mut Clock, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"id\":\"");
+        origin.id(self.row.machine.of(self.body, self.arena)).write(out);
+        out.extend_from_slice(b"\",\"received_at\":\"");
+        clock.write(out, origin.received_at);
+        out.extend_from_slice(b"\",\"machine_seq\":");
+        match shown_seq(origin.machine_seq) {
+            Some(seq) => write_decimal(out, seq),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+
+    /// Appends a text of the row as a JSON string. One that lies in the record between quotes is one already: it was read as a
+    /// string without escapes, and is copied with them.
+    #[inline]
+    fn write_text(&self, out: &mut Vec<u8>, span: Span) {
+        match self.quoted(span) {
+            Some(string) => out.extend_from_slice(string),
+            None => write_json_string(out, self.text(span)),
+        }
+    }
+
+    /// A text with the quotes around it, if it stands so in the record. Numbers and containers do not; what was unescaped or
+    /// repaired lies elsewhere, where the bytes beside it are another's.
+    #[inline]
+    fn quoted(&self, span: Span) -> Option<&'a [u8]> {
+        let record = self.row.raw;
+        if span.is_empty() || !span.is_within(record) || span.start() == record.start() {
+            return None;
+        }
+        let end = span.start() + span.len() + 1;
+        let string = self.body.get(span.start() - 1..end).filter(|_| end <= record.start() + record.len())?;
+        (string.first() == Some(&b'"') && string.last() == Some(&b'"')).then_some(string)
+    }
+
+    /// An owned copy of this line alone.
+    #[must_use]
+    pub fn to_entry(&self) -> LogEntry {
+        let mut bytes = Vec::with_capacity(self.row.raw.len() + self.row.bytes_apart());
+        let row = move_row(*self.row, self.body, self.arena, &mut bytes);
+        LogEntry { bytes: bytes.into_boxed_slice(), row, origin: self.origin }
+    }
+}
+
+/// The last time of receipt that was written, as text: to write one anew costs as much as half of the entry.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    at: Option<Timestamp>,
+    text: String,
+}
+
+impl Clock {
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
+        if self.at != Some(at) {
+            (self.at, self.text) = (Some(at), at.to_string());
+        }
+        out.extend_from_slice(self.text.as_bytes());
+    }
+}
+
+pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+pub(super) fn write_hex(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 16];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789abcdef"[number as usize & 15];
+        number >>= 4;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Appends `text` as a JSON string.
+pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a Vec takes any write, and a str is always a JSON string");
+}
+
+/// One parsed record, owned: `Clone + Send + Sync + 'static`, one allocation, outside the byte budget.
+///
+/// The counterpart of the Python module's `LogEntry`. The fields and where they come from are in the crate's record rules.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    bytes: Box<[u8]>,
+    row: Row,
+    origin: Option<Origin>,
+}
+
+macro_rules! owned_accessors {
+    ($($(#[$doc:meta])* $name:ident -> $type:ty;)*) => {
+        impl LogEntry {
+            $($(#[$doc])* #[must_use] pub fn $name(&self) -> $type { self.view().$name() })*
+        }
+    };
+}
+
+owned_accessors! {
+    /// The Machine's id; never empty, at most 128 bytes.
+    machine_id -> &str;
+    /// The line itself; an object or array that was sent as `message` is its JSON text as sent.
+    message -> &str;
+    /// `stdout`, `stderr`, `system`, or what the sender called it.
+    stream -> &str;
+    /// The record's own time as sent, or `""`.
+    timestamp -> &str;
+    /// The app's name, or `""`.
+    app_name -> &str;
+    /// The region's code, or `""`.
+    region -> &str;
+    /// Fly's host, or `""`.
+    host -> &str;
+    /// The level as sent, or `""`.
+    level -> &str;
+    /// The record as sent, byte for byte.
+    raw -> &[u8];
+    /// The line's id; `None` for what was parsed but never pushed.
+    id -> Option<EntryId>;
+    /// When the drain had received it; `None` for what was parsed but never pushed.
+    received_at -> Option<Timestamp>;
+    /// 1, 2, 3… per machine while it is known to this process; `None` for what a spool kept from before, and for what was parsed
+    /// but never pushed.
+    machine_seq -> Option<u64>;
+}
+
+impl LogEntry {
+    /// The same entry, borrowed.
+    #[must_use]
+    pub fn view(&self) -> EntryView<'_> {
+        EntryView { body: &self.bytes, arena: &[], row: &self.row, origin: self.origin }
+    }
+}
+
+impl fmt::Debug for LogEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogEntry")
+            .field("machine_id", &self.machine_id())
+            .field("message", &self.message())
+            .field("stream", &self.stream())
+            .field("timestamp", &self.timestamp())
+            .field("app_name", &self.app_name())
+            .field("region", &self.region())
+            .field("machine_seq", &self.machine_seq())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Serialize for LogEntry {
+    /// The keys of [`EntryView::write_json`] without `raw`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("machine_id", self.machine_id())?;
+        map.serialize_entry("message", self.message())?;
+        map.serialize_entry("stream", self.stream())?;
+        map.serialize_entry("timestamp", self.timestamp())?;
+        map.serialize_entry("app_name", self.app_name())?;
+        map.serialize_entry("region", self.region())?;
+        map.serialize_entry("host", self.host())?;
+        map.serialize_entry("level", self.level())?;
+        if let Some(origin) = &self.origin {
+            map.serialize_entry("id", &format_args!("{}", origin.id(self.machine_id().as_bytes())))?;
+            map.serialize_entry("received_at", &format_args!("{}", origin.received_at))?;
+            map.serialize_entry("machine_seq", &self.machine_seq())?;
+        }
+        map.end()
+    }
+}
