@@ -16,9 +16,13 @@ use hashbrown::HashTable;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+#[cfg(feature = "server")]
+pub(crate) use self::entry::Clock;
+#[cfg(feature = "sinks")]
+pub(crate) use self::entry::write_decimal;
 use self::row::{move_row, text};
 pub(crate) use self::{
-    entry::{Clock, write_decimal, write_json_string},
+    entry::write_json_string,
     id::Origin,
     row::{Row, Span, same_bytes},
     streams::Kind,
