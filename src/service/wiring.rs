@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::Certificates;
+use super::running::Certificates;
 use crate::{
     collector::{LogCollector, MachineFacts, SinkStats, Stats},
     config::Config,
