@@ -26,6 +26,9 @@ const FIRST_RESERVE_MAX: usize = 1 << 20;
 /// What is first reserved for each byte that has arrived: who sends a trickle holds a trickle, whatever it announced. As an
 /// expansion it fits compressed logs too, which shrink to a tenth.
 const FIRST_RESERVE_RATIO: usize = 16;
+/// What a compressed buffer grows by at most, and so what one call decodes at most before its caller is asked for room again: a
+/// millisecond or two, for which others wait.
+pub(crate) const DECODED_AT_ONCE_MAX: usize = 1 << 20;
 /// The smallest buffer worth having, and the smallest growth.
 const STEP_MIN: usize = 4 << 10;
 /// No snappy block expands further: its densest element is a copy of 64 bytes in 3.
@@ -371,7 +374,7 @@ impl BodyReader {
         Ok(None)
     }
 
-    /// The capacity to grow to: double, for a plain body what was announced if that is enough and not far more than has arrived,
+    /// The capacity to grow to: double, or [`DECODED_AT_ONCE_MAX`] more; for a plain body what was announced if that is enough and not far more than has arrived,
     /// and no more than the caps need.
     fn next_capacity(&self, incoming: usize) -> usize {
         let plain = matches!(self.decoder, Decoder::Plain);
@@ -380,7 +383,9 @@ impl BodyReader {
             0 => incoming.saturating_mul(FIRST_RESERVE_RATIO).clamp(STEP_MIN, FIRST_RESERVE_MAX),
             // What was announced becomes more believable the more of it is there.
             capacity if plain && self.size_hint.is_some() => capacity.saturating_mul(FIRST_RESERVE_RATIO),
-            capacity => capacity.saturating_mul(2),
+            capacity if plain => capacity.saturating_mul(2),
+            // What a step may decode is what one call of a decoder takes, and others wait for it.
+            capacity => capacity.saturating_add(capacity.min(DECODED_AT_ONCE_MAX)),
         };
         if let Some(hint) = self.size_hint.filter(|_| plain) {
             // Framing lets no more come than was announced; if more did, a decoder's growth is right for it.

@@ -22,6 +22,7 @@ use hyper::{
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, oneshot},
+    task::yield_now,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::{
     admission::{Ack, Admission, Cause, Draft, Receipt, Refused},
-    body::{BodyError, BodyLimits, BodyReader, Encoding, Progress},
+    body::{BodyError, BodyLimits, BodyReader, DECODED_AT_ONCE_MAX, Encoding, Progress},
     budget::{Budget, Permit},
     collector::LogCollector,
     config::Config,
@@ -311,12 +312,14 @@ impl Ingest {
             {
                 frame.advance(consumed);
                 self.grow(&mut permit, want, hold).await?;
+                let_others_in(want).await;
             }
         }
         while let Progress::NeedsRoom { want, .. } =
             reader.finish(permit.bytes()).map_err(|error| undecodable(&error))?
         {
             self.grow(&mut permit, want, hold).await?;
+            let_others_in(want).await;
         }
         Ok(permit)
     }
@@ -416,6 +419,13 @@ impl Ingest {
             }),
             () = self.holding.shutdown_grace() => Err(not_acknowledged(ended.to_owned())),
         }
+    }
+}
+
+/// A bomb is a few bytes on the wire and decodes for long: once it holds that much, others of its thread come in between.
+async fn let_others_in(held: usize) {
+    if held > DECODED_AT_ONCE_MAX {
+        yield_now().await;
     }
 }
 
