@@ -149,13 +149,52 @@ struct State {
     behind: Option<Box<Behind>>,
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
-    readers: u32,
+    readers: Readers,
     /// None of them is asleep while there is something.
     waiters: Waiters,
-    /// Since when nobody reads; `None` while somebody does.
-    readerless_since: Option<Instant>,
     /// Boxed, because nobody reads most machines.
     handed_over: Option<Box<HandedOver>>,
+}
+
+/// How many readers there are, or since when there is none. One or the other: a queue is small.
+#[derive(Clone, Copy, Debug)]
+enum Readers {
+    Some(u32),
+    NoneSince(Instant),
+}
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self::Some(0)
+    }
+}
+
+impl Readers {
+    fn count(self) -> u32 {
+        match self {
+            Self::Some(count) => count,
+            Self::NoneSince(_) => 0,
+        }
+    }
+
+    fn come(&mut self) {
+        *self = Self::Some(self.count() + 1);
+    }
+
+    fn go(&mut self, now: Instant) {
+        *self = match self.count() {
+            0 | 1 => Self::NoneSince(now),
+            count => Self::Some(count - 1),
+        };
+    }
+
+    /// Whether there has been none for `time`.
+    fn are_gone_for(self, time: Duration, now: Instant) -> bool {
+        match self {
+            Self::Some(_) => false,
+            Self::NoneSince(since) => now.duration_since(since) >= time,
+        }
+    }
 }
 
 /// What readers have taken.
@@ -335,7 +374,7 @@ impl QueueRoom {
 /// The publisher's side.
 impl Queue {
     pub(crate) fn new(terms: Terms, common: Arc<Common>, now: Instant) -> Self {
-        let state = Mutex::new(State { readerless_since: Some(now), ..State::default() });
+        let state = Mutex::new(State { readers: Readers::NoneSince(now), ..State::default() });
         Self { terms, began: Began::now(0), common, state }
     }
 
@@ -359,7 +398,7 @@ impl Queue {
         }
         let fits = self.fits(&state, lines, bytes);
         let is_awaited = fits && !state.waiters.is_empty();
-        let readerless = state.readerless_since.is_some_and(|since| now.duration_since(since) >= READERLESS_AFTER);
+        let readerless = state.readers.are_gone_for(READERLESS_AFTER, now);
         let blocking = &mut state.rare.get_or_insert_default().blocking;
         let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
         if copy.is_none() && !is_awaited {
@@ -582,7 +621,7 @@ impl Queue {
     /// Whether nobody has read it for so long.
     #[cfg(feature = "spool")]
     pub(crate) fn is_readerless_since(&self, now: Instant, after: Duration) -> bool {
-        self.state.lock().readerless_since.is_some_and(|since| now.duration_since(since) >= after)
+        self.state.lock().readers.are_gone_for(after, now)
     }
 
     /// Where it stands, where all that is known of the machine is `trail`.
@@ -631,7 +670,7 @@ impl Queue {
         let place = |state: &State| state.behind.as_ref().map(|behind| behind.place());
         let before = place(state);
         let after = self.common.bounds.abandoned_after;
-        if state.readerless_since.is_none_or(|since| now.duration_since(since) < after) {
+        if !state.readers.are_gone_for(after, now) {
             return (before, false);
         }
         let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
@@ -709,7 +748,7 @@ impl Queue {
             lines: state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines),
             bytes: state.bytes as u64,
             dropped: state.rare.as_ref().map_or(0, |rare| rare.dropped),
-            readers: state.readers,
+            readers: state.readers.count(),
             behind: state.behind.is_some(),
             ended: state.ended().is_some(),
             oldest,

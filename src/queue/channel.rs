@@ -11,10 +11,23 @@ const KEPT_ITEMS_MAX: usize = 16;
 /// is made when the first item must wait. How much may wait is the queue's to bound.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
-    ends: Option<Box<(Sender<Item>, Receiver<Item>)>>,
+    ends: Option<Box<Ends>>,
     len: usize,
+}
+
+#[derive(Debug)]
+struct Ends {
+    sender: Sender<Item>,
+    receiver: Receiver<Item>,
     /// The most that this channel has held.
     len_most: usize,
+}
+
+impl Ends {
+    fn new() -> Self {
+        let (sender, receiver) = flume::unbounded();
+        Self { sender, receiver, len_most: 0 }
+    }
 }
 
 impl Channel {
@@ -23,19 +36,20 @@ impl Channel {
     }
 
     pub(super) fn push(&mut self, item: Item) {
-        let (sender, _) = &**self.ends.get_or_insert_with(|| Box::new(flume::unbounded()));
-        sender.send(item).expect("the receiver is held beside it");
+        let ends = self.ends.get_or_insert_with(|| Box::new(Ends::new()));
+        ends.sender.send(item).expect("the receiver is held beside it");
         self.len += 1;
-        self.len_most = self.len_most.max(self.len);
+        ends.len_most = ends.len_most.max(self.len);
     }
 
     pub(super) fn pop(&mut self) -> Option<Item> {
         if self.is_empty() {
             return None;
         }
-        let item = self.ends.as_ref().and_then(|ends| ends.1.try_recv().ok())?;
+        let ends = self.ends.as_ref()?;
+        let item = ends.receiver.try_recv().ok()?;
         self.len -= 1;
-        if self.is_empty() && self.len_most > KEPT_ITEMS_MAX {
+        if self.len == 0 && ends.len_most > KEPT_ITEMS_MAX {
             *self = Self::default();
         }
         Some(item)

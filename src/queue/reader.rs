@@ -15,17 +15,11 @@ use crate::config::Full;
 
 impl Queue {
     pub(crate) fn attach(&self) {
-        let mut state = self.state.lock();
-        state.readers += 1;
-        state.readerless_since = None;
+        self.state.lock().readers.come();
     }
 
     pub(crate) fn detach(&self, now: Instant) {
-        let mut state = self.state.lock();
-        state.readers -= 1;
-        if state.readers == 0 {
-            state.readerless_since = Some(now);
-        }
+        self.state.lock().readers.go(now);
     }
 
     /// What comes next.

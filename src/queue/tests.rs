@@ -41,7 +41,7 @@ impl Queue {
             behind_lines: state.behind.as_ref().map_or(0, |behind| behind.lines),
             behind: state.behind.is_some(),
             waiting: state.waiters.len() as u32,
-            readers: state.readers,
+            readers: state.readers.count(),
             has_something: state.has_something(),
         }
     }

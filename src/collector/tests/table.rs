@@ -104,7 +104,7 @@ async fn subscriptions_are_bounded() {
 #[test]
 fn a_machine_stays_small() {
     assert!(size_of::<Machine>() <= 184, "{}", size_of::<Machine>());
-    assert!(size_of::<Queue>() <= 224, "{}", size_of::<Queue>());
+    assert!(size_of::<Queue>() <= 208, "{}", size_of::<Queue>());
 }
 
 /// Bytes that the process has in use, by the allocator's own count of resident pages.
