@@ -212,6 +212,8 @@ pub(crate) struct Shared {
     swept: Mutex<Instant>,
     #[cfg(feature = "spool")]
     stored: Mutex<spooled::Stored>,
+    #[cfg(feature = "spool")]
+    finishing: spooled::Finishing,
     /// What queues take whose subscribers do not say.
     streams: Mutex<Streams>,
 }
@@ -311,6 +313,8 @@ impl LogCollector {
             swept: Mutex::new(Instant::now()),
             #[cfg(feature = "spool")]
             stored: Mutex::default(),
+            #[cfg(feature = "spool")]
+            finishing: spooled::Finishing::default(),
             streams: Mutex::new(streams),
         };
         Self { shared: Arc::new(shared) }
@@ -512,7 +516,9 @@ impl LogCollector {
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
             state.dropped_before += old.facts().dropped;
         }
-        (state.life, state.touched) = (Life::Live, now);
+        let before = std::mem::replace(&mut state.life, Life::Live);
+        state.touched = now;
+        self.note_live(machine, &before);
         self.see(&mut state);
         drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
@@ -554,6 +560,8 @@ impl LogCollector {
             return Lingering::Settled;
         }
         let before = std::mem::replace(&mut state.life, Life::Lingering(Box::new(at)));
+        #[cfg(feature = "spool")]
+        self.note_finished(&machine, Some(at));
         drop(state);
         match before {
             Life::Lingering(pending) if *pending <= at => Lingering::Settled,
@@ -588,7 +596,12 @@ impl LogCollector {
         if state.ended().is_some() {
             return;
         }
-        state.life = Life::Finished(Box::new(Instant::now()), ended);
+        let now = Instant::now();
+        state.life = Life::Finished(Box::new(now), ended);
+        #[cfg(feature = "spool")]
+        if ended == Ended::Finished {
+            self.note_finished(machine, Some(now));
+        }
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
             queue.end(ended, machine.trail.load(), wakes);
@@ -597,6 +610,16 @@ impl LogCollector {
         drop(state);
         machine.wake_watchers();
         self.shared.budget.announce_room();
+    }
+
+    /// Notes of a machine that was finished, or was to be, that it is no more.
+    fn note_live(&self, machine: &Machine, before: &Life) {
+        #[cfg(feature = "spool")]
+        if *before != Life::Live {
+            self.note_finished(machine, None);
+        }
+        #[cfg(not(feature = "spool"))]
+        let _ = (machine, before);
     }
 
     /// Ends every machine's log that is subscribed, behind what is queued.
@@ -726,6 +749,7 @@ impl LogCollector {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
         let queue = state.queue.take();
+        self.note_live(machine, &state.life);
         drop(state);
         self.shared.table.remove_if(machine.id.as_str(), |held, ()| Arc::ptr_eq(&held.0, machine));
         self.shared.machines.fetch_sub(1, Relaxed);

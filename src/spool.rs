@@ -6,6 +6,7 @@
 //! ```text
 //! directory   format                  version and id of the spool
 //!             cursors, positions      small tables that outlive a crash: sinks', queues'
+//!             finished                the same: machines whose logs have ended
 //!             damage                  another: what is known to be lost of which segment
 //!             SEQUENCE-LINE.seg       segments, named for the first record and line that they may hold
 //!             quarantine-*.bin        copies of what was damaged
@@ -323,7 +324,28 @@ impl Spool {
         self.log.positions.lock().remove(machine.as_bytes());
     }
 
-    /// Makes every cursor and position durable now.
+    /// Every machine that is finished, or is to be, and when.
+    #[must_use]
+    pub fn finished(&self) -> Vec<(String, Timestamp)> {
+        let finished = self.log.finished.lock();
+        let at = |value: &[u8]| {
+            let millis = value.first_chunk().map_or(0, |bytes| i64::from_le_bytes(*bytes));
+            Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MIN)
+        };
+        finished.rows().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), at(value))).collect()
+    }
+
+    /// Notes when a machine is finished; durable within a second.
+    pub fn set_finished(&self, machine: &str, at: Timestamp) {
+        self.log.finished.lock().set(machine.as_bytes(), &at.as_millisecond().to_le_bytes());
+    }
+
+    /// Notes that a machine is not finished.
+    pub fn remove_finished(&self, machine: &str) {
+        self.log.finished.lock().remove(machine.as_bytes());
+    }
+
+    /// Makes every row of these tables durable now.
     ///
     /// # Errors
     ///
@@ -352,7 +374,8 @@ impl Spool {
 
 impl Log {
     fn store_tables(&self) -> io::Result<()> {
-        let stored = [&self.cursors, &self.positions, &self.damage].map(|table| table.lock().store(&*self.fs));
+        let stored =
+            [&self.cursors, &self.positions, &self.finished, &self.damage].map(|table| table.lock().store(&*self.fs));
         stored.into_iter().collect()
     }
 

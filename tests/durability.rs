@@ -126,6 +126,24 @@ async fn a_view_resumes_by_id_over_restarts_without_a_gap_or_a_repeat() {
 }
 
 #[tokio::test]
+async fn a_finished_machine_is_told_to_be_so_after_a_restart() {
+    let dir = dir("finished");
+    let drain = Spooled::start(&dir);
+    drain.post(&[], fly_record("a", "last words")).await;
+    let mut control = Client::connect(drain.0.control).await;
+    assert_eq!(control.call(Method::DELETE, "/api/v1/machines/a").await.0, StatusCode::ACCEPTED);
+    assert_eq!(drain.terminate().0, 0);
+
+    let drain = Spooled::start(&dir);
+    let told = text(drain.0.control, "/api/v1/machines/a/logs").await;
+    let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["message"], &lines[1]["reason"]), (&"last words".into(), &"finished".into()));
+    let behind = format!("/api/v1/machines/a/logs?after={}", lines[0]["id"].as_str().unwrap());
+    let answer = Client::connect(drain.0.control).await.send(Method::GET, &behind, &[], String::new()).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
 async fn a_repeated_idempotency_key_is_known_after_a_kill() {
     let dir = dir("keys");
     let body = fly_record("a", "once") + "broken\n";

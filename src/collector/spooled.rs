@@ -3,6 +3,7 @@
 //! A queue's position is stored twice a second: after a crash its reader may see that time again, but misses nothing. What time
 //! or want of room removes of the spool is dropped from the queues that were still to read it, at that moment.
 
+mod finished;
 mod note;
 mod positions;
 
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::positions::Left;
-pub(super) use self::positions::Stored;
+pub(super) use self::{finished::Finishing, positions::Stored};
 use super::{CollectorConfig, LogCollector, Machine, Shared};
 #[cfg(feature = "server")]
 use crate::{
@@ -116,6 +117,7 @@ impl LogCollector {
         // Set once, here.
         let _ = listening.shared.set(Arc::downgrade(&collector.shared));
         collector.take_up(left);
+        collector.take_up_finished();
         Ok(collector)
     }
 
@@ -178,6 +180,7 @@ impl LogCollector {
     /// Notes where every queue stands, if it is time for that, and lets go of what readers have left.
     pub(super) fn store_positions_in_time(&self) {
         let now = Instant::now();
+        self.finish_lingering();
         self.shared.history.past().into_iter().for_each(|past| past.forget(now));
         if self.spool().is_some() && self.shared.stored.lock().is_due(now) {
             self.shared.outlets.store_cursors();

@@ -14,6 +14,7 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const FORMAT_FILE: &str = "format";
 pub(crate) const CURSORS_FILE: &str = "cursors";
 pub(crate) const POSITIONS_FILE: &str = "positions";
+pub(crate) const FINISHED_FILE: &str = "finished";
 pub(crate) const DAMAGE_FILE: &str = "damage";
 /// What a file ends in until it is whole and takes its own name.
 pub(crate) const UNFINISHED: &str = ".tmp";

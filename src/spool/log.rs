@@ -39,6 +39,8 @@ pub(crate) struct Log {
     /// Names of cursors that hold nothing back: their sinks are not configured now.
     pub(super) parked: Mutex<BTreeSet<Box<[u8]>>>,
     pub(super) positions: Mutex<Table>,
+    /// Machines whose logs have ended, or are to.
+    pub(super) finished: Mutex<Table>,
     /// What is known to be lost of which segment; see [`Lost`].
     pub(super) damage: Mutex<Table>,
     pub(super) counts: Counts,

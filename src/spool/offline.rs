@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::{
     Bounds, Counts, MachineRecords, OpenError, ReadError, Record, Records, Seek,
-    format::{Base, CURSORS_FILE, DAMAGE_FILE, Footer, POSITIONS_FILE, SegmentHeader, unguessable},
+    format::{Base, CURSORS_FILE, DAMAGE_FILE, FINISHED_FILE, Footer, POSITIONS_FILE, SegmentHeader, unguessable},
     fs::{Access, Disk, File, Fs},
     log::{List, Log, Segment, read_footer, timestamp},
     open::{bases, read_id},
@@ -180,6 +180,7 @@ impl Log {
             cursors: Table::open(&*fs, CURSORS_FILE)?.into(),
             parked: Mutex::default(),
             positions: Table::open(&*fs, POSITIONS_FILE)?.into(),
+            finished: Table::open(&*fs, FINISHED_FILE)?.into(),
             damage: Table::open(&*fs, DAMAGE_FILE)?.into(),
             counts: Counts::default(),
             observer: None,

@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use super::{
     Bounds, Counts, Observer, OpenError,
     format::{
-        Base, CURSORS_FILE, DAMAGE_FILE, FORMAT_FILE, Footer, POSITIONS_FILE, RECORD, UNFINISHED, UnknownVersion,
-        format_text, read_format, unguessable,
+        Base, CURSORS_FILE, DAMAGE_FILE, FINISHED_FILE, FORMAT_FILE, Footer, POSITIONS_FILE, RECORD, UNFINISHED,
+        UnknownVersion, format_text, read_format, unguessable,
     },
     fs::{Access, File, Fs},
     index::Entry,
@@ -68,6 +68,7 @@ impl Log {
             parked: Mutex::default(),
             damage: damage.into(),
             positions: Table::open(&*fs, POSITIONS_FILE)?.into(),
+            finished: Table::open(&*fs, FINISHED_FILE)?.into(),
             counts: Counts::default(),
             observer,
             quarantine: Quarantine::of(&files).into(),

@@ -138,6 +138,7 @@ impl LogCollector {
     /// Notes where every queue stands; durable within a second, or now with `durably`.
     pub(crate) fn store_positions(&self, durably: bool) {
         let Some(spool) = self.spool() else { return };
+        self.store_finished(spool);
         let mut stored = self.shared.stored.lock();
         // Looked at before any queue is: what comes later is not yet known of all.
         let known_to = self.shared.history.end().0;

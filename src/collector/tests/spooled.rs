@@ -1,6 +1,7 @@
 //! A collector with a spool: what readers and queues find behind what is held, and after a restart.
 
 mod exit;
+mod finished;
 
 use std::path::Path;
 
