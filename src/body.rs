@@ -296,6 +296,11 @@ impl BodyReader {
         if self.is_worth_keeping() { self.out.capacity() } else { self.out.len() }
     }
 
+    /// Whether there is nothing to decode.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.encoding == Encoding::Identity
+    }
+
     /// Bytes really held now: the buffer's capacity and the decoder's state.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn held_bytes(&self) -> usize {
@@ -374,8 +379,8 @@ impl BodyReader {
         Ok(None)
     }
 
-    /// The capacity to grow to: double, or [`DECODED_AT_ONCE_MAX`] more; for a plain body what was announced if that is enough and not far more than has arrived,
-    /// and no more than the caps need.
+    /// The capacity to grow to: double, but of what is decoded no more than [`DECODED_AT_ONCE_MAX`] more; for a plain body what was
+    /// announced if that is enough and not far more than has arrived; and no more than the caps need.
     fn next_capacity(&self, incoming: usize) -> usize {
         let plain = matches!(self.decoder, Decoder::Plain);
         let needed = self.out.len() + if plain { incoming } else { 1 };

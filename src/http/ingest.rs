@@ -7,13 +7,14 @@
 //!
 //! `bodies_refused_total`, `bodies_duplicate_total`, `wire_bytes_total`, `body_bytes_total`.
 
+mod receive;
+
 use std::{num::NonZero, sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body as _, Incoming},
+    body::Incoming,
     header::{
         ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
         WWW_AUTHENTICATE,
@@ -22,11 +23,11 @@ use hyper::{
 use jiff::Timestamp;
 use tokio::{
     sync::{Semaphore, oneshot},
-    task::yield_now,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::receive::Inbound;
 use super::{
     Body,
     account::account,
@@ -41,7 +42,7 @@ use super::{
 };
 use crate::{
     admission::{Ack, Admission, Cause, Draft, Receipt, Refused},
-    body::{BodyError, BodyLimits, BodyReader, DECODED_AT_ONCE_MAX, Encoding, Progress},
+    body::{BodyError, BodyLimits, Encoding},
     budget::{Budget, Permit},
     collector::LogCollector,
     config::Config,
@@ -87,6 +88,8 @@ pub(crate) struct Ingest {
     parsers: Parsers,
     /// Large bodies parsed at once: one a core, so that what they hold uncharged meanwhile is bounded.
     parsing: Arc<Semaphore>,
+    /// Turns at decoding for bodies that have become large: half of the cores', so that other senders find the rest.
+    decoding: Semaphore,
 }
 
 impl Ingest {
@@ -120,6 +123,7 @@ impl Ingest {
             holding: Holding::new(config.backpressure.clone(), shutdown),
             parsers: Parsers::new(2 * cores, config.fly.boot_lines),
             parsing: Arc::new(Semaphore::new(cores)),
+            decoding: Semaphore::new((cores / 2).max(1)),
         })
     }
 
@@ -275,67 +279,6 @@ impl Ingest {
         )))
     }
 
-    async fn receive(
-        &self,
-        encoding: Encoding,
-        inbound: &mut Inbound<'_>,
-        hold: &mut Hold<'_>,
-    ) -> Result<Arrived, Problem> {
-        let mut reader = BodyReader::new(encoding, self.limits, inbound.announced());
-        let filled = self.fill(&mut reader, inbound, hold).await;
-        self.counters.received(reader.wire_bytes(), reader.decoded_bytes());
-        let mut permit = filled?;
-        let held = reader.kept_bytes();
-        let bytes = reader.into_bytes();
-        self.grow(&mut permit, held, hold).await?;
-        Ok(Arrived { bytes, held, permit })
-    }
-
-    /// Reads a body to its end, frame by frame; the permit covers what the reader holds.
-    async fn fill(
-        &self,
-        reader: &mut BodyReader,
-        inbound: &mut Inbound<'_>,
-        hold: &mut Hold<'_>,
-    ) -> Result<Permit, Problem> {
-        let budget = self.collector.budget();
-        let nothing = || budget.try_reserve(0).ok_or_else(|| no_memory(budget, 0));
-        if inbound.asks {
-            // The refusal is to come instead of the 100. Only asked for: who holds nothing yet is charged nothing yet.
-            let announced = inbound.announced().and_then(|bytes| usize::try_from(bytes).ok());
-            self.grow(&mut nothing()?, announced.unwrap_or(READY_BYTES).min(budget.body_bytes_max()), hold).await?;
-        }
-        let mut permit = nothing()?;
-        while let Some(mut frame) = inbound.next(hold).await? {
-            while let Progress::NeedsRoom { consumed, want } =
-                reader.push(&frame, permit.bytes()).map_err(|error| undecodable(&error))?
-            {
-                frame.advance(consumed);
-                self.grow(&mut permit, want, hold).await?;
-                let_others_in(want).await;
-            }
-        }
-        while let Progress::NeedsRoom { want, .. } =
-            reader.finish(permit.bytes()).map_err(|error| undecodable(&error))?
-        {
-            self.grow(&mut permit, want, hold).await?;
-            let_others_in(want).await;
-        }
-        Ok(permit)
-    }
-
-    /// Resizes `permit` to `bytes`, holding the sender until there is room for them.
-    async fn grow(&self, permit: &mut Permit, bytes: usize, hold: &mut Hold<'_>) -> Result<(), Problem> {
-        self.check_fits(bytes)?;
-        let budget = self.collector.budget();
-        hold.until(budget, permit.bytes(), || permit.try_resize(bytes).then_some(())).await.map_err(|expired| {
-            match expired {
-                Expired::Refuse => no_memory(budget, bytes).retry_after(RETRY_AFTER),
-                Expired::ShuttingDown => shutting_down(),
-            }
-        })
-    }
-
     /// Parses a body into a draft that is charged for what it really holds.
     async fn build(&self, mut arrived: Arrived, hold: &mut Hold<'_>) -> Result<Draft, Problem> {
         let length = arrived.bytes.len();
@@ -419,63 +362,6 @@ impl Ingest {
             }),
             () = self.holding.shutdown_grace() => Err(not_acknowledged(ended.to_owned())),
         }
-    }
-}
-
-/// A bomb is a few bytes on the wire and decodes for long: once it holds that much, others of its thread come in between.
-async fn let_others_in(held: usize) {
-    if held > DECODED_AT_ONCE_MAX {
-        yield_now().await;
-    }
-}
-
-/// A body on its way in from hyper.
-struct Inbound<'a> {
-    body: Incoming,
-    link: Option<&'a Link>,
-    deadline: Instant,
-    /// Its sender waits for a 100, which hyper sends when the body is first read.
-    asks: bool,
-    /// Its end was read; hyper does not say so of a chunked body.
-    ended: bool,
-}
-
-impl Inbound<'_> {
-    /// Its Content-Length.
-    fn announced(&self) -> Option<u64> {
-        self.body.size_hint().exact()
-    }
-
-    fn is_over(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    /// The next bytes, or `None` at the body's end. The time for which the sender was held is not its own.
-    async fn next(&mut self, hold: &Hold<'_>) -> Result<Option<Bytes>, Problem> {
-        loop {
-            match timeout_at(self.deadline + hold.waited(), self.body.frame()).await {
-                Ok(None) => {
-                    self.ended = true;
-                    return Ok(None);
-                }
-                // Trailers mean nothing here.
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => return Ok(Some(bytes)),
-                    Err(_) => continue,
-                },
-                Ok(Some(Err(_))) => return Err(self.broken()),
-                Err(_) => {
-                    return Err(Problem::refusal(Reason::TooSlow, "the body did not end within ingest.body_deadline"));
-                }
-            }
-        }
-    }
-
-    /// Why the body broke: by its framing, or because the sender went away in the middle of it.
-    fn broken(&self) -> Problem {
-        let fault = self.link.and_then(Link::fault);
-        let detail = fault.map_or_else(|| "the body ended before its end".to_owned(), |fault| fault.to_string());
-        Problem::refusal(Reason::BadRequest, detail)
     }
 }
 
