@@ -16,13 +16,14 @@ mod machine;
 #[cfg_attr(not(feature = "sinks"), path = "collector/outlet/absent.rs")]
 pub(crate) mod outlet;
 mod publish;
+mod roster;
 #[cfg(feature = "spool")]
 mod spooled;
 #[cfg(all(feature = "server", not(feature = "spool")))]
 mod unspooled;
 
 use std::{
-    collections::{HashMap, hash_map::RandomState as StdRandomState},
+    collections::hash_map::RandomState as StdRandomState,
     fmt,
     hash::BuildHasher,
     sync::{
@@ -46,6 +47,7 @@ use self::{
     machine::{ById, Life},
     outlet::Outlets,
     publish::Publisher,
+    roster::Roster,
 };
 use crate::{
     batch::{Kind, Streams},
@@ -176,13 +178,6 @@ pub(crate) enum Lingering {
     /// Somebody must wait, and then call [`LogCollector::finish_if_due`].
     Wanted(Arc<Machine>),
 }
-
-fn key(queue: &Arc<Queue>) -> usize {
-    Arc::as_ptr(queue).addr()
-}
-
-/// Queues that hold, or may yet hold, lines: the live ones and the finished ones that are not drained.
-type Roster = HashMap<usize, (Arc<Machine>, Arc<Queue>)>;
 
 pub(crate) struct Shared {
     pub(crate) config: CollectorConfig,
@@ -523,7 +518,7 @@ impl LogCollector {
         drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
         self.shared.subscriptions.fetch_add(1, Relaxed);
-        self.shared.roster.lock().insert(key(&queue), (Arc::clone(machine), Arc::clone(&queue)));
+        self.shared.roster.lock().insert(Arc::clone(machine), Arc::clone(&queue));
         Ok(queue)
     }
 
@@ -626,7 +621,7 @@ impl LogCollector {
     pub fn finish_all(&self) {
         let mut wakes = Wakes::default();
         let publisher = self.shared.publisher.lock();
-        let machines: Vec<_> = self.shared.roster.lock().values().map(|(machine, _)| Arc::clone(machine)).collect();
+        let machines: Vec<_> = self.shared.roster.lock().iter().map(|(machine, _)| Arc::clone(machine)).collect();
         for machine in machines {
             self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
         }
@@ -652,7 +647,7 @@ impl LogCollector {
         let before = self.queue_lines_dropped();
         let mut publisher = self.shared.publisher.lock();
         publisher.behind.clear();
-        let queues: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let queues = self.shared.roster.lock().all();
         let give_up = |(machine, queue): &(Arc<Machine>, Arc<Queue>)| {
             queue.give_up(Reason::Shutdown, &self.shared.history, machine.trail())
         };
@@ -665,7 +660,7 @@ impl LogCollector {
     #[must_use]
     pub fn machine_ids(&self) -> Vec<String> {
         // Not under the roster's lock: a machine's own comes before it.
-        let all: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let all = self.shared.roster.lock().all();
         let live = all
             .iter()
             .filter(|(machine, queue)| machine.state.lock().live_queue().is_some_and(|live| Arc::ptr_eq(live, queue)));
@@ -758,7 +753,7 @@ impl LogCollector {
             publisher.moved(machine, &queue, place, None);
             queue.give_up(Reason::Abandoned, &self.shared.history, machine.trail());
             self.journal_queue(machine, &queue);
-            self.shared.roster.lock().remove(&key(&queue));
+            self.shared.roster.lock().remove(&queue);
         }
     }
 
@@ -815,8 +810,7 @@ impl LogCollector {
     }
 
     fn abandon_and_tidy(&self, now: Instant) {
-        let queues: Vec<_> = self.shared.roster.lock().iter().map(|(key, pair)| (*key, pair.clone())).collect();
-        for (key, (machine, queue)) in queues {
+        for (machine, queue) in self.shared.roster.lock().all() {
             let facts = queue.facts();
             if facts.readers == 0 && facts.lines > 0 {
                 let mut publisher = self.shared.publisher.lock();
@@ -827,7 +821,7 @@ impl LogCollector {
             // A shutdown ends queues that go on at the next start.
             if facts.ended && queue.is_drained() && !self.is_shutting_down() {
                 self.journal_queue(&machine, &queue);
-                self.shared.roster.lock().remove(&key);
+                self.shared.roster.lock().remove(&queue);
             }
         }
     }

@@ -184,7 +184,7 @@ impl LogCollector {
     fn queues_of(&self, machine: &Machine) -> Vec<Arc<Queue>> {
         let mut queues: Vec<Arc<Queue>> = machine.state.lock().queue.iter().cloned().collect();
         let roster = self.shared.roster.lock();
-        let older = roster.values().filter(|(of, _)| of.id == machine.id).map(|(_, queue)| queue);
+        let older = roster.iter().filter(|(of, _)| of.id == machine.id).map(|(_, queue)| queue);
         let older: Vec<_> =
             older.filter(|queue| queues.iter().all(|known| !Arc::ptr_eq(known, queue))).cloned().collect();
         queues.extend(older);

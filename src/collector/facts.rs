@@ -236,7 +236,7 @@ impl LogCollector {
 
     pub(super) fn queue_totals(&self) -> QueueFacts {
         // Not under the roster's lock: facts take each queue's own.
-        let queues: Vec<_> = self.shared.roster.lock().values().map(|(_, queue)| Arc::clone(queue)).collect();
+        let queues: Vec<_> = self.shared.roster.lock().iter().map(|(_, queue)| Arc::clone(queue)).collect();
         queues.iter().map(|queue| queue.facts()).fold(QueueFacts::default(), |sum, queue| QueueFacts {
             lines: sum.lines + queue.lines,
             bytes: sum.bytes + queue.bytes,

@@ -21,7 +21,7 @@ impl LogCollector {
         }
         let queues: Vec<_> = {
             let roster = self.shared.roster.lock();
-            losers.iter().filter_map(|key| roster.get(key).cloned()).collect()
+            losers.iter().filter_map(|&key| roster.get(key).cloned()).collect()
         };
         for (machine, queue) in queues {
             self.journal_queue(&machine, &queue);
@@ -37,7 +37,7 @@ impl LogCollector {
 
     /// Notes what readers hold when the process ends: it was not handed on.
     pub(crate) fn journal_what_is_held(&self) {
-        let queues: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let queues = self.shared.roster.lock().all();
         for (machine, queue) in queues {
             let held = queue.held_lines();
             if held > 0 {

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    LogCollector, key,
+    LogCollector,
     limit::{self, Meters},
     machine::{Machine, MachineState, Places, RANK_WINDOW, RATE_WINDOW},
     outlet::Wants,
+    roster::key,
 };
 use crate::{
     batch::{Batch, Group, GroupRef, Span, Streams},

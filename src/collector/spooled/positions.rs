@@ -142,7 +142,7 @@ impl LogCollector {
         let mut stored = self.shared.stored.lock();
         // Looked at before any queue is: what comes later is not yet known of all.
         let known_to = self.shared.history.end().0;
-        let roster: Vec<_> = self.shared.roster.lock().values().cloned().collect();
+        let roster = self.shared.roster.lock().all();
         let mut now: HashMap<String, (u64, Note)> = HashMap::with_capacity(roster.len());
         for (machine, queue) in roster {
             let (at, note) = self.noted(&machine, &queue);
