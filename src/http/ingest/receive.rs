@@ -53,15 +53,13 @@ impl Ingest {
         }
         let mut permit = nothing()?;
         let mut turn = None;
-        while let Some(mut frame) = inbound.next(hold).await? {
+        while let Some(mut frame) = inbound.next_in_turn(&mut turn, hold).await? {
             while let Progress::NeedsRoom { consumed, want } =
                 reader.push(&frame, permit.bytes()).map_err(|error| undecodable(&error))?
             {
                 frame.advance(consumed);
                 self.grow_in_turn(reader, &mut permit, want, &mut turn, inbound, hold).await?;
             }
-            // The next one may take its time.
-            turn = None;
         }
         while let Progress::NeedsRoom { want, .. } =
             reader.finish(permit.bytes()).map_err(|error| undecodable(&error))?
@@ -147,6 +145,25 @@ impl Inbound<'_> {
     /// The time for which the sender was held is not its own.
     fn ends_by(&self, hold: &Hold<'_>) -> Instant {
         self.deadline + hold.waited()
+    }
+
+    /// The next bytes, as [`Inbound::next`] has them. A turn is kept if they are there already: many who have each decoded a part would
+    /// want for room together.
+    async fn next_in_turn(
+        &mut self,
+        turn: &mut Option<SemaphorePermit<'_>>,
+        hold: &Hold<'_>,
+    ) -> Result<Option<Bytes>, Problem> {
+        if turn.is_some() {
+            tokio::select! {
+                biased;
+                next = self.next(hold) => return next,
+                // Meanwhile the connection reads what has arrived.
+                () = yield_now() => {}
+            }
+            *turn = None;
+        }
+        self.next(hold).await
     }
 
     /// The next bytes, or `None` at the body's end.
