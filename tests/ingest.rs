@@ -563,6 +563,25 @@ async fn a_bomb_is_413() {
 }
 
 #[tokio::test]
+async fn bombs_that_do_not_fit_beside_each_other_are_413_all_the_same() {
+    let drain = start(|config| {
+        config.ingest.decoded_bytes_max = 4 << 20;
+        config.backpressure.wait = Duration::ZERO;
+    });
+    assert!(16 * (4 << 20) > drain.budget().body_bytes_max());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, &vec![b' '; 64 << 20]).unwrap();
+    let bytes = encoder.finish().unwrap();
+    let head =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", bytes.len());
+    let request = [head.into_bytes(), bytes].concat();
+    let answers = futures_util::future::join_all((0..16).map(|_| drain.ask(&request))).await;
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [413; 16], "none has to wait for what another one holds");
+    assert_eq!(drain.budget().used(), 0);
+}
+
+#[tokio::test]
 async fn every_record_is_accounted_for() {
     let drain = drain();
     let answer = drain.post("", &format!("{RECORD}\n\n{{\"x\":1}}\nnope\n{RECORD}\n")).await;
