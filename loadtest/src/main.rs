@@ -6,6 +6,7 @@ mod crash;
 mod encode;
 mod failure;
 mod generate;
+mod healthy;
 mod hostile;
 mod jetstream;
 mod latency;
@@ -21,6 +22,7 @@ mod serve;
 mod sink;
 mod targets;
 mod verify;
+mod viewers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -58,6 +60,8 @@ enum Command {
     Memory(memory::MemoryArgs),
     /// Run every command behind the targets and say which are met
     Targets(targets::TargetsArgs),
+    /// Viewers that stop reading: what they cost senders, and that each is told what it missed
+    Viewers(viewers::ViewersArgs),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),
+            Command::Viewers(args) => viewers::run(&args),
         },
         Err(error) => {
             let _ = error.print();
