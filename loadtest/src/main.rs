@@ -20,6 +20,7 @@ mod scenario;
 mod schedule;
 mod serve;
 mod sink;
+mod stall;
 mod targets;
 mod verify;
 mod viewers;

@@ -13,7 +13,7 @@ use crate::report::Latency;
 use crate::run::{gauge, histogram};
 use clap::Args;
 pub(crate) use report::{COST_MAX, Measured};
-use report::{Load, Report, Round, Told};
+use report::{Cut, Load, Report, Round, Told};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -35,14 +35,19 @@ const MACHINE_EVERY: usize = 10;
 const AT_ONCE: usize = 200;
 /// A viewer that nothing comes to for so long has what it gets.
 const SETTLE: Duration = Duration::from_secs(20);
+/// Viewers that never read on are cut off after so long, in the last part of a run.
+const CUT_AFTER: Duration = Duration::from_secs(2);
+/// And are gone within this time, on whatever machine.
+const CUT_WAIT: Duration = Duration::from_secs(60);
 /// Viewers that hung up are forgotten within this time.
 const GONE_WAIT: Duration = Duration::from_secs(20);
 /// So many wrong viewers of a round are named.
 const NAMED_MAX: usize = 5;
 
 /// Viewers that read the head of their answer and then nothing, against a drain of its own: what the drain's CPU per line is beside
-/// them and without them, in turn, and whether each is told exactly what it missed once it reads on. Exits 65 if one is not, or if
-/// more memory is resident than the budget and 15 %.
+/// them and without them, in turn, and whether each is told exactly what it missed once it reads on. Then a drain that cuts off after
+/// 2 s who does not read: it must do so with all of them. Exits 65 if one is not, or if more memory is resident than the budget,
+/// 15 %, and 24 KiB for each.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   loadtest viewers --drain target/release/fleetdrain
@@ -89,13 +94,23 @@ pub(crate) fn run(args: &ViewersArgs) -> Result<(), Failure> {
         .set("ingest.connections_max", &(args.viewers + 1_000).to_string())
         .set("memory.budget", BUDGET)
         .set("history.bytes", HISTORY);
+    let rest = rest.to_vec();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().on_thread_start(move || {
+        if !rest.is_empty() {
+            process::pin(&rest);
+        }
+    });
+    let runtime = builder.build().map_err(Failure::io)?;
     let mut server = Server::start("drain", &launch)?;
-    if !own.is_empty() {
-        process::pin(rest);
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let report = runtime.map_err(Failure::io)?.block_on(Viewers::start(args, &server)?.all());
-    let report = report.map_err(|failure| server.explain(failure))?;
+    let report = runtime.block_on(Viewers::start(args, &server)?.all());
+    let mut report = report.map_err(|failure| server.explain(failure))?;
+    drop(server);
+    eprintln!("{} viewers that never read on", args.viewers);
+    let launch = launch.set("control.stalled_after", &format!("{}s", CUT_AFTER.as_secs()));
+    let mut server = Server::start("drain", &launch)?;
+    let cut = runtime.block_on(Viewers::start(args, &server)?.cut());
+    report.cut = Some(cut.map_err(|failure| server.explain(failure))?);
     write_json(args.json.as_deref(), &report)?;
     print!("{}", report.text(args.judge));
     match report.broken(args.judge).len() {
@@ -171,10 +186,47 @@ impl<'a> Viewers<'a> {
         let told = self.read_on(viewers).await?;
         let resident_bytes_max = self.server.resident_bytes_max();
         let is_forgotten = self.forgotten().await;
-        let left = self.server.anonymous_bytes();
+        let left = self.at_rest().await;
         let each = |bytes: u64| bytes.saturating_sub(before) / self.args.viewers.max(1) as u64;
         let (opened_bytes_each, bytes_each, left_bytes_each) = (each(opened), each(held), each(left));
         Ok(Round { load, opened_bytes_each, bytes_each, left_bytes_each, resident_bytes_max, told, is_forgotten })
+    }
+
+    /// Has viewers stall for ever.
+    async fn cut(mut self) -> Result<Cut, Failure> {
+        let mut failed = Vec::new();
+        self.send(1, &mut failed).await?;
+        let before = self.server.anonymous_bytes();
+        let viewers = self.open().await?;
+        // Lines for all of them to stall at, until none is left: who stalls later is cut off later.
+        let until = Instant::now() + CUT_WAIT;
+        let mut left = self.viewers_left().await;
+        while left != Some(0) && Instant::now() < until {
+            self.fill(&mut failed).await?;
+            left = self.viewers_left().await;
+        }
+        let cut = Cut {
+            viewers: viewers.len(),
+            left,
+            left_bytes_each: self.at_rest().await.saturating_sub(before) / viewers.len().max(1) as u64,
+            failed,
+        };
+        drop(viewers);
+        Ok(cut)
+    }
+
+    async fn viewers_left(&self) -> Option<u64> {
+        gauge(&self.control, "fleetdrain_viewers").await.map(|count| count as u64)
+    }
+
+    /// The least that is held within a few seconds: the allocator keeps what was given back for a moment.
+    async fn at_rest(&self) -> u64 {
+        let mut least = self.server.anonymous_bytes();
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            least = least.min(self.server.anonymous_bytes());
+        }
+        least
     }
 
     /// Fills what lies between the drain and a viewer, more slowly than anything is evicted.
@@ -281,9 +333,7 @@ impl<'a> Viewers<'a> {
     async fn forgotten(&self) -> bool {
         let until = Instant::now() + GONE_WAIT;
         while Instant::now() < until {
-            if gauge(&self.control, "fleetdrain_viewers").await == Some(0.0) {
-                // The allocator holds what was given back for a moment.
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.viewers_left().await == Some(0) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -9,6 +9,8 @@ use std::fmt::Write;
 pub(crate) const COST_MAX: f64 = 1.05;
 /// What the process may need beside its budget, in hundredths of it.
 const BESIDE_BUDGET_PERCENT: u64 = 15;
+/// And for each connection that a reader is answered over: hyper's two buffers of 8 KiB, and what is around them.
+const CONNECTION_BYTES: u64 = 24 << 10;
 
 /// A stretch in which lines were sent by a schedule.
 #[derive(Clone, Debug, Serialize)]
@@ -54,6 +56,16 @@ pub(super) struct Round {
     pub(super) is_forgotten: bool,
 }
 
+/// What became of viewers that never read on.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Cut {
+    pub(super) viewers: usize,
+    /// Not cut off in time; none: the drain does not say.
+    pub(super) left: Option<u64>,
+    pub(super) left_bytes_each: u64,
+    pub(super) failed: Vec<String>,
+}
+
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
@@ -63,6 +75,7 @@ pub(super) struct Report {
     /// Before, between and behind the rounds.
     pub(super) alone: Vec<Load>,
     pub(super) rounds: Vec<Round>,
+    pub(super) cut: Option<Cut>,
     /// Tries of senders that were not answered 200.
     pub(super) failed: Vec<String>,
     /// The median of what a line costs beside them, against the mean of before and after.
@@ -80,7 +93,7 @@ pub(crate) struct Measured {
 impl Report {
     pub(super) fn new(viewers: usize, stalled_seconds: u32, budget_bytes: u64) -> Self {
         let (alone, rounds, failed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { viewers, stalled_seconds, budget_bytes, alone, rounds, failed, cost: f64::NAN, p99: f64::NAN }
+        Self { viewers, stalled_seconds, budget_bytes, alone, rounds, cut: None, failed, cost: f64::NAN, p99: f64::NAN }
     }
 
     /// All rounds were run.
@@ -99,9 +112,13 @@ impl Report {
     /// What was promised and not kept; what CPU lines cost only where that is to be judged.
     pub(super) fn broken(&self, judges_cost: bool) -> Vec<String> {
         let mut broken = Vec::new();
-        if let Some(first) = self.failed.first() {
-            broken.push(format!("{} bodies were not answered 200, first: {first}", self.failed.len()));
+        let failed = || self.failed.iter().chain(self.cut.iter().flat_map(|cut| &cut.failed));
+        if let Some(first) = failed().next() {
+            broken.push(format!("{} bodies were not answered 200, first: {first}", failed().count()));
         }
+        let resident_max = self.budget_bytes
+            + self.budget_bytes / 100 * BESIDE_BUDGET_PERCENT
+            + CONNECTION_BYTES * self.viewers as u64;
         for (number, round) in self.rounds.iter().enumerate() {
             let Round { told, resident_bytes_max: resident, .. } = round;
             let number = number + 1;
@@ -112,13 +129,21 @@ impl Report {
                 let count = told.viewers - told.stalled;
                 broken.push(format!("round {number}: {count} viewers missed nothing: they did not stall"));
             }
-            if *resident > self.budget_bytes + self.budget_bytes / 100 * BESIDE_BUDGET_PERCENT {
-                let (resident, budget) = (resident >> 20, self.budget_bytes >> 20);
-                broken.push(format!("round {number}: {resident} MiB were resident, with a budget of {budget} MiB"));
+            if *resident > resident_max {
+                let (resident, max, budget) = (resident >> 20, resident_max >> 20, self.budget_bytes >> 20);
+                broken.push(format!(
+                    "round {number}: {resident} MiB were resident, over {max} MiB, with a budget of {budget} MiB"
+                ));
             }
             if !round.is_forgotten {
                 broken.push(format!("round {number}: the drain still counts viewers that have hung up"));
             }
+        }
+        if let Some(Cut { left, viewers, .. }) = &self.cut
+            && *left != Some(0)
+        {
+            let left = left.map_or_else(|| "an unknown number".to_owned(), |left| left.to_string());
+            broken.push(format!("{left} of {viewers} viewers that never read on were not cut off"));
         }
         if judges_cost && self.cost > COST_MAX {
             broken.push(format!("a line costs {:.3} times the CPU beside them, over {COST_MAX}", self.cost));
@@ -171,6 +196,13 @@ impl Report {
             "a line    {:.3} times the CPU beside them, p99 of answers {:.2} times as long; target ≤ {COST_MAX} of the CPU: {verdict}",
             self.cost, self.p99
         );
+        if let Some(Cut { viewers, left, left_bytes_each, .. }) = &self.cut {
+            let cut = left.map_or(0, |left| *viewers as u64 - left.min(*viewers as u64));
+            let (cut, viewers, each) =
+                (thousands(cut as f64), thousands(*viewers as f64), thousands(*left_bytes_each as f64));
+            let _ =
+                writeln!(out, "cut off   {cut} of {viewers} that never read on; {each} bytes for each are still held");
+        }
         for broken in self.broken(judges_cost) {
             let _ = writeln!(out, "BROKEN    {broken}");
         }
@@ -221,7 +253,13 @@ mod tests {
         let fine = round(1.0).told;
         assert_eq!(told(Told { wrong: 1, named: vec![String::new()], ..fine.clone() }).len(), 1);
         assert_eq!(told(Told { stalled: 2, ..fine }).len(), 1);
-        assert_eq!(report(vec![Round { resident_bytes_max: 116, ..round(1.5) }]).broken(false).len(), 1);
+        assert_eq!(
+            report(vec![Round { resident_bytes_max: 116 + 3 * CONNECTION_BYTES, ..round(1.5) }]).broken(false).len(),
+            1
+        );
+        let cut = |left| Some(Cut { viewers: 3, left, left_bytes_each: 0, failed: Vec::new() });
+        let left = |left| Report { cut: cut(left), ..report(vec![round(1.5)]) }.broken(false).len();
+        assert_eq!([left(Some(0)), left(Some(1)), left(None)], [0, 1, 1]);
         assert_eq!(report(vec![Round { is_forgotten: false, ..round(1.5) }]).broken(false).len(), 1);
     }
 }

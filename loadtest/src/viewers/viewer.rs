@@ -3,25 +3,16 @@
 use crate::client::Target;
 use crate::failure::Failure;
 use crate::generate::{MachineId, Mark, run_id};
+use crate::stall;
 use memchr::memmem::Finder;
 use serde::Deserialize;
-use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Its receive buffer while it stalls: megabytes in the kernel would read on for it.
-const STALLED_BUFFER: usize = 4 << 10;
-/// And once it reads on.
-const READING_BUFFER: usize = 256 << 10;
-/// As over Ethernet. Loopback's segments of 64 KiB have the kernel keep megabytes for each peer that does not read.
-const SEGMENT: u32 = 1_448;
-/// The head of an answer comes within this time.
-const HEAD_WAIT: Duration = Duration::from_secs(20);
 /// Who has all that was produced waits so long for what should not come.
 const AFTERWARDS: Duration = Duration::from_millis(50);
 
@@ -58,23 +49,12 @@ impl Viewer {
             None => "/api/v1/tail".to_owned(),
             Some(id) => format!("/api/v1/machines/{}/logs?backlog=false", String::from_utf8_lossy(&id)),
         };
-        let failed = |error: &dyn std::fmt::Display| Failure::unavailable(format!("GET {path}: {error}"));
-        let mut stream = connect(target).await.map_err(|error| failed(&error))?;
-        // 1.0: the body is what follows, without chunks, which ten thousand viewers need not take apart.
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", target.authority);
-        stream.write_all(request.as_bytes()).await.map_err(|error| failed(&error))?;
-        let head = timeout(HEAD_WAIT, read_head(&mut stream)).await;
-        let head = head.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
-        match head.split(' ').nth(1) {
-            Some("200") => Ok(Self { stream, watch: Watch::new(machine, run, began) }),
-            _ => Err(failed(&format!("answered {}", head.lines().next().unwrap_or_default()))),
-        }
+        Ok(Self { stream: stall::open(target, &path).await?, watch: Watch::new(machine, run, began) })
     }
 
     /// Reads until it has, or was told of, all that `produced` has since it began, or nothing comes for `patience`.
     pub(super) async fn read_on(mut self, produced: &Counts, patience: Duration) -> (End, Watch) {
-        // What the window was made for at the beginning still bounds it: then it only takes longer.
-        let _ = SockRef::from(&self.stream).set_recv_buffer_size(READING_BUFFER);
+        stall::read_on(&self.stream);
         let wanted = self.watch.wanted(produced);
         let mut space = vec![0; 64 << 10];
         let end = loop {
@@ -88,24 +68,6 @@ impl Viewer {
         };
         (end, self.watch)
     }
-}
-
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(target.address), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    // Before it is connected: both are told to the far side then.
-    socket.set_recv_buffer_size(STALLED_BUFFER)?;
-    socket.set_tcp_mss(SEGMENT)?;
-    TcpSocket::from_std_stream(socket.into()).connect(target.address).await
-}
-
-/// Byte by byte: what follows is not to be read yet.
-async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
 #[derive(Deserialize)]
