@@ -95,3 +95,21 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands() {
+            let help = command.clone().term_width(80).render_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line:?}", command.get_name());
+            }
+        }
+    }
+}

@@ -15,7 +15,7 @@ const STALLED_BUFFER: usize = 4 << 10;
 /// And of one that reads on.
 const READING_BUFFER: usize = 256 << 10;
 /// As over Ethernet. Loopback's segments of 64 KiB have the kernel keep megabytes for each peer that does not read.
-const SEGMENT: u32 = 1_448;
+pub(crate) const SEGMENT: u32 = 1_448;
 /// The head of an answer comes within this time.
 const HEAD_WAIT: Duration = Duration::from_secs(20);
 

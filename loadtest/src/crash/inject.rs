@@ -32,7 +32,7 @@ pub(crate) enum Fault {
 
 /// Of the file system that is filled: small, so that the drain comes to its end by itself, too; larger, so that it does not at once.
 const SMALL_DISK: &str = "size=48m";
-const LARGER_DISK: &str = "size=256m";
+const LARGER_DISK: &str = "size=512m";
 /// Who takes the room tries again after so long.
 const FILL_EVERY: Duration = Duration::from_millis(2);
 
