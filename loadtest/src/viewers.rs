@@ -31,10 +31,12 @@ const STEPS: u32 = 24;
 const SENDERS: u32 = 4;
 /// Every so many-th viewer looks at one machine.
 const MACHINE_EVERY: usize = 10;
-/// Viewers that open, or read on, at once.
-const AT_ONCE: usize = 200;
-/// A viewer that nothing comes to for so long has what it gets.
-const SETTLE: Duration = Duration::from_secs(20);
+/// Viewers that open at once, and that read on: a kernel drops what too many send over loopback in one moment.
+const OPEN_AT_ONCE: usize = 200;
+const READ_AT_ONCE: usize = 50;
+/// A viewer that nothing comes to for so long has what it gets. If the word that it reads again is dropped on the way, the drain's
+/// kernel asks, at first soon, and in the end every two minutes.
+const SETTLE: Duration = Duration::from_secs(150);
 /// Viewers that never read on are cut off after so long, in the last part of a run.
 const CUT_AFTER: Duration = Duration::from_secs(2);
 /// And are gone within this time, on whatever machine.
@@ -108,15 +110,24 @@ pub(crate) fn run(args: &ViewersArgs) -> Result<(), Failure> {
     drop(server);
     eprintln!("{} viewers that never read on", args.viewers);
     let launch = launch.set("control.stalled_after", &format!("{}s", CUT_AFTER.as_secs()));
-    let mut server = Server::start("drain", &launch)?;
-    let cut = runtime.block_on(Viewers::start(args, &server)?.cut());
-    report.cut = Some(cut.map_err(|failure| server.explain(failure))?);
+    let cut = cut(args, &launch, &runtime);
+    let failure = cut.map(|cut| report.cut = Some(cut)).err();
     write_json(args.json.as_deref(), &report)?;
     print!("{}", report.text(args.judge));
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
     match report.broken(args.judge).len() {
         0 => Ok(()),
         count => Err(Failure::data(format!("{count} promises broken"))),
     }
+}
+
+/// Viewers that never read on, at a drain that has little patience.
+fn cut(args: &ViewersArgs, launch: &Launch<'_>, runtime: &tokio::runtime::Runtime) -> Result<Cut, Failure> {
+    let mut server = Server::start("drain", launch)?;
+    let cut = runtime.block_on(Viewers::start(args, &server)?.cut());
+    cut.map_err(|failure| server.explain(failure))
 }
 
 struct Viewers<'a> {
@@ -285,7 +296,7 @@ impl<'a> Viewers<'a> {
         };
         let (mut viewers, mut opening) = (Vec::new(), JoinSet::new());
         for number in 0..self.args.viewers {
-            if opening.len() >= AT_ONCE
+            if opening.len() >= OPEN_AT_ONCE
                 && let Some(opened) = opening.join_next().await
             {
                 viewers.push(opened.map_err(Failure::io)??);
@@ -307,7 +318,7 @@ impl<'a> Viewers<'a> {
         let mut reading = JoinSet::new();
         let mut viewers = viewers.into_iter();
         loop {
-            while reading.len() < AT_ONCE
+            while reading.len() < READ_AT_ONCE
                 && let Some(viewer) = viewers.next()
             {
                 let produced = Arc::clone(&produced);
