@@ -31,11 +31,11 @@ const STEPS: u32 = 24;
 const SENDERS: u32 = 4;
 /// Every so many-th viewer looks at one machine.
 const MACHINE_EVERY: usize = 10;
-/// Viewers that open at once, and that read on: a kernel drops what too many send over loopback in one moment.
+/// Viewers that open at once, and that read on.
 const OPEN_AT_ONCE: usize = 200;
 const READ_AT_ONCE: usize = 50;
-/// A viewer that nothing comes to for so long has what it gets. If the word that it reads again is dropped on the way, the drain's
-/// kernel asks, at first soon, and in the end every two minutes.
+/// A viewer that nothing comes to for so long has what it gets. Long: a virtual machine may stand still for a minute, and the kernel
+/// of who has waited long for a reader asks it only every two minutes, where the word that it reads again was dropped on the way.
 const SETTLE: Duration = Duration::from_secs(150);
 /// Viewers that never read on are cut off after so long, in the last part of a run.
 const CUT_AFTER: Duration = Duration::from_secs(2);
