@@ -386,6 +386,7 @@ mod tests {
             let polled = hyper::body::Body::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
             assert!(polled.is_pending());
             assert_eq!(queue.lines(), 1, "not taken for who does not read");
+            advance(PACE).await;
         }
         let (next, ()) = tokio::join!(body.frame(), async {
             tokio::task::yield_now().await;
