@@ -55,10 +55,11 @@ cargo test --workspace --all-features "$@"
 # Each bench is tried once, so that none rots. A filter is for the tests.
 [ "$#" -gt 0 ] || cargo test --workspace --all-features --bench '*'
 
-# The drain is killed under load, for half a minute. A filter is for the tests.
+# The drain is killed under load, for half a minute, and two hundred of its viewers stop reading. A filter is for the tests.
 if [ "$#" -eq 0 ]; then
     cargo build --workspace --all-features --bins
     scripts/crash.sh
+    scripts/viewers.sh
 fi
 
 # An S3 server, a NATS server, a terminal emulator, what checks openapi.json, the boards and the Dockerfile, of versions known to work, in an environment of the

@@ -17,6 +17,10 @@ use tokio::sync::Notify;
 /// The part of the budget that compact copies of queued lines may use: one in so many bytes.
 const COPIES_SHARE: usize = 8;
 
+/// The part of what bodies may take that readers' large frames may use at most: one in so many bytes. Readers that stop reading
+/// keep theirs for as long as they like.
+const FRAMES_SHARE: usize = 16;
+
 /// Which part of the budget a permit belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pool {
@@ -24,12 +28,16 @@ pub(crate) enum Pool {
     Bodies,
     /// Compact copies that wait in queues.
     Copies,
+    /// What is on its way to readers: a part of what bodies may take.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the control listener has readers"))]
+    Frames,
 }
 
 /// A bound on bytes held, shared by everything that holds them.
 pub struct Budget {
     bodies: Share,
     copies: Share,
+    frames: Share,
     released: Notify,
     waiting: AtomicUsize,
 }
@@ -44,6 +52,10 @@ impl Share {
         let fits = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits).is_ok()
     }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 impl Budget {
@@ -51,9 +63,11 @@ impl Budget {
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         let copies = limit / COPIES_SHARE;
+        let share = |limit| Share { limit, used: AtomicUsize::new(0) };
         Arc::new(Self {
-            bodies: Share { limit: limit - copies, used: AtomicUsize::new(0) },
-            copies: Share { limit: copies, used: AtomicUsize::new(0) },
+            bodies: share(limit - copies),
+            copies: share(copies),
+            frames: share((limit - copies) / FRAMES_SHARE),
             released: Notify::new(),
             waiting: AtomicUsize::new(0),
         })
@@ -96,15 +110,41 @@ impl Budget {
         self.take(Pool::Copies, bytes)
     }
 
-    fn take(self: &Arc<Self>, pool: Pool, bytes: usize) -> Option<Permit> {
-        self.share(pool).try_take(bytes).then(|| Permit { budget: Arc::clone(self), pool, bytes })
+    /// Takes `bytes` for what is on its way to a reader, or nothing if readers have all that they may have, or bodies all there is.
+    #[cfg(feature = "server")]
+    pub(crate) fn try_frame(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        self.take(Pool::Frames, bytes)
     }
 
-    fn share(&self, pool: Pool) -> &Share {
+    fn take(self: &Arc<Self>, pool: Pool, bytes: usize) -> Option<Permit> {
+        self.try_take(pool, bytes).then(|| Permit { budget: Arc::clone(self), pool, bytes })
+    }
+
+    fn try_take(&self, pool: Pool, bytes: usize) -> bool {
         match pool {
-            Pool::Bodies => &self.bodies,
-            Pool::Copies => &self.copies,
+            Pool::Bodies => self.bodies.try_take(bytes),
+            Pool::Copies => self.copies.try_take(bytes),
+            Pool::Frames if !self.frames.try_take(bytes) => false,
+            Pool::Frames => {
+                let fits = self.bodies.try_take(bytes);
+                if !fits {
+                    self.frames.give_back(bytes);
+                }
+                fits
+            }
         }
+    }
+
+    fn give_back(&self, pool: Pool, bytes: usize) {
+        match pool {
+            Pool::Bodies => self.bodies.give_back(bytes),
+            Pool::Copies => self.copies.give_back(bytes),
+            Pool::Frames => {
+                self.bodies.give_back(bytes);
+                self.frames.give_back(bytes);
+            }
+        }
+        self.announce_room();
     }
 
     /// Registers for the next release of any room. Create it *before* trying, so that a release in between is not missed.
@@ -176,7 +216,7 @@ impl Permit {
     #[must_use]
     pub fn try_resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
-            if !self.budget.share(self.pool).try_take(bytes - self.bytes) {
+            if !self.budget.try_take(self.pool, bytes - self.bytes) {
                 return false;
             }
             self.bytes = bytes;
@@ -189,8 +229,7 @@ impl Permit {
     fn give_back(&mut self, bytes: usize) {
         if bytes > 0 {
             self.bytes -= bytes;
-            self.budget.share(self.pool).used.fetch_sub(bytes, Ordering::AcqRel);
-            self.budget.announce_room();
+            self.budget.give_back(self.pool, bytes);
         }
     }
 }
@@ -242,6 +281,22 @@ mod tests {
         assert!(budget.try_copy(1).is_none());
         drop(copies);
         assert!(budget.try_reserve(1).is_none());
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn frames_take_a_part_of_what_bodies_may_take_and_no_more() {
+        let budget = Budget::new(1600);
+        let frames = budget.try_frame(80).unwrap();
+        assert!(budget.try_frame(8).is_none());
+        assert_eq!(budget.used(), 80);
+        assert!(budget.try_reserve(1321).is_none());
+        drop(frames);
+        let bodies = budget.try_reserve(1400).unwrap();
+        assert!(budget.try_frame(1).is_none());
+        drop(bodies);
+        assert!(budget.try_frame(87).is_some(), "a try that came to nothing has left nothing behind");
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

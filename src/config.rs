@@ -135,7 +135,7 @@ impl Default for Ingest {
 }
 
 /// `[control]`: the listener for readers, scrapers and operators.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Control {
     /// Where to listen; `None`: `127.0.0.1:8081`, on Fly with a token `[::]:8081`.
@@ -160,6 +160,28 @@ pub struct Control {
     pub cors_origins: Vec<String>,
     /// `--insecure-control`: off loopback without a token.
     pub insecure: bool,
+    /// How long a reader may take nothing of its answer before it is cut off.
+    pub stalled_after: Duration,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            tokens: Vec::new(),
+            token_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            #[cfg(feature = "server")]
+            identity: None,
+            signing_key_file: None,
+            #[cfg(feature = "server")]
+            signing_keys: SigningKeys::default(),
+            cors_origins: Vec::new(),
+            insecure: false,
+            stalled_after: Duration::from_secs(15 * 60),
+        }
+    }
 }
 
 /// `[backpressure]`: how long a sender is held before it is refused.

@@ -114,11 +114,14 @@ impl Settings {
         Self { role: Role::Ingest, connections_max: config.connections_max, deadlines, counters, certificate }
     }
 
-    /// For readers: an answer may take for ever, and ends soon after its reader is gone.
-    pub(crate) fn control(config: &Ingest, counters: Arc<HttpCounters>, certificate: Option<Arc<Certificate>>) -> Self {
-        let (header, idle) = (config.header_deadline, config.idle);
-        let deadlines = Deadlines { header, idle, half_closed: Some(READER_HALF_CLOSED), write: None };
-        Self { role: Role::Control, connections_max: config.connections_max, deadlines, counters, certificate }
+    /// For readers: an answer may take for ever, and ends soon after its reader is gone. Who takes nothing of it for longer than
+    /// a pager is looked at is cut off, or those who never read would have all the connections there are.
+    pub(crate) fn control(config: &Config, counters: Arc<HttpCounters>, certificate: Option<Arc<Certificate>>) -> Self {
+        let (header, idle) = (config.ingest.header_deadline, config.ingest.idle);
+        let write = Some(config.control.stalled_after);
+        let deadlines = Deadlines { header, idle, half_closed: Some(READER_HALF_CLOSED), write };
+        let connections_max = config.ingest.connections_max;
+        Self { role: Role::Control, connections_max, deadlines, counters, certificate }
     }
 }
 

@@ -84,6 +84,7 @@ fn every_key_can_be_set_in_the_file() {
         listen = "[::1]:0"
         cors_origins = ["https://page.example", "http://localhost:3000"]
         insecure = false
+        stalled_after = "5m"
         [backpressure]
         wait = "0s"
         waiting_max = 0
@@ -155,6 +156,7 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(config.ingest.ack_deadline, Duration::from_secs(20));
     assert_eq!(config.control.listen, Some("[::1]:0".parse().unwrap()));
     assert_eq!(config.queue.streams.to_string(), "stdout,stderr");
+    assert_eq!(config.control.stalled_after, Duration::from_secs(300));
     assert_eq!(config.control.cors_origins, ["https://page.example", "http://localhost:3000"]);
     assert_eq!(config.queue.full, Full::DropOldest);
     assert_eq!(config.history.bytes, 0);

@@ -1,6 +1,7 @@
 //! One HTTP/1.1 connection at a time, for senders and readers.
 
 use crate::failure::Failure;
+use crate::stall;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -8,6 +9,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use socket2::SockRef;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -130,6 +132,7 @@ impl Connection {
         let socket = if target.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
+            SockRef::from(&socket).set_tcp_mss(stall::SEGMENT)?;
         }
         let stream = socket.connect(target.address).await?;
         stream.set_nodelay(true)?;

@@ -8,6 +8,7 @@ mod follow;
 mod inject;
 mod judge;
 mod ledger;
+mod overload;
 mod read;
 mod report;
 mod sender;
@@ -17,6 +18,8 @@ use crate::client::chain;
 use crate::compare::write_json;
 use crate::failure::Failure;
 use crate::random::Random;
+use crate::report::Latency;
+use crate::run::histogram;
 use clap::Args;
 use drain::{Life, Setup};
 use fleet::Fleet;
@@ -58,6 +61,12 @@ enum Stop {
 
 /// Kills a drain under load, again and again, and judges what is there in the end. Exits 65 if a promise is broken.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  loadtest crash --drain target/release/fleetdrain --kills 100
+  loadtest crash --drain target/release/fleetdrain --signal term --life 2000
+  loadtest crash --drain target/release/fleetdrain --inject fsync-eio
+  loadtest crash --drain target/release/fleetdrain --kills 8 --life 2000 \\
+      --senders 32 --inject full-disk --overload")]
 pub(crate) struct CrashArgs {
     /// The drain's binary
     #[arg(long, value_name = "FILE")]
@@ -107,6 +116,10 @@ pub(crate) struct CrashArgs {
     /// What fails for a while in each of the drain's lives
     #[arg(long, value_enum)]
     inject: Option<Fault>,
+    /// Twice what the drain takes, a `block` queue whose reader is dead, and a disk
+    /// on which what the drain gives up is taken by others
+    #[arg(long, requires = "inject", conflicts_with_all = ["readers", "no_spool", "flip"])]
+    overload: bool,
     /// Flip so many bits of the stopped spool, one at a time
     #[arg(long, default_value_t = 0)]
     flip: u64,
@@ -143,7 +156,9 @@ impl CrashArgs {
             let pair = set.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
             pair.ok_or_else(|| Failure::usage(format!("--set {set:?}: no `=` in it")))
         });
-        pairs.collect()
+        // The user's come last, and win.
+        let own = overload::SETTINGS.iter().filter(|_| self.overload);
+        own.map(|&(key, value)| Ok((key.to_owned(), value.to_owned()))).chain(pairs).collect()
     }
 
     /// The run's directory, made if there is none.
@@ -169,7 +184,7 @@ pub(crate) fn run(args: &CrashArgs) -> Result<(), Failure> {
     let run = now.as_nanos() as u32 ^ std::process::id();
     let dir = args.directory(run)?;
     eprintln!("seed {seed}, directory {}", dir.display());
-    let disk = if args.inject == Some(Fault::FullDisk) { Some(SmallDisk::mount(&dir)?) } else { None };
+    let disk = if args.inject == Some(Fault::FullDisk) { Some(SmallDisk::mount(&dir, args.overload)?) } else { None };
     let report = Crash::new(args, seed, run, dir.clone())?.run()?;
     print!("{}", report.text());
     write_json(args.json.as_deref(), &report)?;
@@ -196,6 +211,8 @@ struct Crash<'a> {
     random: Random,
     runtime: Runtime,
     shared: Arc<Shared>,
+    /// The reader of the one `block` queue.
+    reader: Option<overload::Reader>,
     /// What was read by resuming behind the last id after each start.
     resumed: View,
     report: Report,
@@ -228,6 +245,8 @@ impl<'a> Crash<'a> {
             verdict: Verdict::default(),
             followed: None,
             faults: Faults { kind: args.inject, ..Faults::default() },
+            overload: None,
+            refusals: Latency::default(),
             flips: Flips::default(),
             violations: Vec::new(),
         };
@@ -240,7 +259,8 @@ impl<'a> Crash<'a> {
             fleet,
             random,
             runtime: runtime.map_err(Failure::io)?,
-            shared: Arc::new(Shared::new()),
+            shared: Arc::new(Shared::new(args.rate)),
+            reader: None,
             resumed: View::new("resumed", fleet, true),
             report,
             began: Instant::now(),
@@ -253,11 +273,19 @@ impl<'a> Crash<'a> {
         let followers = Followers::start(self.args.readers, self.fleet, &self.setup, &self.runtime)?;
         let senders: Vec<_> = (0..self.args.senders).map(|number| self.sender(number as usize)).collect();
         let senders: Vec<_> = senders.into_iter().map(|sender| self.runtime.spawn(sender.send())).collect();
+        if self.args.overload {
+            let machine = self.fleet.id_text(self.fleet.machine_of(0, 0));
+            self.reader = Some(overload::Reader::start(&self.setup, &machine, &self.runtime));
+            self.report.overload = Some(overload::calibrate(&self.shared)?);
+        }
         let limit = self.args.seconds.map(Duration::from_secs);
         while self.report.kills < self.args.kills && limit.is_none_or(|limit| self.began.elapsed() < limit) {
             self.live(&mut life, self.args.inject)?;
             life = self.end_and_start(life)?;
             self.progress();
+        }
+        if let Some(reader) = &self.reader {
+            reader.revive();
         }
         self.live(&mut life, None)?;
         let ledgers = self.finish(senders, &mut life)?;
@@ -294,7 +322,7 @@ impl<'a> Crash<'a> {
             random: Random::new(!seed),
             keys: !args.no_key,
             has_spool: !args.no_spool,
-            lines_per_second: args.rate / f64::from(args.senders),
+            share: 1.0 / f64::from(args.senders),
             shared: Arc::clone(&self.shared),
             ledger: Ledger::default(),
             tally: Tally::default(),
@@ -314,12 +342,14 @@ impl<'a> Crash<'a> {
         std::thread::sleep(moment);
         life.is_alive()?;
         let Some(fault) = fault else { return Ok(()) };
-        let episode = Episode::begin(fault, life.server.pid(), &self.dir, &mut self.random)?;
+        let is_blocked = self.reader.as_ref().map(|reader| reader.die(&self.shared));
+        let lasting = self.args.overload;
+        let episode = Episode::begin(fault, life.server.pid(), &self.dir, &mut self.random, lasting)?;
         self.report.faults.times += 1;
         let lasts = FAULT_MIN + self.moment(average);
         std::thread::sleep(lasts);
         life.is_alive()?;
-        if self.args.signal == Stop::Kill && self.random.below(3) == 0 {
+        if self.args.signal == Stop::Kill && self.random.below(3) == 0 && !self.args.overload {
             self.report.faults.killed += 1;
             // Dead before the fault ends: it must not get on in between.
             life.server.signal(Signal::SIGKILL)?;
@@ -330,7 +360,23 @@ impl<'a> Crash<'a> {
         self.recover();
         let moment = self.moment(average);
         std::thread::sleep(moment);
+        if let Some(is_blocked) = is_blocked {
+            self.free(is_blocked);
+        }
         life.is_alive()
+    }
+
+    /// Ends the dead reader's death, and waits for who was refused for its queue.
+    fn free(&mut self, is_blocked: bool) {
+        let hangs_up = self.random.below(2) == 0;
+        let (Some(reader), Some(overload)) = (&self.reader, &mut self.report.overload) else { return };
+        overload.unblocked += u64::from(!is_blocked);
+        let took = reader.end(hangs_up, &self.shared, 3 * RECOVERY_MAX);
+        overload.freed.add(took);
+        let how = if hangs_up { "hung up" } else { "read again" };
+        self.report.require(took < RECOVERY_MAX, || {
+            format!("who was refused for a dead reader's queue was not taken for {took:?} after that {how}")
+        });
     }
 
     /// Waits for the first body to be acknowledged after a fault.
@@ -422,7 +468,24 @@ impl<'a> Crash<'a> {
         Ok(ledgers)
     }
 
+    /// How refusals were told, and whether there were those of both kinds.
+    fn judge_refusals(&mut self) {
+        let mut refusals = histogram();
+        std::mem::take(&mut self.report.sent.refusals)
+            .into_iter()
+            .for_each(|micros| refusals.saturating_record(micros.into()));
+        self.report.refusals = Latency::of(&refusals);
+        let Some(overload) = &self.report.overload else { return };
+        let unblocked = overload.unblocked;
+        let told = [429, 503].map(|status| self.report.sent.answers.get(&status).copied().unwrap_or(0));
+        self.report.require(unblocked == 0, || format!("a dead reader's full queue refused nobody {unblocked} times"));
+        self.report.require(told.iter().all(|&count| count > 0), || {
+            format!("it was no overload: {} bodies were answered 429, {} were answered 503", told[0], told[1])
+        });
+    }
+
     fn judge(&mut self, ledgers: &[Ledger], history: &View) {
+        self.judge_refusals();
         let oldest_may_go = self.args.inject.is_some_and(|fault| matches!(fault, Fault::FullDisk | Fault::Enospc));
         let rules = Rules { keys: !self.args.no_key, oldest_may_go };
         let verdict = judge::judge(self.fleet, ledgers, history, rules);

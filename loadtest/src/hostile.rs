@@ -1,18 +1,18 @@
 //! Slow and hostile peers: each is got rid of in time and with the right status, costs little, and hardly disturbs others.
 
 mod bomb;
-mod healthy;
 mod peer;
 
 use crate::client::Target;
 use crate::compare::{thousands, write_json};
 use crate::failure::Failure;
+use crate::generate::{Generator, RecordSpec};
+use crate::healthy::{Health, Healthy};
 use crate::process::{self, Launch, Server};
 use crate::report::Latency;
 use crate::run::histogram;
 use bomb::{Bomb, bombs};
 use clap::Args;
-use healthy::Health;
 use peer::{End, Manner, behave, status};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -39,6 +39,8 @@ const BESIDE_BUDGET_PERCENT: u64 = 15;
 /// What a connection may hold.
 const CONNECTION_BYTES_MAX: u64 = 16 << 10;
 const HEALTHY: u32 = 4;
+/// Lines of a healthy sender's body.
+const HEALTHY_LINES: u32 = 50;
 
 /// Slow and hostile peers against a drain of its own, while healthy senders are timed. Exits 65 if one of them is not got rid
 /// of as promised, or a healthy sender is refused.
@@ -189,10 +191,10 @@ impl Hostile<'_> {
     /// Lets healthy senders send while `hostile` is under way.
     async fn trial<T>(&self, name: &str, peers: usize, hostile: impl Future<Output = T>) -> (T, Trial) {
         let stop = Arc::new(AtomicBool::default());
-        let interval = Duration::from_secs_f64(50.0 * f64::from(HEALTHY) / f64::from(self.args.rate));
-        let mut senders: JoinSet<Health> = JoinSet::new();
+        let mut senders: JoinSet<(Healthy, Health)> = JoinSet::new();
         for number in 0..HEALTHY {
-            senders.spawn(healthy::send(self.target.clone(), number, interval, Arc::clone(&stop)));
+            let stop = Arc::clone(&stop);
+            senders.spawn(self.healthy(number).send(move |_| !stop.load(Relaxed)));
         }
         self.server.forget_resident_max();
         let began = Instant::now();
@@ -201,7 +203,7 @@ impl Hostile<'_> {
         let resident_bytes_max = self.server.resident_bytes_max();
         stop.store(true, Relaxed);
         let (mut answers, mut broken) = (histogram(), Vec::new());
-        for health in senders.join_all().await {
+        for (_, health) in senders.join_all().await {
             // The same bounds: it cannot fail.
             let _ = answers.add(&health.answers);
             if let Some(first) = health.failed.first() {
@@ -213,6 +215,13 @@ impl Hostile<'_> {
         }
         let (ends, name, answers) = (BTreeMap::new(), name.to_owned(), Latency::of(&answers));
         (outcome, Trial { name, peers, ends, last_seconds, resident_bytes_max, bytes_each: None, answers, broken })
+    }
+
+    fn healthy(&self, number: u32) -> Healthy {
+        let (spec, run) = (RecordSpec::default(), 0x00be_a000 | number);
+        let generator = Generator::whole_fleet(&spec, run, 100, 1.0, u64::from(number));
+        let interval = f64::from(HEALTHY_LINES * HEALTHY) / f64::from(self.args.rate);
+        Healthy::new(self.target.clone(), generator, HEALTHY_LINES as usize, Duration::from_secs_f64(interval))
     }
 
     async fn peers(&self, manner: Manner, name: &str, count: usize, expected: &Expected) -> Trial {

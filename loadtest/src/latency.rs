@@ -151,14 +151,14 @@ async fn send_open(
     rate: f64,
 ) -> Result<(u64, Histogram<u64>, Duration), Failure> {
     let target = compare::target(&server.ingest).await?;
-    let profile = Profile { lines_per_second: rate, burst: None };
+    let profile = Profile::steady(rate);
     let start = Instant::now() + Duration::from_millis(50);
     let until = start + Duration::from_secs(args.duration);
     let senders: Vec<_> = (0..args.connections)
         .map(|number| {
             let share = 1.0 / f64::from(args.connections);
             let stagger = f64::from(number) * share;
-            let schedule = Schedule { profile, share, lines_per_body: bodies.lines_per_body, stagger };
+            let schedule = Schedule { profile: profile.clone(), share, lines_per_body: bodies.lines_per_body, stagger };
             let (target, bodies, step) = (target.clone(), Arc::clone(bodies), usize::from(args.connections));
             tokio::spawn(async move {
                 let mut connection: Connection = Connection::open(&target, None).await?;

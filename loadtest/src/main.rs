@@ -6,6 +6,7 @@ mod crash;
 mod encode;
 mod failure;
 mod generate;
+mod healthy;
 mod hostile;
 mod jetstream;
 mod latency;
@@ -19,8 +20,10 @@ mod scenario;
 mod schedule;
 mod serve;
 mod sink;
+mod stall;
 mod targets;
 mod verify;
+mod viewers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -58,6 +61,8 @@ enum Command {
     Memory(memory::MemoryArgs),
     /// Run every command behind the targets and say which are met
     Targets(targets::TargetsArgs),
+    /// Viewers that stop reading: what they cost senders, and that each is told what it missed
+    Viewers(viewers::ViewersArgs),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +79,7 @@ fn main() -> ExitCode {
             Command::Latency(args) => latency::run(&args),
             Command::Memory(args) => memory::run(&args),
             Command::Targets(args) => targets::run(&args),
+            Command::Viewers(args) => viewers::run(&args),
         },
         Err(error) => {
             let _ = error.print();
@@ -86,6 +92,24 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("loadtest: {failure}");
             ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn help_fits_a_terminal() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.clone().term_width(80).render_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line:?}", command.get_name());
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a run found, as text, JSON and a page.
 
+mod day;
 mod html;
 mod load;
 mod sample;
@@ -95,6 +96,8 @@ pub(crate) struct Report {
     /// What a reader of the figures should know.
     pub(crate) notes: Vec<String>,
     pub(crate) samples: Vec<Sample>,
+    /// What the drain held in each wave of each day.
+    days: Vec<day::Held>,
 }
 
 impl Report {
@@ -125,6 +128,7 @@ impl Report {
             violations: Vec::new(),
             notes: Vec::new(),
             samples: Vec::new(),
+            days: Vec::new(),
         }
     }
 
@@ -269,6 +273,7 @@ impl Report {
         if let Some(drain) = self.drain() {
             let _ = writeln!(text, "drain       {drain}");
         }
+        text.push_str(&self.days_text());
         let _ = writeln!(text, "answer      {}", self.answers.line());
         if self.refusals.count > 0 {
             let _ = writeln!(text, "refusal     {}", self.refusals.line());

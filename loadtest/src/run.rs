@@ -244,7 +244,7 @@ impl Run {
         let (parts, places) = partition(&weights, self.scenario.load.connections);
         let (mut senders, swaps) = self.senders(&weights, &parts, &target, args.seed);
         self.subscribe().await?;
-        let samples = self.watch_progress(own.map(Server::pid));
+        let samples = self.watch_progress(own.map(Server::pid), self.scenario.load.waves.is_some());
         let interrupted = self.heed_interrupt();
 
         let mut calibrated = None;
@@ -258,7 +258,7 @@ impl Run {
         let began = Instant::now();
         let lines_before = self.meter.lines_sent.load(Relaxed);
         let cpu_before = own.map(Server::cpu).transpose()?;
-        let senders = self.send(senders, profile).await?;
+        let senders = self.send(senders, profile.as_ref()).await?;
         let elapsed = began.elapsed();
         let cpu = own.map(Server::cpu).transpose()?.zip(cpu_before).map(|(after, before)| after - before);
         let lines = self.meter.lines_sent.load(Relaxed) - lines_before;
@@ -288,8 +288,8 @@ impl Run {
         let was_interrupted = interrupted.is_finished();
         interrupted.abort();
         let mut report = Report::new(&self.scenario, self.run, &self.meter, &tally);
+        report.rate_asked = profile.as_ref().map(|profile| profile.lines_per_second);
         report.profile = profile;
-        report.rate_asked = profile.map(|profile| profile.lines_per_second);
         report.memory = memory;
         report.drain_cpus = cpu.map(|cpu| cpu.as_secs_f64() / elapsed.as_secs_f64());
         report.calibrated = calibrated;
@@ -301,6 +301,7 @@ impl Run {
         report.judge_readers(&told, &sent);
         report.judge_accounts(&tally);
         report.judge_load();
+        report.judge_days();
         if let Some(before) = before
             && let Some(after) = stats_at_rest(self.control.as_ref()).await
         {
@@ -375,8 +376,7 @@ impl Run {
 
     fn reader(&self, control: &Target, machine: Option<crate::generate::MachineId>, number: u32) -> Reader {
         let settings = self.scenario.readers.clone();
-        // Every n-th, so that slow ones are among the loud machines' readers too.
-        let slow = (f64::from(number + 1) * settings.slow).floor() > (f64::from(number) * settings.slow).floor();
+        let slow = settings.has_slow(number);
         Reader {
             machine,
             target: control.clone(),
@@ -430,7 +430,7 @@ impl Run {
         Ok((senders, measured))
     }
 
-    async fn send(&self, senders: Vec<Sender>, profile: Option<Profile>) -> Result<Vec<Sender>, Failure> {
+    async fn send(&self, senders: Vec<Sender>, profile: Option<&Profile>) -> Result<Vec<Sender>, Failure> {
         let load = &self.scenario.load;
         let start = Instant::now();
         let until = start + load.duration.0;
@@ -441,7 +441,7 @@ impl Run {
                 Some(profile) => {
                     let stagger = sender.number as f64 / count;
                     let (share, lines_per_body) = (sender.share, load.lines_per_body);
-                    let schedule = Schedule { profile, share, lines_per_body, stagger };
+                    let schedule = Schedule { profile: profile.clone(), share, lines_per_body, stagger };
                     Plan::Open { start, until, schedule }
                 }
             };
@@ -451,7 +451,8 @@ impl Run {
     }
 
     /// Prints a line and keeps a sample every second.
-    fn watch_progress(&self, own: Option<Pid>) -> JoinHandle<()> {
+    /// `asks`: how much of its budget the drain uses, too, which costs it a scrape.
+    fn watch_progress(&self, own: Option<Pid>, asks: bool) -> JoinHandle<()> {
         let (meter, control) = (Arc::clone(&self.meter), self.control.clone());
         SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         tokio::spawn(async move {
@@ -468,6 +469,9 @@ impl Run {
                     (None, Some(control)) => resident_bytes(control).await,
                     (None, None) => 0.0,
                 };
+                if let Some(control) = control.as_ref().filter(|_| asks) {
+                    sample.ask(control).await;
+                }
                 eprintln!("{}", sample.line());
                 SAMPLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sample);
                 last = now;
@@ -540,9 +544,16 @@ async fn resident_bytes(control: &Target) -> f64 {
 
 /// A gauge of the drain's `/metrics`.
 pub(crate) async fn gauge(control: &Target, name: &str) -> Option<f64> {
+    let [value] = gauges(control, [name]).await?;
+    value
+}
+
+/// Several of them, of one moment.
+pub(crate) async fn gauges<const N: usize>(control: &Target, names: [&str; N]) -> Option<[Option<f64>; N]> {
     let (status, body) = control.call(Method::GET, "/metrics").await.ok()?;
     let text = std::str::from_utf8(&body).ok().filter(|_| status.is_success())?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    let value = |name| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    Some(names.map(value))
 }
 
 async fn stats(control: Option<&Target>) -> Option<Value> {

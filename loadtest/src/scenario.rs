@@ -3,7 +3,7 @@
 use crate::encode::Encoding;
 use crate::failure::Failure;
 use crate::generate::{Form, RecordSpec, Shapes};
-use crate::schedule::{Burst, Profile};
+use crate::schedule::{Burst, Profile, Wave};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -31,6 +31,8 @@ pub(crate) struct Drain {
     pub(crate) cpu_quota: Option<f64>,
     /// Its settings, as `"memory.budget" = "256MiB"`.
     pub(crate) settings: BTreeMap<String, String>,
+    /// The run fails if a night's resident memory has grown by more than this share from the second day to the last.
+    pub(crate) resident_grows_max: Option<f64>,
 }
 
 /// The machines.
@@ -66,6 +68,10 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     pub(crate) encoding: Encoding,
     pub(crate) burst: Option<BurstKeys>,
+    /// The waves of a day, in place of `rate`.
+    pub(crate) waves: Option<Vec<WaveKeys>>,
+    /// So many days make up `duration`.
+    pub(crate) days: u32,
     /// The run fails unless the drain was overloaded: a scenario that promises overload must not pass without.
     pub(crate) overloads: bool,
     /// A body is sent evenly over this time, as over a slow network.
@@ -89,6 +95,8 @@ impl Default for Load {
             connections: 4,
             encoding: Encoding::Identity,
             burst: None,
+            waves: None,
+            days: 10,
             overloads: false,
             body_takes: None,
             reconnect_every: None,
@@ -103,17 +111,27 @@ impl Load {
     /// Whether some rate is a multiple of what the drain takes, which must then be found out first.
     pub(crate) fn needs_calibration(&self) -> bool {
         let burst = self.burst.as_ref().map(|burst| burst.rate);
-        [Some(self.rate), burst].into_iter().flatten().any(|rate| matches!(rate, Rate::Times(_)))
+        let waves = self.waves.iter().flatten().map(|wave| wave.rate);
+        [Some(self.rate), burst].into_iter().flatten().chain(waves).any(|rate| matches!(rate, Rate::Times(_)))
     }
 
     /// The open-loop profile, none for a closed loop. `calibrated`: what the drain takes in lines a second.
     pub(crate) fn profile(&self, calibrated: f64) -> Option<Profile> {
+        if let Some(waves) = &self.waves {
+            let day = self.duration.0 / self.days;
+            let shares: f64 = waves.iter().map(|wave| wave.share).sum();
+            let waves = waves.iter().map(|wave| {
+                let lines_per_second = wave.rate.lines_per_second(calibrated)?;
+                Some(Wave { name: wave.name.clone(), lines_per_second, length: day.mul_f64(wave.share / shares) })
+            });
+            return waves.collect::<Option<Vec<Wave>>>().map(Profile::days);
+        }
         let lines_per_second = self.rate.lines_per_second(calibrated)?;
         let burst = self.burst.as_ref().and_then(|burst| {
             let lines_per_second = burst.rate.lines_per_second(calibrated)?;
             Some(Burst { lines_per_second, every: burst.every.0, length: burst.length.0 })
         });
-        Some(Profile { lines_per_second, burst })
+        Some(Profile { burst, ..Profile::steady(lines_per_second) })
     }
 }
 
@@ -124,6 +142,16 @@ pub(crate) struct BurstKeys {
     rate: Rate,
     every: Span,
     length: Span,
+}
+
+/// A stretch of a day.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaveKeys {
+    pub(crate) name: String,
+    rate: Rate,
+    /// How long it is, against the others of the day.
+    share: f64,
 }
 
 /// What a sender does with a body that was refused (429, 503).
@@ -199,6 +227,13 @@ impl Default for Readers {
             churn: Churn::Clean,
             settle: Span(Duration::from_secs(10)),
         }
+    }
+}
+
+impl Readers {
+    /// Whether reader `number` is a slow one: every n-th, so that slow ones are among the loud machines' readers too.
+    pub(crate) fn has_slow(&self, number: u32) -> bool {
+        (f64::from(number + 1) * self.slow).floor() > (f64::from(number) * self.slow).floor()
     }
 }
 
@@ -372,6 +407,26 @@ impl Scenario {
                     && (load.rate == Rate::Max || load.burst.as_ref().is_some_and(|burst| burst.rate == Rate::Max)),
                 "load.burst needs rates: \"max\" has no schedule",
             ),
+            (load.days == 0, "load.days must be above 0"),
+            (
+                load.waves
+                    .iter()
+                    .flatten()
+                    .any(|wave| wave.rate == Rate::Max || wave.share.is_nan() || wave.share <= 0.0),
+                "load.waves needs rates, \"max\" has no schedule, and shares above 0",
+            ),
+            (
+                load.waves.as_ref().is_some_and(|waves| waves.is_empty() || load.burst.is_some()),
+                "load.waves needs at least one, and no load.burst beside it",
+            ),
+            (
+                self.drain.resident_grows_max.is_some_and(|share| share.is_nan() || share <= 0.0),
+                "drain.resident_grows_max must be above 0",
+            ),
+            (
+                self.drain.resident_grows_max.is_some() && (load.waves.is_none() || load.days < 3),
+                "drain.resident_grows_max compares nights: it needs load.waves and at least 3 load.days",
+            ),
             (
                 ![records.escapes, records.non_ascii, records.malformed, records.stderr].into_iter().all(share),
                 "shares in records must be from 0 to 1",
@@ -481,6 +536,13 @@ mod tests {
         let profile = load.profile(1_000.0).unwrap();
         assert_eq!(profile.lines_per_second, 500.0);
         assert_eq!(profile.burst.unwrap().lines_per_second, 2_000.0);
+        let text = "[load]\nduration = \"100s\"\ndays = 5\nwaves = [{ name = \"night\", rate = 10, share = 3 }, \
+                    { name = \"day\", rate = \"2x\", share = 1 }]";
+        let load = Scenario::read(text, &[]).unwrap().load;
+        assert!(load.needs_calibration());
+        let profile = load.profile(1_000.0).unwrap();
+        assert_eq!(profile.lines_per_second, 507.5);
+        assert_eq!(profile.waves[0].length, Duration::from_secs(15));
         let fixed = Scenario::read("[load]\nrate = 10", &[]).unwrap().load;
         assert!(!fixed.needs_calibration());
         assert_eq!(fixed.profile(0.0).unwrap().lines_per_second, 10.0);

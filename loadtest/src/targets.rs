@@ -3,7 +3,7 @@
 use crate::compare::{Series, median, thousands};
 use crate::failure::Failure;
 use crate::report::Measured as Overload;
-use crate::{latency, memory};
+use crate::{latency, memory, viewers};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -180,6 +180,11 @@ fn steps(args: &TargetsArgs) -> Vec<Step> {
                 Row::new("received → taken at half load, p99", p99 / 1e3, &Bound::AtMost(1.0), " ms"),
                 Row::new("received → taken at half load, p99.9", p999 / 1e3, &Bound::AtMost(5.0), " ms"),
             ])
+        }),
+        step("viewers", &["--rounds", if args.long { "7" } else { "3" }], |json| {
+            let viewers::Measured { cost } = read(json)?;
+            let figure = "CPU per line beside 10,000 viewers that stall, against without";
+            Ok(vec![Row::new(figure, cost, &Bound::AtMost(viewers::COST_MAX), "")])
         }),
         overload("fleet_to_block_queues_overload_2x.toml", |json| overloaded("readers at half the rate", json)),
         overload("slow_senders_to_queues_overload_2x.toml", |json| overloaded("slow senders", json)),

@@ -109,7 +109,8 @@ pub(super) struct Guard<S> {
     deadlines: Deadlines,
     read_alarm: Alarm,
     write_alarm: Alarm,
-    /// Since when a write has made no progress.
+    /// Whether a write could not go on, which the link knows then, and since when, where that has a bound.
+    stalled: bool,
     stalled_since: Option<Instant>,
     /// Since when the connection is being closed.
     closing_since: Option<Instant>,
@@ -126,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             deadlines,
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
+            stalled: false,
             stalled_since: None,
             closing_since: None,
             link,
@@ -355,6 +357,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 
     fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.stalled != outcome.is_pending() {
+            self.stalled = outcome.is_pending();
+            self.link.set_stalled(self.stalled);
+        }
         if outcome.is_ready() {
             self.stalled_since = None;
             return outcome;

@@ -1,14 +1,14 @@
 //! What the guard below hyper and the handler above it must tell each other about one connection.
 //!
-//! hyper stands between them and hides three things: that the guard refused what came next, that a body broke and why, and
-//! that the far side has closed its half while it is owed an answer.
+//! hyper stands between them and hides four things: that the guard refused what came next, that a body broke and why, that
+//! the far side has closed its half while it is owed an answer, and that it does not read.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    task::Waker,
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -33,11 +33,22 @@ struct State {
     parked: Option<Waker>,
     /// Why nothing more on this connection is read as a request.
     fault: Option<Fault>,
+    /// Whether the far side takes no more of what was written.
+    stalled: bool,
+    /// To be woken when it takes more.
+    held_back: Option<Waker>,
 }
 
 impl Link {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { unanswered: 0, idle_since: Instant::now(), parked: None, fault: None };
+        let state = State {
+            unanswered: 0,
+            idle_since: Instant::now(),
+            parked: None,
+            fault: None,
+            stalled: false,
+            held_back: None,
+        };
         Arc::new(Self { state: Mutex::new(state), gone: AtomicBool::new(false), went: Notify::new() })
     }
 
@@ -78,6 +89,28 @@ impl Link {
     /// Why the connection's requests ended, if the guard ended them.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.state().fault.clone()
+    }
+
+    /// The far side takes no more, or again takes some.
+    pub(super) fn set_stalled(&self, stalled: bool) {
+        let held_back = {
+            let mut state = self.state();
+            state.stalled = stalled;
+            if stalled { None } else { state.held_back.take() }
+        };
+        if let Some(waker) = held_back {
+            waker.wake();
+        }
+    }
+
+    /// Ready when the far side takes what is written, as far as is known.
+    pub(crate) fn poll_taking(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if !state.stalled {
+            return Poll::Ready(());
+        }
+        state.held_back = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     pub(super) fn set_gone(&self) {

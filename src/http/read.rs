@@ -445,8 +445,16 @@ impl Asked<'_> {
             }),
             Consume::Over(ended) => Source::Over(ended.into()),
         };
-        let link = self.head.extensions.get::<Arc<Link>>().cloned();
-        Ok(lines(encoder, Reader::new(source, encoder, limits).delivering_to(link).into_body()))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits).delivering_to(self.link())))
+    }
+
+    /// The connection that the request came over.
+    fn link(&self) -> Option<Arc<Link>> {
+        self.head.extensions.get::<Arc<Link>>().cloned()
+    }
+
+    fn lines(&self, encoder: Encoder, reader: Reader) -> Response<Body> {
+        lines(encoder, reader.charged_to(self.state.collector.budget()).into_body(self.link()))
     }
 
     /// Subscribes; with a backlog on the disk on a thread of its own.
@@ -494,7 +502,7 @@ impl Asked<'_> {
             None => view,
         };
         let source = Source::Machine(MachineSource { view, grant, until: until(collector, limits) });
-        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits)))
     }
 
     /// Finds an exit that was told before this process began.
@@ -525,7 +533,7 @@ impl Asked<'_> {
         };
         let until = until(&self.state.collector, limits);
         let source = Source::Fleet(FleetSource { stream, filter, until });
-        Ok(lines(encoder, Reader::new(source, encoder, limits).into_body()))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits)))
     }
 
     /// A link's streams end with it.

@@ -179,7 +179,7 @@ impl Running {
         let control = control_listener.map(|listener| {
             let addr = bound(&listener, ingest_addr);
             let certificate = certificates.control.clone();
-            let settings = Settings::control(&config.ingest, Arc::clone(&wiring.counters), certificate);
+            let settings = Settings::control(config, Arc::clone(&wiring.counters), certificate);
             let access = Access::new(Arc::clone(&tokens.control), addr)
                 .with_tls(certificates.control.is_some())
                 .with_cors_origins(&config.control.cors_origins);

@@ -54,6 +54,11 @@ impl Maker {
         Self { fleet, sender, next: 0, lines, may_abandon, random }
     }
 
+    /// Of its sender.
+    pub(super) fn machines(&self) -> u64 {
+        u64::from(self.fleet.machines)
+    }
+
     fn chance(&mut self, percent: usize) -> bool {
         self.random.below(100) < percent
     }

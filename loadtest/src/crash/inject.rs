@@ -9,6 +9,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What fails for a while in some of the drain's lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -26,8 +30,11 @@ pub(crate) enum Fault {
     FullDisk,
 }
 
-/// Of the file system that is filled.
+/// Of the file system that is filled: small, so that the drain comes to its end by itself, too; larger, so that it does not at once.
 const SMALL_DISK: &str = "size=48m";
+const LARGER_DISK: &str = "size=512m";
+/// Who takes the room tries again after so long.
+const FILL_EVERY: Duration = Duration::from_millis(2);
 
 impl Fault {
     /// The calls that fail (see `src/spool/fs.rs`), and how.
@@ -63,8 +70,9 @@ impl Fault {
 pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    pub(super) fn mount(at: &Path) -> Result<Self, Failure> {
-        let ran = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "fleetdrain-crash"]).arg(at).output();
+    pub(super) fn mount(at: &Path, larger: bool) -> Result<Self, Failure> {
+        let size = if larger { LARGER_DISK } else { SMALL_DISK };
+        let ran = Command::new("mount").args(["-t", "tmpfs", "-o", size, "fleetdrain-crash"]).arg(at).output();
         match ran.map_err(Failure::io)? {
             output if output.status.success() => Ok(Self(at.to_owned())),
             output => {
@@ -85,15 +93,53 @@ impl Drop for SmallDisk {
 #[derive(Debug)]
 pub(super) enum Episode {
     Traced { strace: Child, log: PathBuf },
-    Filled { ballast: PathBuf },
+    Filled { ballast: PathBuf, filler: Option<Filler> },
+}
+
+/// Takes what room there is again and again, until it is told to stop.
+#[derive(Debug)]
+pub(super) struct Filler {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Filler {
+    fn start(mut file: File) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let piece = vec![0; 1 << 12];
+            while !stopped.load(Relaxed) {
+                while file.write_all(&piece).is_ok() && !stopped.load(Relaxed) {}
+                std::thread::sleep(FILL_EVERY);
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Episode {
-    /// From now on `fault` is upon the process `pid`. `dir` is where the run may write beside the spool.
-    pub(super) fn begin(fault: Fault, pid: Pid, dir: &Path, random: &mut Random) -> Result<Self, Failure> {
+    /// From now on `fault` is upon the process `pid`. `dir` is where the run may write beside the spool. `lasting`: what the drain
+    /// gives up of a full disk is taken from it, too.
+    pub(super) fn begin(
+        fault: Fault,
+        pid: Pid,
+        dir: &Path,
+        random: &mut Random,
+        lasting: bool,
+    ) -> Result<Self, Failure> {
         match fault.injected(random) {
             Some((calls, how)) => Self::trace(calls, &how, pid, &dir.join("strace.log")),
-            None => Self::fill(&dir.join("ballast")),
+            None => Self::fill(&dir.join("ballast"), lasting),
         }
     }
 
@@ -121,12 +167,12 @@ impl Episode {
         Ok(Self::Traced { strace, log: log.to_owned() })
     }
 
-    fn fill(ballast: &Path) -> Result<Self, Failure> {
+    fn fill(ballast: &Path, lasting: bool) -> Result<Self, Failure> {
         let mut file = File::create(ballast).map_err(Failure::io)?;
         for size in [1 << 20, 1 << 12] {
             while file.write_all(&vec![0; size]).is_ok() {}
         }
-        Ok(Self::Filled { ballast: ballast.to_owned() })
+        Ok(Self::Filled { ballast: ballast.to_owned(), filler: lasting.then(|| Filler::start(file)) })
     }
 
     /// Ends it. How many calls failed, as far as that is known.
@@ -150,7 +196,9 @@ impl Episode {
                 }
                 let _ = strace.wait();
             }
-            Self::Filled { ballast } => {
+            Self::Filled { ballast, filler } => {
+                // Ended first: who has the file open has its room.
+                drop(filler.take());
                 let _ = std::fs::remove_file(ballast);
             }
         }

@@ -3,8 +3,10 @@
 use super::follow::From;
 use super::inject::Fault;
 use super::judge::Verdict;
+use super::overload::Overloaded;
 use super::sender::Tally;
 use crate::compare::thousands;
+use crate::report::Latency;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -27,7 +29,7 @@ impl Times {
         sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         format!("{:.0} ms median, {:.0} ms at most (n = {})", self.median(), self.max(), self.0.len())
     }
 }
@@ -86,6 +88,9 @@ pub(super) struct Report {
     pub(super) verdict: Verdict,
     pub(super) followed: Option<Followed>,
     pub(super) faults: Faults,
+    pub(super) overload: Option<Overloaded>,
+    /// From when a body was sent until its 429 or 503.
+    pub(super) refusals: Latency,
     pub(super) flips: Flips,
     /// What was promised and not kept; empty is success.
     pub(super) violations: Vec<String>,
@@ -140,6 +145,12 @@ impl Report {
         line("start", format!("to /readyz: {}", self.ready.text()));
         if self.ending.max() > 0.0 {
             line("end", format!("from SIGTERM: {}", self.ending.text()));
+        }
+        if let Some(overload) = &self.overload {
+            line("overload", overload.text());
+        }
+        if self.refusals.count > 0 {
+            line("refusals", format!("429 or 503 after {}", self.refusals.line()));
         }
         if let Some(kind) = faults.kind {
             let Faults { times, calls_failed, killed, .. } = faults;

@@ -25,18 +25,58 @@ pub(super) struct Shared {
     epoch: Instant,
     acknowledged: AtomicU64,
     last_acknowledged: AtomicU64,
+    /// Of the first sender, which has the machine whose queue may block: whole bodies acknowledged, and bodies answered 429.
+    last_whole: AtomicU64,
+    last_blocked: AtomicU64,
+    /// Records a second of all senders together, as the bits of a float.
+    pace: AtomicU64,
     finish: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pace: f64) -> Self {
         let zero = AtomicU64::default;
-        Self { epoch: Instant::now(), acknowledged: zero(), last_acknowledged: zero(), finish: AtomicBool::default() }
+        Self {
+            epoch: Instant::now(),
+            acknowledged: zero(),
+            last_acknowledged: zero(),
+            last_whole: zero(),
+            last_blocked: zero(),
+            pace: pace.to_bits().into(),
+            finish: AtomicBool::default(),
+        }
     }
 
     fn note(&self, records: u64) {
         self.acknowledged.fetch_add(records, Relaxed);
-        self.last_acknowledged.store(self.epoch.elapsed().as_micros() as u64, Relaxed);
+        self.last_acknowledged.store(self.micros(), Relaxed);
+    }
+
+    fn micros(&self) -> u64 {
+        self.epoch.elapsed().as_micros() as u64
+    }
+
+    fn is_since(&self, last: &AtomicU64, since: Instant) -> bool {
+        u128::from(last.load(Relaxed)) >= (since - self.epoch).as_micros()
+    }
+
+    /// Sets how many records a second are sent from now on, of all senders together.
+    pub(super) fn set_pace(&self, records_per_second: f64) {
+        self.pace.store(records_per_second.to_bits(), Relaxed);
+    }
+
+    fn pace(&self) -> f64 {
+        f64::from_bits(self.pace.load(Relaxed))
+    }
+
+    /// Whether a body with a record of each of the first sender's machines was acknowledged at `since` or later.
+    pub(super) fn unblocked_since(&self, since: Instant) -> bool {
+        self.is_since(&self.last_whole, since)
+    }
+
+    /// Whether the first sender was answered 429 at `since` or later.
+    pub(super) fn blocked_since(&self, since: Instant) -> bool {
+        self.is_since(&self.last_blocked, since)
     }
 
     /// Records acknowledged so far.
@@ -46,7 +86,7 @@ impl Shared {
 
     /// Whether a body was acknowledged at `since` or later.
     pub(super) fn acknowledged_since(&self, since: Instant) -> bool {
-        u128::from(self.last_acknowledged.load(Relaxed)) >= (since - self.epoch).as_micros()
+        self.is_since(&self.last_acknowledged, since)
     }
 
     /// Tells the senders to bring the body that they are at to its end, and stop.
@@ -86,6 +126,9 @@ pub(super) struct Tally {
     pub(super) wrong: u64,
     #[serde(skip)]
     pub(super) wrong_named: Vec<String>,
+    /// How long each answer 429 or 503 took from when the body was sent, in microseconds.
+    #[serde(skip)]
+    pub(super) refusals: Vec<u32>,
 }
 
 impl Tally {
@@ -105,6 +148,7 @@ impl Tally {
         self.wrong += other.wrong;
         self.wrong_named.extend(other.wrong_named);
         self.wrong_named.truncate(NAMED_MAX);
+        self.refusals.extend(other.refusals);
     }
 
     fn wrong(&mut self, text: String) {
@@ -135,7 +179,8 @@ pub(super) struct Sender {
     /// Whether bodies have an `Idempotency-Key`.
     pub(super) keys: bool,
     pub(super) has_spool: bool,
-    pub(super) lines_per_second: f64,
+    /// Of the pace that all of them share.
+    pub(super) share: f64,
     pub(super) shared: Arc<Shared>,
     pub(super) ledger: Ledger,
     pub(super) tally: Tally,
@@ -151,7 +196,7 @@ impl Sender {
             tokio::time::sleep_until(due.into()).await;
             self.settle(&body).await;
             let records = (body.records.end - body.records.start) as f64;
-            due += Duration::from_secs_f64(records / self.lines_per_second);
+            due += Duration::from_secs_f64(records / (self.share * self.shared.pace()));
             due = due.max(Instant::now().checked_sub(BEHIND_MAX).unwrap_or(due));
         }
         Ok(self)
@@ -166,6 +211,9 @@ impl Sender {
                 Tried::Acknowledged => {
                     fate.acknowledged = true;
                     self.shared.note(records);
+                    if self.number == 0 && records >= self.maker.machines() {
+                        self.shared.last_whole.store(self.shared.micros(), Relaxed);
+                    }
                     self.tally.acknowledged_records += records;
                     break;
                 }
@@ -203,7 +251,10 @@ impl Sender {
         }
         let abandoned = body.abandoned.filter(|_| is_first);
         match tokio::time::timeout(abandoned.unwrap_or(ANSWER_WAIT), self.exchange(body)).await {
-            Ok(Ok(answer)) => self.judge(body, &answer),
+            Ok(Ok((answer, sent))) => {
+                self.time(answer.status, sent);
+                self.judge(body, &answer)
+            }
             Ok(Err(error)) => {
                 self.connection = None;
                 // Nothing of it has gone out: hyper gave the request back.
@@ -229,7 +280,8 @@ impl Sender {
         }
     }
 
-    async fn exchange(&mut self, body: &Body) -> Result<Answer, Broken> {
+    /// The answer, and since when it could be expected.
+    async fn exchange(&mut self, body: &Body) -> Result<(Answer, Instant), Broken> {
         let mut request = self.target.request(Method::POST, "/").header(header::CONTENT_TYPE, "application/json");
         if let Some(encoding) = body.encoding.header() {
             request = request.header(header::CONTENT_ENCODING, encoding);
@@ -240,14 +292,24 @@ impl Sender {
         }
         let request = request.body(body.bytes.clone())?;
         let connection = self.connection.as_mut().ok_or("no connection")?;
-        let answer = match body.takes {
-            None => connection.exchange(request.map(Full::new)).await?,
-            Some(takes) => connection.exchange_slowly(request, takes).await?.0,
+        let sent = Instant::now();
+        let (answer, sent) = match body.takes {
+            None => (connection.exchange(request.map(Full::new)).await?, sent),
+            Some(takes) => connection.exchange_slowly(request, takes).await?,
         };
         if answer.headers.get(header::CONNECTION).is_some_and(|value| value == "close") {
             self.connection = None;
         }
-        Ok(answer)
+        Ok((answer, sent))
+    }
+
+    fn time(&mut self, status: StatusCode, sent: Instant) {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            self.tally.refusals.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+        if status == StatusCode::TOO_MANY_REQUESTS && self.number == 0 {
+            self.shared.last_blocked.store(self.shared.micros(), Relaxed);
+        }
     }
 
     fn judge(&mut self, body: &Body, answer: &Answer) -> Tried {

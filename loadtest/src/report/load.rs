@@ -65,7 +65,7 @@ impl Report {
         self.require(self.overloaded || !self.scenario.load.overloads || !is_whole, || {
             format!("the scenario promises overload, but the drain was not overloaded ({overload})")
         });
-        let Some(burst) = self.profile.and_then(|profile| profile.burst) else { return };
+        let Some(burst) = self.profile.as_ref().and_then(|profile| profile.burst) else { return };
         let peak = self.most(|sample| sample.sent_per_second);
         let mean = self.lines_per_second;
         // What cannot be taken at once is spread over the time behind the burst: then it is the overload that shows it.

@@ -3,7 +3,7 @@
 use crate::client::Target;
 use crate::compare::thousands;
 use crate::process::{self, Server};
-use crate::run::{Meter, gauge};
+use crate::run::{Meter, gauge, gauges};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -43,6 +43,9 @@ pub(crate) struct Sample {
     pub(crate) drain_busy: f64,
     /// The drain's, 0 if it does not say.
     pub(crate) resident_bytes: f64,
+    /// Of its budget, and lines in its queues: only asked for where a day has waves.
+    pub(crate) used_bytes: f64,
+    pub(crate) queue_lines: f64,
 }
 
 impl Sample {
@@ -61,6 +64,17 @@ impl Sample {
             behind_ms: behind,
             drain_busy: now.busy.saturating_sub(last.busy).as_secs_f64() / seconds,
             resident_bytes: 0.0,
+            used_bytes: 0.0,
+            queue_lines: 0.0,
+        }
+    }
+
+    /// Asks the drain what it holds; an overloaded drain must not hold up the samples.
+    pub(crate) async fn ask(&mut self, control: &Target) {
+        let asked = gauges(control, ["fleetdrain_memory_used_bytes", "fleetdrain_queue_lines"]);
+        let told = tokio::time::timeout(Duration::from_millis(500), asked).await.ok().flatten();
+        if let Some([used, lines]) = told {
+            (self.used_bytes, self.queue_lines) = (used.unwrap_or(0.0), lines.unwrap_or(0.0));
         }
     }
 

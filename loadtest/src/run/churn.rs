@@ -62,7 +62,7 @@ impl Churner {
             target: self.template.target.clone(),
             settings: self.template.settings.clone(),
             run: self.template.run,
-            slow: false,
+            slow: self.template.settings.has_slow(self.next),
             number: self.next,
             meter: self.template.meter.clone(),
             sent: self.template.sent.clone(),

@@ -92,7 +92,8 @@ struct Reading {
     /// Whether we know that sending is over; only from then on does silence mean something.
     over: bool,
     finishing: Option<Instant>,
-    began: Instant,
+    /// From when a slow reader's pace counts, and what it had read then.
+    paced_from: (Instant, u64),
 }
 
 impl Reader {
@@ -112,7 +113,7 @@ impl Reader {
             progress: now,
             over: false,
             finishing: None,
-            began: now,
+            paced_from: (now, 0),
         };
         reading.follow(ready).await;
         reading.told
@@ -247,11 +248,18 @@ impl Reading {
         }
     }
 
-    /// A slow reader has a steady pace while lines are sent, and catches up afterwards.
-    async fn be_slow(&self) {
+    /// A slow reader has a steady pace while lines are sent, and catches up afterwards. What it could have read when there was
+    /// less it does not make up for.
+    async fn be_slow(&mut self) {
+        let pace = self.reader.settings.slow_lines_per_second;
         while self.reader.slow && self.sending() {
-            let earned = self.began.elapsed().as_secs_f64() * self.reader.settings.slow_lines_per_second;
-            if self.told.verifier.read() as f64 <= earned {
+            let (since, before) = self.paced_from;
+            let read = self.told.verifier.read();
+            let ahead = (read - before) as f64 - since.elapsed().as_secs_f64() * pace;
+            if ahead < -pace {
+                self.paced_from = (Instant::now(), read);
+            }
+            if ahead <= 0.0 {
                 return;
             }
             tokio::time::sleep(LOOK / 4).await;

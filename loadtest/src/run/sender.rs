@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MAX: u64 = 10;
 
 /// How a sender spends a stretch of time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Plan {
     /// Closed loop, until then.
     Max { until: Instant },
@@ -117,9 +117,9 @@ impl Sender {
 
     async fn send_all(&mut self, plan: Plan) -> Result<(), Failure> {
         for number in 0.. {
-            let (due, until) = match plan {
-                Plan::Max { until } => (Instant::now(), until),
-                Plan::Open { start, until, schedule } => (start + schedule.due(number), until),
+            let (due, until) = match &plan {
+                Plan::Max { until } => (Instant::now(), *until),
+                Plan::Open { start, until, schedule } => (*start + schedule.due(number), *until),
             };
             if due >= until || self.meter.stop.load(Relaxed) || !self.afford() {
                 return Ok(());

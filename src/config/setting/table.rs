@@ -22,7 +22,7 @@ const fn setting(key: &'static str, kind: Kind, help: &'static str) -> Setting {
 }
 
 /// Everything that may be set, in the order of the sections.
-pub static SETTINGS: [Setting; 62] = [
+pub static SETTINGS: [Setting; 63] = [
     Setting {
         derived: Some("[::]:8080, or 0.0.0.0:8080 where IPv6 is off"),
         ..setting(
@@ -130,6 +130,11 @@ pub static SETTINGS: [Setting; 62] = [
         "control.insecure",
         Kind::Switch(|c| &mut c.control.insecure),
         "lets control listen off loopback without a token: everybody reads your logs",
+    ),
+    setting(
+        "control.stalled_after",
+        Kind::Time { at: |c| &mut c.control.stalled_after, min: MILLISECOND, max: YEAR },
+        "a reader that takes nothing of its answer for so long is cut off; it may come again and go on behind the last id",
     ),
     setting(
         "backpressure.wait",

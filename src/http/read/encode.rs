@@ -5,7 +5,9 @@ use hyper::{HeaderMap, header::ACCEPT};
 use crate::batch::{Clock, EntryView};
 
 /// A frame takes no further line beyond this: with one more of usual length it stays within 64 KiB.
-const FRAME_BYTES: usize = 60 << 10;
+pub(super) const FRAME_BYTES: usize = 60 << 10;
+/// The same while readers have all that they may have of the budget.
+pub(super) const FRAME_BYTES_LEAST: usize = 3 << 10;
 /// What a frame begins with; live frames are a line or a few.
 const FRAME_BYTES_FIRST: usize = 1 << 10;
 
@@ -190,6 +192,8 @@ fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 pub(super) struct Frame {
     encoder: Encoder,
     out: Vec<u8>,
+    /// No further line beyond this.
+    bytes_max: usize,
     /// Lines that the reader may still get.
     lines_left: u64,
     lines: u64,
@@ -197,14 +201,14 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// An empty frame of at most `lines_left` lines.
-    pub(super) fn new(encoder: Encoder, lines_left: u64) -> Self {
-        Self { encoder, out: Vec::new(), lines_left, lines: 0, clock: Clock::default() }
+    /// An empty frame of at most `lines_left` lines, and no further one beyond `bytes_max`.
+    pub(super) fn new(encoder: Encoder, lines_left: u64, bytes_max: usize) -> Self {
+        Self { encoder, out: Vec::new(), bytes_max, lines_left, lines: 0, clock: Clock::default() }
     }
 
     /// Whether another line may be put in.
     pub(super) fn has_room(&self) -> bool {
-        self.out.len() < FRAME_BYTES && self.lines < self.lines_left
+        self.out.len() < self.bytes_max && self.lines < self.lines_left
     }
 
     pub(super) fn entry(&mut self, entry: &EntryView<'_>) {
@@ -234,6 +238,11 @@ impl Frame {
 
     pub(super) fn is_empty(&self) -> bool {
         self.out.is_empty()
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.out.capacity()
     }
 
     pub(super) fn into_bytes(self) -> Vec<u8> {
@@ -286,7 +295,7 @@ mod tests {
         let bytes = body.as_bytes().to_vec().into();
         let mut batch = Batch::new(bytes, parsed.arena, parsed.rows, jiff::Timestamp::UNIX_EPOCH);
         batch.groups[0].first_seq = FIRST_SEQ;
-        let mut frame = Frame::new(Encoder { format, raw }, u64::MAX);
+        let mut frame = Frame::new(Encoder { format, raw }, u64::MAX, FRAME_BYTES);
         for index in 0..batch.rows.len() as u32 {
             frame.entry(&batch.view(index));
         }
@@ -381,15 +390,16 @@ mod tests {
         let text = "x".repeat(1000);
         let rows = [Row { message: Span::body(0, 1000), kind: Kind::Stdout, ..Row::default() }];
         let batch = Batch::new(text.into(), Vec::new(), rows.into(), jiff::Timestamp::UNIX_EPOCH);
-        let fill = |lines_left| {
-            let mut frame = Frame::new(Encoder { format: Format::Text, raw: false }, lines_left);
+        let fill = |lines_left, bytes_max| {
+            let mut frame = Frame::new(Encoder { format: Format::Text, raw: false }, lines_left, bytes_max);
             while frame.has_room() {
                 frame.entry(&batch.view(0));
             }
             (frame.lines(), frame.into_bytes().len())
         };
-        assert_eq!(fill(3).0, 3);
-        assert_eq!(fill(0), (0, 0));
-        assert!(fill(u64::MAX).1 <= 64 << 10);
+        assert_eq!(fill(3, FRAME_BYTES).0, 3);
+        assert_eq!(fill(0, FRAME_BYTES), (0, 0));
+        assert!(fill(u64::MAX, FRAME_BYTES).1 <= 64 << 10);
+        assert!(fill(u64::MAX, FRAME_BYTES_LEAST).1 <= 4 << 10);
     }
 }

@@ -1,10 +1,14 @@
-//! The body of a reader's answer: frames are made when hyper asks for them, so a slow reader costs one frame and no more.
+//! The body of a reader's answer: frames are made when hyper asks for them and has written the one before, so a slow reader
+//! costs one frame and no more.
+//!
+//! Frames are charged to the budget until they are written. Readers that stop reading hold theirs: once all of them together
+//! hold what they may, further ones get small frames.
 
 use std::{
     fmt, io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,10 +18,13 @@ use hyper::body::Frame as BodyFrame;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
-    encode::{Encoder, EndReason, Frame},
+    encode::{Encoder, EndReason, FRAME_BYTES, FRAME_BYTES_LEAST, Frame},
     source::{Filled, Source},
 };
-use crate::http::{Body, link::Link};
+use crate::{
+    budget::{Budget, Permit},
+    http::{Body, link::Link},
+};
 
 /// Silence after which something is sent, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -53,6 +60,9 @@ pub(super) struct Reader {
     paced_until: Option<Instant>,
     /// Where what is shown is thereby delivered: the connection, whose far side must be there for it.
     link: Option<Arc<Link>>,
+    /// What frames are charged to, and the last frame's charge until its bytes are handed on.
+    budget: Option<Arc<Budget>>,
+    charge: Option<Permit>,
     over: bool,
 }
 
@@ -77,8 +87,16 @@ impl Reader {
             quiet_since: now,
             paced_until: None,
             link: None,
+            budget: None,
+            charge: None,
             over: false,
         }
+    }
+
+    /// Charges what is on its way to the reader to `budget`.
+    pub(super) fn charged_to(mut self, budget: &Arc<Budget>) -> Self {
+        self.budget = Some(Arc::clone(budget));
+        self
     }
 
     /// Hands on nothing any more once the far side has closed its half of the connection: what it would not read is for the next
@@ -93,9 +111,9 @@ impl Reader {
         self.link.as_ref().is_some_and(|link| link.is_gone())
     }
 
-    /// The answer's body.
-    pub(super) fn into_body(self) -> Body {
-        Lines(State::Idle(Box::new(self))).boxed_unsync()
+    /// The answer's body, over a connection if it is known.
+    pub(super) fn into_body(self, connection: Option<Arc<Link>>) -> Body {
+        Lines { state: State::Idle(Box::new(self)), connection, has_given: false }.boxed_unsync()
     }
 
     /// The next frame, never empty, or `None` when all is said.
@@ -132,7 +150,7 @@ impl Reader {
                         }
                     }
                     Woken::TimedOut(reason) => {
-                        let mut frame = Frame::new(self.encoder, 0);
+                        let mut frame = Frame::new(self.encoder, 0, FRAME_BYTES_LEAST);
                         self.end(&mut frame, reason);
                         return Some(frame.into_bytes()).filter(|bytes| !bytes.is_empty());
                     }
@@ -144,7 +162,8 @@ impl Reader {
 
     /// A frame of what there is now, with the end in it if that was all.
     fn fill(&mut self) -> (Frame, Filled) {
-        let mut frame = Frame::new(self.encoder, self.lines_left);
+        let (bytes_max, room) = self.room();
+        let mut frame = Frame::new(self.encoder, self.lines_left, bytes_max);
         if self.total.is_some_and(|total| Instant::now() >= total) {
             self.end(&mut frame, EndReason::TotalTimeout);
             return (frame, Filled::Ended(EndReason::TotalTimeout));
@@ -163,7 +182,21 @@ impl Reader {
         if let Some(reason) = end {
             self.end(&mut frame, reason);
         }
+        self.charge = room.filter(|_| !frame.is_empty());
+        if let Some(charge) = &mut self.charge {
+            // One long line may hold more than there is room for: it has been taken, and is on its way.
+            let _ = charge.try_resize(frame.capacity());
+        }
         (frame, end.map_or(filled, Filled::Ended))
+    }
+
+    /// How large the next frame may be, and its charge. Never nothing: it may be readers that make room, those of queues.
+    fn room(&self) -> (usize, Option<Permit>) {
+        let Some(budget) = &self.budget else { return (FRAME_BYTES, None) };
+        match budget.try_frame(FRAME_BYTES) {
+            Some(room) => (FRAME_BYTES, Some(room)),
+            None => (FRAME_BYTES_LEAST, budget.try_reserve(FRAME_BYTES_LEAST)),
+        }
     }
 
     fn end(&mut self, frame: &mut Frame, reason: EndReason) {
@@ -194,10 +227,27 @@ impl Reader {
     }
 }
 
+/// A frame that is charged until it is written.
+struct Charged {
+    bytes: Vec<u8>,
+    _charge: Permit,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 type Making = Pin<Box<dyn Future<Output = (Box<Reader>, Option<Vec<u8>>)> + Send>>;
 
 /// Makes one frame at a time, and only when asked.
-struct Lines(State);
+struct Lines {
+    state: State,
+    connection: Option<Arc<Link>>,
+    /// Whether hyper has had a frame since it was last made to wait.
+    has_given: bool,
+}
 
 enum State {
     Idle(Box<Reader>),
@@ -205,12 +255,26 @@ enum State {
     Over,
 }
 
+impl Lines {
+    /// Waits until the frame before is written. hyper would ask for 64 KiB and more to be held for a reader that does not read:
+    /// it is made to write first, and then it is known whether it could.
+    fn poll_written(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let (Some(connection), State::Idle(_)) = (&self.connection, &self.state) else { return Poll::Ready(()) };
+        if std::mem::take(&mut self.has_given) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        connection.poll_taking(cx)
+    }
+}
+
 impl hyper::body::Body for Lines {
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, io::Error>>> {
-        let mut making: Making = match std::mem::replace(&mut self.0, State::Over) {
+        ready!(self.poll_written(cx));
+        let mut making: Making = match std::mem::replace(&mut self.state, State::Over) {
             State::Making(making) => making,
             State::Over => return Poll::Ready(None),
             State::Idle(mut reader) => Box::pin(async move {
@@ -218,18 +282,25 @@ impl hyper::body::Body for Lines {
                 (reader, frame)
             }),
         };
-        let Poll::Ready((reader, frame)) = making.as_mut().poll(cx) else {
-            self.0 = State::Making(making);
+        let Poll::Ready((mut reader, frame)) = making.as_mut().poll(cx) else {
+            self.state = State::Making(making);
             return Poll::Pending;
         };
+        let charge = reader.charge.take();
         if frame.is_some() && !reader.over {
-            self.0 = State::Idle(reader);
+            self.state = State::Idle(reader);
         }
-        Poll::Ready(frame.map(|frame| Ok(BodyFrame::data(frame.into()))))
+        self.has_given = true;
+        Poll::Ready(frame.map(|bytes| {
+            Ok(BodyFrame::data(match charge {
+                Some(charge) => Bytes::from_owner(Charged { bytes, _charge: charge }),
+                None => bytes.into(),
+            }))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, State::Over)
+        matches!(self.state, State::Over)
     }
 }
 
@@ -241,6 +312,8 @@ impl fmt::Debug for Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use tokio::time::advance;
 
     use super::*;
@@ -293,5 +366,58 @@ mod tests {
                 assert_eq!(reader.next_frame().await.unwrap(), b"for the next\n");
             }
         }
+    }
+
+    const FOREVER: Limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow: true };
+    const TEXT: Encoder = Encoder { format: Format::Text, raw: false };
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_frame_is_made_when_the_one_before_is_written() {
+        let collector = LogCollector::default();
+        let queue = collector.subscribe("m").unwrap();
+        let link = Link::new();
+        let reader = Reader::new(Source::Queue(LogStream::new(queue.clone())), TEXT, FOREVER);
+        let mut body = reader.into_body(Some(Arc::clone(&link)));
+        let _ = collector.push_line("m", "0").unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
+        let _ = collector.push_line("m", "1").unwrap();
+        link.set_stalled(true);
+        for _ in 0..3 {
+            let polled = hyper::body::Body::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+            assert_eq!(queue.lines(), 1, "not taken for who does not read");
+            advance(PACE).await;
+        }
+        let (next, ()) = tokio::join!(body.frame(), async {
+            tokio::task::yield_now().await;
+            link.set_stalled(false);
+        });
+        assert_eq!(next.unwrap().unwrap().into_data().unwrap(), "1\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_is_charged_until_it_is_written_and_small_where_there_is_no_room() {
+        let collector = LogCollector::default();
+        let budget = Arc::clone(collector.budget());
+        let queue = collector.subscribe("m").unwrap();
+        let reader = Reader::new(Source::Queue(LogStream::new(queue)), TEXT, FOREVER);
+        let mut body = reader.charged_to(&budget).into_body(None);
+        let line = "x".repeat(1 << 10);
+        let push = || (0..9).for_each(|_| drop(collector.push_line("m", &line).unwrap()));
+
+        push();
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(frame.len(), 9 * (line.len() + 1));
+        let held = budget.used();
+        drop(frame);
+        assert!(held - budget.used() >= 9 << 10, "{held} then {}", budget.used());
+
+        let others: Vec<Permit> = std::iter::from_fn(|| budget.try_frame(FRAME_BYTES)).collect();
+        push();
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(frame.len(), 3 * (line.len() + 1));
+        drop((others, frame));
+        let rest = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(rest.len(), 6 * (line.len() + 1));
     }
 }
