@@ -5,17 +5,13 @@ use std::{
     fmt,
     hash::{BuildHasher, Hash, Hasher},
     num::NonZeroU32,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use compact_str::CompactString;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, FIRST_SEQ, Group, GroupRef},
@@ -23,6 +19,10 @@ use crate::{
     exit::{Exit, Exits},
     history::Trail,
     queue::{Ended, Queue},
+    sync::{
+        Mutex, Notify,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// The window over which machines are ranked by their lines.

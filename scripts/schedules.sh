@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs threads in every order that a scheduler thinks of, at each lock, counter and wake of queue, admission, hand-over and budget;
+# see src/schedules.rs. About a minute. By hand: it builds the library and what it needs once more, with shuttle's locks in place of
+# ours, which takes longer than that.
+#
+# Usage: scripts/schedules.sh [filter…]      of the tests in src/schedules/
+#
+# SHUTTLE_ITERATIONS: how many of each test, at random and by priorities (5000). What fails prints SHUTTLE_RANDOM_SEED, and a schedule
+# for SHUTTLE_REPLAY: with either and the test's name it fails again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+RUSTFLAGS="${RUSTFLAGS:-} --cfg shuttle" \
+    cargo test --lib --no-default-features --target-dir target/shuttle "${1:-schedules::}" "${@:2}"
