@@ -3,7 +3,7 @@
 # see src/schedules.rs. About a minute. By hand: it builds the library and what it needs once more, with shuttle's locks in place of
 # ours, which takes longer than that.
 #
-# Usage: scripts/schedules.sh [filter…]      of the tests in src/schedules/
+# Usage: scripts/schedules.sh [NAME…]      tests of src/schedules/, by parts of their names
 #
 # SHUTTLE_ITERATIONS: how many of each test, at random and by priorities (5000). What fails prints SHUTTLE_RANDOM_SEED, and a schedule
 # for SHUTTLE_REPLAY: with either and the test's name it fails again.
@@ -11,4 +11,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 RUSTFLAGS="${RUSTFLAGS:-} --cfg shuttle" \
-    cargo test --lib --no-default-features --target-dir target/shuttle "${1:-schedules::}" "${@:2}"
+    cargo test --lib --no-default-features --target-dir target/shuttle -- "${@:-schedules::}"

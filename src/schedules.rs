@@ -27,6 +27,7 @@ use shuttle::{
     future::block_on,
     rand::{Rng, thread_rng},
     scheduler::{PctScheduler, RandomScheduler, ReplayScheduler},
+    sync::mpsc::{self, Receiver, Sender},
     thread::{JoinHandle, spawn, yield_now},
 };
 
@@ -37,7 +38,7 @@ use crate::{
         CollectorConfig, LogCollector, Stats,
         tests::{assert_balanced, draft, small},
     },
-    stream::{LogStream, StreamEvent},
+    stream::{LogQueue, LogStream, StreamEvent},
 };
 
 /// Iterations of each schedule by each scheduler, where `SHUTTLE_ITERATIONS` does not say.
@@ -51,6 +52,8 @@ fn explore(schedule: impl Fn() + Send + Sync + 'static) {
     // Unoptimised code of ours takes more than the default.
     config.stack_size = 1 << 18;
     config.silence_warnings = true;
+    // What runs on unwinds in a collector that is half changed, and would panic again.
+    config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     if let Ok(encoded) = env::var("SHUTTLE_REPLAY") {
         Runner::new(ReplayScheduler::new_from_encoded(&encoded), config).run(schedule);
         return;
@@ -167,8 +170,10 @@ async fn next_event_soon(stream: &mut LogStream, mut patience: u32) -> Option<Op
     .await
 }
 
-/// Reads a queue to its end. Now and then it cancels a read, or leaves with what it holds and comes back.
-fn read_with_breaks(queue: &crate::LogQueue) -> Got {
+/// Reads a queue until its end, or until `goes_on` says no: it is told how many lines came, or were said to be missing.
+///
+/// Now and then it cancels a read, or leaves with what it holds and comes back.
+fn read_with_breaks(queue: &LogQueue, mut goes_on: impl FnMut(u64) -> bool) -> Got {
     let mut got = Got::default();
     let mut stream = LogStream::new(queue.clone());
     loop {
@@ -184,15 +189,35 @@ fn read_with_breaks(queue: &crate::LogQueue) -> Got {
             // A lost wake shows here: nobody is left that can go on.
             _ => block_on(stream.next_event()),
         };
-        match event {
-            Some(event) => got.note_event(event),
-            None => return got,
+        let Some(event) = event else { return got };
+        let before = got.total();
+        got.note_event(event);
+        if !goes_on(got.total() - before) {
+            return got;
         }
     }
 }
 
+/// Reads to the end.
+fn always(_: u64) -> bool {
+    true
+}
+
+/// What readers have come to so far.
+fn counted() -> (Sender<u64>, Receiver<u64>) {
+    mpsc::channel()
+}
+
+/// Waits until readers have come to so many lines: no end or shutdown wakes them meanwhile.
+fn wait_until_read(counted: &Receiver<u64>, lines: u64) {
+    let mut read = 0;
+    while read < lines {
+        read += counted.recv().expect("there are readers");
+    }
+}
+
 /// Reads what is left of a queue that has ended.
-fn read_the_rest(queue: &crate::LogQueue, got: &mut Got) {
+fn read_the_rest(queue: &LogQueue, got: &mut Got) {
     let mut stream = LogStream::new(queue.clone());
     while let Some(event) = block_on(stream.next_event()) {
         got.note_event(event);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    LogQueue, SubscribeOptions,
+    FleetStream, SubscribeOptions,
     stream::view::{MachineView, Seen, ViewStart},
 };
 
@@ -19,15 +19,23 @@ fn lines_sent(senders: impl IntoIterator<Item = JoinHandle<u64>>) {
     }
 }
 
-/// A queue is created while two publish, and goes behind and comes back as often as the schedule has it.
-fn queue_with_backlog(change: fn(&mut CollectorConfig)) -> (Got, Stats) {
+/// A queue is created while two publish, and goes behind and comes back as often as the schedule has it. Its end comes when it has
+/// given `enough` lines.
+fn queue_with_backlog(enough: u64, change: fn(&mut CollectorConfig)) -> (Got, Stats) {
     let collector = collector(change);
     let senders = [0, 1].map(|number| sender(&collector, "m", number, 4));
+    let (counts, counted) = counted();
     let reading = {
         let collector = collector.clone();
-        spawn(move || read_with_breaks(&with_backlog(&collector)))
+        let goes_on = move |lines| {
+            // Nobody listens any more once it was enough.
+            let _ = counts.send(lines);
+            true
+        };
+        spawn(move || read_with_breaks(&with_backlog(&collector), goes_on))
     };
     lines_sent(senders);
+    wait_until_read(&counted, enough);
     // Were it created only now, it would be the new one of a finished machine.
     while collector.queue_to_read("m").is_none() {
         yield_now();
@@ -44,7 +52,7 @@ fn queue_with_backlog(change: fn(&mut CollectorConfig)) -> (Got, Stats) {
 #[test]
 fn a_queue_that_begins_with_its_backlog_has_every_line_once_and_in_order() {
     explore(|| {
-        let (got, stats) = queue_with_backlog(|_| {});
+        let (got, stats) = queue_with_backlog(16, |_| {});
         assert_eq!((got.lines.len(), got.told, stats.queue_lines_dropped), (16, 0, 0), "{got:?}");
         got.assert_gapless();
     });
@@ -53,69 +61,87 @@ fn a_queue_that_begins_with_its_backlog_has_every_line_once_and_in_order() {
 #[test]
 fn what_is_evicted_before_a_queue_that_is_behind_is_told() {
     explore(|| {
-        let (got, stats) = queue_with_backlog(|config| config.history_bytes = 1_500);
+        let (got, stats) = queue_with_backlog(0, |config| config.history_bytes = 1_500);
         assert_eq!(got.told, stats.queue_lines_dropped, "{got:?}");
     });
 }
 
-/// Looks at the machine until its end.
-fn look(collector: &LogCollector, start: &ViewStart) -> Got {
-    let mut view = MachineView::new(collector, "m", start, |_| true);
+/// Looks at the machine until its end, or until it has seen `enough`.
+fn look(mut view: MachineView, enough: u64) -> Got {
     let mut got = Got::default();
-    loop {
+    while got.total() < enough {
         match view.step() {
             Some(Seen::Lines(lines)) => lines.entries().for_each(|entry| got.note(&entry)),
             Some(Seen::Skipped(lines)) => got.told += lines.expect("in one process it is known"),
             Some(Seen::Past) => unreachable!("there is no spool"),
-            None if view.ended().is_some() => return got,
+            None if view.ended().is_some() => break,
             None => block_on(view.changed()),
         }
     }
+    got.assert_once();
+    got.assert_in_order();
+    got
 }
 
-fn looked_at(start: ViewStart, history_bytes: usize) -> Got {
-    let collector = collector(|config| config.history_bytes = history_bytes);
-    let senders = [0, 1].map(|number| sender(&collector, "m", number, 4));
-    let looking = [start, BACKLOG].map(|start| {
-        let collector = collector.clone();
-        spawn(move || look(&collector, &start))
-    });
-    lines_sent(senders);
-    collector.finish("m");
-    let [got, whole] = looking.map(|looking| looking.join().unwrap());
-    for got in [&got, &whole] {
-        got.assert_once();
-        got.assert_in_order();
-    }
-    assert_settled(collector);
-    assert!(whole.total() <= 16, "{whole:?}");
-    got
+fn view(collector: &LogCollector, start: &ViewStart) -> MachineView {
+    MachineView::new(collector, "m", start, |_| true)
 }
 
 #[test]
 fn who_looks_at_a_machine_sees_every_line_once_and_in_order() {
     explore(|| {
-        let got = looked_at(BACKLOG, 1 << 18);
+        let collector = collector(|_| {});
+        let senders = [0, 1].map(|number| sender(&collector, "m", number, 4));
+        let looking = {
+            let collector = collector.clone();
+            // No end wakes it: only lines do.
+            spawn(move || look(view(&collector, &BACKLOG), 16))
+        };
+        let got = looking.join().unwrap();
+        lines_sent(senders);
         assert_eq!((got.lines.len(), got.told), (16, 0), "{got:?}");
         got.assert_gapless();
+        assert_settled(collector);
     });
 }
 
 #[test]
 fn who_looks_at_a_machine_from_now_on_misses_nothing_from_then_on() {
-    explore(|| looked_at(ViewStart::default(), 1 << 18).assert_gapless());
+    explore(|| {
+        let collector = collector(|_| {});
+        let senders = [0, 1].map(|number| sender(&collector, "m", number, 4));
+        let looking = {
+            let collector = collector.clone();
+            spawn(move || look(view(&collector, &ViewStart::default()), u64::MAX))
+        };
+        lines_sent(senders);
+        collector.finish("m");
+        let got = looking.join().unwrap();
+        got.assert_gapless();
+        assert!(got.lines.iter().all(|line| got.lines.contains(&(line.0, 7))), "up to the end: {got:?}");
+        assert_settled(collector);
+    });
 }
 
 #[test]
 fn who_looks_at_a_machine_too_slowly_is_told_how_much_was_evicted() {
-    explore(|| drop(looked_at(BACKLOG, 1_500)));
+    explore(|| {
+        let collector = collector(|config| config.history_bytes = 1_500);
+        let view = view(&collector, &ViewStart::default());
+        let looking = spawn(move || look(view, 16));
+        let senders = [0, 1].map(|number| sender(&collector, "m", number, 4));
+        lines_sent(senders);
+        assert_eq!(looking.join().unwrap().total(), 16);
+        assert_settled(collector);
+    });
 }
 
-/// Looks at all machines until the shutdown. A machine's own numbers ascend without a gap, but for what was skipped.
-fn look_at_all(collector: &LogCollector, start: &ViewStart) -> Got {
-    let mut fleet = collector.fleet_from(start);
+/// Looks at all machines until the shutdown, or until it has seen `enough`. A machine's own numbers ascend without a gap, but for
+/// what was skipped.
+fn look_at_all(mut fleet: FleetStream, enough: u64) -> Got {
     let (mut got, mut seqs) = (Got::default(), HashMap::<String, u64>::new());
-    while let Some(batch) = block_on(fleet.next()) {
+    while got.total() < enough {
+        let Some(batch) = block_on(fleet.next()) else { break };
         got.told += batch.skipped_before();
         for entry in batch.entries() {
             got.note(&entry);
@@ -125,45 +151,60 @@ fn look_at_all(collector: &LogCollector, start: &ViewStart) -> Got {
             assert!(before.is_none_or(follows), "{} of {}", seq, entry.machine_id());
         }
     }
+    got.assert_once();
+    got.assert_in_order();
     got
 }
 
-fn all_looked_at(start: ViewStart, history_bytes: usize) -> Got {
-    let collector = collector(|config| config.history_bytes = history_bytes);
-    let senders = [("m", 0), ("n", 1), ("m", 2)].map(|(machine, number)| sender(&collector, machine, number, 3));
-    let looking = {
-        let collector = collector.clone();
-        spawn(move || look_at_all(&collector, &start))
-    };
-    lines_sent(senders);
-    collector.shut_down();
-    let got = looking.join().unwrap();
-    got.assert_once();
-    got.assert_in_order();
-    assert_settled(collector);
-    got
+fn senders_of_two_machines(collector: &LogCollector) -> [JoinHandle<u64>; 3] {
+    [("m", 0), ("n", 1), ("m", 2)].map(|(machine, number)| sender(collector, machine, number, 3))
 }
 
 #[test]
 fn who_looks_at_all_sees_every_line_once_and_in_order() {
     explore(|| {
-        let got = all_looked_at(BACKLOG, 1 << 18);
+        let collector = collector(|_| {});
+        let senders = senders_of_two_machines(&collector);
+        let looking = {
+            let collector = collector.clone();
+            spawn(move || look_at_all(collector.fleet_from(&BACKLOG), 18))
+        };
+        let got = looking.join().unwrap();
+        lines_sent(senders);
         assert_eq!((got.lines.len(), got.told), (18, 0), "{got:?}");
+        assert_settled(collector);
     });
 }
 
 #[test]
 fn who_looks_at_all_from_now_on_misses_nothing_from_then_on() {
     explore(|| {
-        let got = all_looked_at(ViewStart::default(), 1 << 18);
+        let collector = collector(|_| {});
+        let senders = senders_of_two_machines(&collector);
+        let looking = {
+            let collector = collector.clone();
+            spawn(move || look_at_all(collector.fleet(), u64::MAX))
+        };
+        lines_sent(senders);
+        collector.shut_down();
+        let got = looking.join().unwrap();
         assert_eq!(got.told, 0);
         got.assert_gapless();
+        assert!(got.lines.iter().all(|line| got.lines.contains(&(line.0, 5))), "up to the end: {got:?}");
+        assert_settled(collector);
     });
 }
 
 #[test]
 fn who_looks_at_all_too_slowly_is_told_how_much_was_evicted() {
-    explore(|| drop(all_looked_at(BACKLOG, 1_500)));
+    explore(|| {
+        let collector = collector(|config| config.history_bytes = 1_500);
+        let fleet = collector.fleet();
+        let looking = spawn(move || look_at_all(fleet, 18));
+        lines_sent(senders_of_two_machines(&collector));
+        assert_eq!(looking.join().unwrap().total(), 18);
+        assert_settled(collector);
+    });
 }
 
 /// The table has room for one machine: each line of another has the first forgotten, while bodies for it are on their way.
@@ -174,13 +215,11 @@ fn a_machine_that_is_forgotten_while_a_body_of_it_is_on_its_way_is_remembered_ag
         let senders = [("m", 0), ("n", 1), ("m", 2)].map(|(machine, number)| sender(&collector, machine, number, 2));
         let looking = {
             let collector = collector.clone();
-            spawn(move || look(&collector, &ViewStart::default()))
+            spawn(move || look(view(&collector, &ViewStart::default()), u64::MAX))
         };
         lines_sent(senders);
         collector.shut_down();
-        let got = looking.join().unwrap();
-        got.assert_once();
-        got.assert_in_order();
+        let _ = looking.join().unwrap();
         let machines = collector.all_machine_facts().len();
         let stats = assert_settled(collector);
         assert_eq!((stats.lines_received, stats.machines as usize), (12, machines));

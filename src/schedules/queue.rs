@@ -1,7 +1,7 @@
 //! One machine's queue: two who send, one who reads and breaks off, one who finishes the machine.
 
 use super::*;
-use crate::{LogQueue, SubscribeOptions, config::Full};
+use crate::{SubscribeOptions, config::Full};
 
 fn subscribed(collector: &LogCollector, full: Full) -> LogQueue {
     let options = SubscribeOptions { full: Some(full), ..SubscribeOptions::default() };
@@ -31,7 +31,7 @@ fn sent_read_and_finished(full: Full, change: fn(&mut CollectorConfig)) {
     let looking = observer(&queue, full);
     let reading = {
         let queue = queue.clone();
-        spawn(move || read_with_breaks(&queue))
+        spawn(move || read_with_breaks(&queue, always))
     };
     let finishing = {
         let collector = collector.clone();
@@ -87,18 +87,24 @@ fn a_queue_that_drops_its_oldest_tells_how_many() {
     explore(|| sent_read_and_finished(Full::DropOldest, |_| {}));
 }
 
-/// Readers share a queue, and each breaks off now and then: no line goes to two of them or to none, and none of them sleeps on.
+/// Readers share a queue, each breaks off now and then, and one leaves for good: no line goes to two of them or to none, and who
+/// stays is woken by lines alone.
 fn shared(full: Full) {
     let collector = collector(|_| {});
     let queue = subscribed(&collector, full);
-    let readers: Vec<_> = (0..2)
-        .map(|_| {
-            let queue = queue.clone();
-            spawn(move || read_with_breaks(&queue))
-        })
-        .collect();
+    let (counts, counted) = counted();
+    let readers = [u64::MAX, thread_rng().gen_range(0..6)].map(|most| {
+        let (queue, counts, mut left) = (queue.clone(), counts.clone(), most);
+        let goes_on = move |lines| {
+            left = left.saturating_sub(lines);
+            counts.send(lines).unwrap();
+            left > 0
+        };
+        spawn(move || read_with_breaks(&queue, goes_on))
+    });
     let senders = [0, 1].map(|number| sender(&collector, "m", number, 2));
     let accepted: u64 = senders.into_iter().map(|sender| sender.join().unwrap()).sum();
+    wait_until_read(&counted, accepted);
     collector.finish("m");
     let mut got = Got::default();
     for reader in readers {
@@ -127,4 +133,38 @@ fn readers_that_share_a_queue_that_blocks_make_room_for_its_senders() {
 #[test]
 fn readers_that_share_a_queue_that_drops_are_told_once() {
     explore(|| shared(Full::DropOldest));
+}
+
+/// A body of two lines for each of three readers, who leave when they have read one line or none.
+#[test]
+fn what_readers_give_back_is_in_order_again() {
+    explore(|| {
+        let collector = collector(|config| config.queue.lines = 6);
+        let queue = subscribed(&collector, Full::CatchUp);
+        for body in 0..3 {
+            let texts = [0, 1].map(|line| format!("0-{}", body * 2 + line));
+            let _ = insist(&collector, &texts.each_ref().map(|text| ("m", Kind::Stdout, &**text)));
+        }
+        let leaving = [0, 1, 1].map(|most| {
+            let queue = queue.clone();
+            spawn(move || {
+                let mut stream = LogStream::new(queue);
+                let mut got = Got::default();
+                assert!(block_on(stream.more()));
+                (0..most).for_each(|_| got.note_event(stream.ready_event().unwrap()));
+                got
+            })
+        });
+        let mut taken: Vec<_> = leaving.into_iter().flat_map(|reader| reader.join().unwrap().lines).collect();
+        collector.finish("m");
+        let mut got = Got::default();
+        read_the_rest(&queue, &mut got);
+        got.assert_in_order();
+        assert_eq!(got.lines.len(), 4);
+        taken.extend(got.lines);
+        taken.sort_unstable();
+        assert_eq!(taken, (0..6).map(|number| (0, number)).collect::<Vec<_>>());
+        drop(queue);
+        assert_settled(collector);
+    });
 }

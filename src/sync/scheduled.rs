@@ -3,6 +3,8 @@
 //! `Notify` is tokio's own, behind a place to switch at: under shuttle all threads share one of the system, so that each of its
 //! calls is one step, and it works with any executor's wakers.
 
+use std::sync::PoisonError;
+
 use shuttle::sync::atomic::{AtomicBool, Ordering::SeqCst};
 pub(crate) use shuttle::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use tokio::sync::futures::Notified;
@@ -16,7 +18,7 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().expect("who panicked has failed the test already")
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -29,11 +31,11 @@ impl<T> RwLock<T> {
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read().expect("who panicked has failed the test already")
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.0.write().expect("who panicked has failed the test already")
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
