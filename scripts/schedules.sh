@@ -5,10 +5,10 @@
 #
 # Usage: scripts/schedules.sh [NAME…]      tests of src/schedules/, by parts of their names
 #
-# SHUTTLE_ITERATIONS: how many of each test, at random and by priorities (5000). What fails prints SHUTTLE_RANDOM_SEED, and a schedule
+# SHUTTLE_ITERATIONS: how many of each test, at random and by priorities (4000). What fails prints SHUTTLE_RANDOM_SEED, and a schedule
 # for SHUTTLE_REPLAY: with either and the test's name it fails again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 RUSTFLAGS="${RUSTFLAGS:-} --cfg shuttle" \
-    cargo test --lib --no-default-features --target-dir target/shuttle -- "${@:-schedules::}"
+    cargo test --lib --no-default-features --features sinks --target-dir target/shuttle -- "${@:-schedules::}"

@@ -10,6 +10,8 @@ mod admission;
 mod budget;
 mod handover;
 mod queue;
+#[cfg(feature = "sinks")]
+mod sinks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,7 +44,7 @@ use crate::{
 };
 
 /// Iterations of each schedule by each scheduler, where `SHUTTLE_ITERATIONS` does not say.
-const ITERATIONS: usize = 5_000;
+const ITERATIONS: usize = 4_000;
 /// Changes of priority within an iteration.
 const CHANGES: usize = 3;
 

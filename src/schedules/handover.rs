@@ -225,3 +225,35 @@ fn a_machine_that_is_forgotten_while_a_body_of_it_is_on_its_way_is_remembered_ag
         assert_eq!((stats.lines_received, stats.machines as usize), (12, machines));
     });
 }
+
+/// A machine is subscribed, read to its end and finished, twice, while lines of it and of another come, and the table has room for one.
+#[test]
+fn queues_that_come_and_go_give_every_line_that_they_accepted() {
+    explore(|| {
+        let collector = collector(|config| config.machines.max = 1);
+        let [of_m, of_n] = [("m", 0), ("n", 1)].map(|(machine, number)| sender(&collector, machine, number, 3));
+        let coming = {
+            let collector = collector.clone();
+            spawn(move || {
+                let mut got = Got::default();
+                for _ in 0..2 {
+                    let queue = collector.subscribe("m").unwrap();
+                    let reading = spawn(move || read_with_breaks(&queue, always));
+                    yield_now();
+                    assert!(collector.finish("m"), "who subscribes makes it known");
+                    got.lines.extend(reading.join().unwrap().lines);
+                }
+                got
+            })
+        };
+        let accepted = of_m.join().unwrap();
+        assert_eq!(of_n.join().unwrap(), 0, "nobody is subscribed");
+        let got = coming.join().unwrap();
+        got.assert_once();
+        got.assert_in_order();
+        assert_eq!(got.total(), accepted, "{got:?}");
+        let machines = collector.all_machine_facts().len() as u64;
+        let stats = assert_settled(collector);
+        assert_eq!((stats.lines_received, stats.machines, stats.subscriptions), (12, machines, 0));
+    });
+}
