@@ -3,12 +3,13 @@
 # see src/schedules.rs. About a minute. By hand: it builds the library and what it needs once more, with shuttle's locks in place of
 # ours, which takes longer than that.
 #
-# Usage: scripts/schedules.sh [NAME…]      tests of src/schedules/, by parts of their names
+# Usage: scripts/schedules.sh [ROOM…]      budget, admission, queue, handover, sinks; or one of their tests, as queue::NAME
 #
 # SHUTTLE_ITERATIONS: how many of each test, at random and by priorities (4000). What fails prints SHUTTLE_RANDOM_SEED, and a schedule
-# for SHUTTLE_REPLAY: with either and the test's name it fails again.
+# for SHUTTLE_REPLAY: with either, and the test alone, it fails again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+[ "$#" -gt 0 ] || set -- ''
 RUSTFLAGS="${RUSTFLAGS:-} --cfg shuttle" \
-    cargo test --lib --no-default-features --features sinks --target-dir target/shuttle -- "${@:-schedules::}"
+    cargo test --lib --no-default-features --features sinks --target-dir target/shuttle -- "${@/#/schedules::}"
