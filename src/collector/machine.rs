@@ -18,7 +18,7 @@ use crate::{
     config,
     exit::{Exit, Exits},
     history::Trail,
-    queue::{Ended, Queue},
+    queue::{Ended, Queue, Wakes},
     sync::{
         Mutex, Notify,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -263,10 +263,17 @@ impl Machine {
     }
 
     /// Notes that the machine has lines in a batch that is published, and maybe tells there that it has exited.
-    pub(super) fn note_exit(&self, _state: &mut MachineState, exit: Option<Exit>, batch: &Batch, group: &Group) {
+    pub(super) fn note_exit(
+        &self,
+        _state: &mut MachineState,
+        exit: Option<Exit>,
+        batch: &Batch,
+        group: &Group,
+        wakes: &mut Wakes,
+    ) {
         let watched = if exit.is_some() { Some(self.watched()) } else { self.watched.get().map(|watched| &**watched) };
         if let Some(watched) = watched {
-            watched.exits.lock().note(exit, batch, group);
+            watched.exits.lock().note(exit, batch, group, wakes);
         }
     }
 
