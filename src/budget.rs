@@ -4,15 +4,12 @@
 //! One eighth is set apart for the compact copies of queues whose reader is not there (`Pool::Copies`); without it there
 //! would be no room for them just when there is need, because the bodies they are copied from fill the rest.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering, fence},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use tokio::sync::Notify;
+use crate::sync::{
+    Notified, Notify,
+    atomic::{AtomicUsize, Ordering, fence},
+};
 
 /// The part of the budget that compact copies of queued lines may use: one in so many bytes.
 const COPIES_SHARE: usize = 8;
@@ -176,7 +173,7 @@ impl fmt::Debug for Budget {
 /// A registered wait for room in a [`Budget`]; see [`Budget::room`].
 pub(crate) struct Room<'a> {
     budget: &'a Budget,
-    notified: std::pin::Pin<Box<tokio::sync::futures::Notified<'a>>>,
+    notified: std::pin::Pin<Box<Notified<'a>>>,
 }
 
 impl Room<'_> {

@@ -26,18 +26,14 @@ use std::{
     collections::hash_map::RandomState as StdRandomState,
     fmt,
     hash::BuildHasher,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use compact_str::CompactString;
 use dashmap::DashMap;
 use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 #[cfg(feature = "server")]
 pub(crate) use self::explain::Unexplained;
@@ -58,6 +54,10 @@ use crate::{
     journal::Journal,
     queue::{self, Began, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
+    sync::{
+        Mutex, MutexGuard, Notify,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// The longest id of a machine, in bytes; see the record rules.

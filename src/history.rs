@@ -13,10 +13,12 @@ mod past;
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
-use parking_lot::RwLock;
 
 pub(crate) use self::past::{Past, Start};
-use crate::batch::{Batch, Group, GroupRef};
+use crate::{
+    batch::{Batch, Group, GroupRef},
+    sync::RwLock,
+};
 
 /// The most groups a cursor looks ahead; beyond it walks back again, so that a reader far behind stays small.
 const PLAN_MAX: usize = 1024;

@@ -122,6 +122,10 @@ pub(crate) mod metrics;
 #[doc(hidden)]
 pub mod cli;
 
+mod sync;
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 #[cfg(test)]
 mod scratch;
 #[cfg(feature = "testing")]

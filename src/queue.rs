@@ -20,7 +20,6 @@ mod waiters;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 #[cfg(feature = "server")]
@@ -47,6 +46,7 @@ use crate::{
     collector::Ledger,
     config::Full,
     history::{Held, History, Trail},
+    sync::Mutex,
 };
 
 /// A `block` queue without a reader for so long refuses nobody any more.

@@ -5,24 +5,24 @@ use std::{
     fmt,
     hash::{BuildHasher, Hash, Hasher},
     num::NonZeroU32,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use compact_str::CompactString;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, FIRST_SEQ, Group, GroupRef},
     config,
     exit::{Exit, Exits},
     history::Trail,
-    queue::{Ended, Queue},
+    queue::{Ended, Queue, Wakes},
+    sync::{
+        Mutex, Notify,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// The window over which machines are ranked by their lines.
@@ -263,10 +263,17 @@ impl Machine {
     }
 
     /// Notes that the machine has lines in a batch that is published, and maybe tells there that it has exited.
-    pub(super) fn note_exit(&self, _state: &mut MachineState, exit: Option<Exit>, batch: &Batch, group: &Group) {
+    pub(super) fn note_exit(
+        &self,
+        _state: &mut MachineState,
+        exit: Option<Exit>,
+        batch: &Batch,
+        group: &Group,
+        wakes: &mut Wakes,
+    ) {
         let watched = if exit.is_some() { Some(self.watched()) } else { self.watched.get().map(|watched| &**watched) };
         if let Some(watched) = watched {
-            watched.exits.lock().note(exit, batch, group);
+            watched.exits.lock().note(exit, batch, group, wakes);
         }
     }
 

@@ -23,15 +23,10 @@ mod trace;
 mod unspooled;
 mod wants;
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 #[cfg(feature = "spool")]
 pub(crate) use self::spooled::RewindError;
@@ -56,6 +51,7 @@ use crate::{
     filter::Filter,
     journal::Loss,
     sink::{Rows, Run},
+    sync::{Mutex, MutexGuard, Notify, atomic::AtomicBool},
 };
 
 /// What an outlet without a spool does when it has no room.

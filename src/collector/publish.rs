@@ -193,7 +193,7 @@ impl LogCollector {
         let group = &batch.groups[index as usize];
         let mut state = machine.state.lock();
         let exit = exit.map(|exit| self.with_code(exit, machine));
-        machine.note_exit(&mut state, exit, batch, group);
+        machine.note_exit(&mut state, exit, batch, group, wakes);
         machine.trail.store(at, group.end_seq());
         self.note(&mut publisher.places, &mut state, batch, group, moment);
         let offered = state.live_queue().map(|queue| {

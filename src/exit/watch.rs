@@ -22,6 +22,7 @@ use super::{Exit, ExitStatus, LINGER_MAX, LOOKED_BACK_MAX, Mark, patterns::InitW
 use crate::{
     batch::{Batch, Group},
     collector::Machine,
+    queue::Wakes,
 };
 
 /// Of one machine: its last exit, and who waits for one.
@@ -35,7 +36,7 @@ pub(crate) struct Exits {
 
 impl Exits {
     /// The machine has lines in a batch that is published, and maybe tells an exit there.
-    pub(crate) fn note(&mut self, exit: Option<Exit>, batch: &Batch, group: &Group) {
+    pub(crate) fn note(&mut self, exit: Option<Exit>, batch: &Batch, group: &Group, wakes: &mut Wakes) {
         let status = exit.map(|exit| exit.status);
         match (&mut self.last, exit) {
             (last, Some(Exit { status, begins, .. })) => {
@@ -45,7 +46,7 @@ impl Exits {
             (None, None) => {}
         }
         let late_code = self.last.as_mut().filter(|_| exit.is_none()).and_then(|last| late_code(last, batch, group));
-        self.watches.iter().for_each(|watched| watched.note(status, late_code, batch));
+        self.watches.iter().for_each(|watched| watched.note(status, late_code, batch, wakes));
     }
 
     /// Notes an exit that was told before this process knew the machine.
@@ -119,7 +120,7 @@ struct Told {
 }
 
 impl Watched {
-    fn note(&self, exit: Option<ExitStatus>, late_code: Option<i32>, batch: &Batch) {
+    fn note(&self, exit: Option<ExitStatus>, late_code: Option<i32>, batch: &Batch, wakes: &mut Wakes) {
         // Of many readers of a machine that runs none costs its batches a lock. Told only by who has the machine's.
         if exit.is_none() && !self.is_told.load(Relaxed) {
             return;
@@ -131,7 +132,7 @@ impl Watched {
                 state.mark = exit.map(|status| Mark::new(status, batch.seq, batch.received));
                 if exit.is_some() {
                     self.is_told.store(true, Relaxed);
-                    state.waker.take().into_iter().for_each(Waker::wake);
+                    state.waker.take().into_iter().for_each(|waker| wakes.push(waker));
                 }
             }
             Some(_) if state.end.is_some() => {}
@@ -188,12 +189,16 @@ impl ExitWatch {
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let at = {
+                // Wakers are cloned and dropped with the lock not held; see [`Wakes`].
+                let own = cx.waker().clone();
                 let mut state = self.watched.state.lock();
                 if state.end.is_some() {
                     return Poll::Ready(());
                 }
                 let Some(mark) = state.mark else {
-                    state.waker = Some(cx.waker().clone());
+                    let replaced = state.waker.replace(own);
+                    drop(state);
+                    drop(replaced);
                     return Poll::Pending;
                 };
                 mark.deadline(self.watched.linger)

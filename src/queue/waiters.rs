@@ -16,6 +16,11 @@ impl Wakes {
     pub(crate) fn with_capacity(queues: usize) -> Self {
         Self(SmallVec::with_capacity(queues))
     }
+
+    /// Has that task woken, too.
+    pub(crate) fn push(&mut self, waker: Waker) {
+        self.0.push(waker);
+    }
 }
 
 impl Drop for Wakes {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Told whether every line that was wanted is in a store.
 type Then = Box<dyn FnOnce(bool) + Send>;

@@ -8,12 +8,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use super::SinkReason;
 use crate::{
     batch::{Batch, EntryId},
     journal::{Loss, widest},
+    sync::Mutex,
 };
 
 /// Machines whose losses are told apart, for each reason.

@@ -1,14 +1,7 @@
 //! What sinks want of a body on its way in.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
-use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -18,6 +11,10 @@ use crate::{
     collector::SinkStats,
     journal::Loss,
     queue::Offered,
+    sync::{
+        Mutex, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Bodies that one sink may be asked to acknowledge and has not: some 300 bytes each.

@@ -55,13 +55,18 @@ fn poll(stream: &mut LogStream, waker: &Waker) {
     assert!(Pin::new(stream).poll_next(&mut Context::from_waker(waker)).is_pending());
 }
 
-/// A reader that waits with a waker that holds another one; and whether that waker ran.
-fn waiting(collector: &LogCollector, queue: &LogQueue) -> (LogStream, Arc<AtomicBool>) {
+/// A waker that holds a reader which waits; and whether it ran.
+fn holding(collector: &LogCollector, queue: &LogQueue) -> (Waker, Arc<AtomicBool>) {
     let mut held = LogStream::new(queue.clone());
     poll(&mut held, Waker::noop());
     let ran = Arc::default();
     let (collector, stream) = (collector.clone(), Mutex::new(Some(held)));
-    let waker = Waker::from(Arc::new(Holding { collector, stream, ran: Arc::clone(&ran) }));
+    (Waker::from(Arc::new(Holding { collector, stream, ran: Arc::clone(&ran) })), ran)
+}
+
+/// A reader that waits with a waker that holds another one; and whether that waker ran.
+fn waiting(collector: &LogCollector, queue: &LogQueue) -> (LogStream, Arc<AtomicBool>) {
+    let (waker, ran) = holding(collector, queue);
     let mut stream = LogStream::new(queue.clone());
     poll(&mut stream, &waker);
     (stream, ran)
@@ -91,6 +96,22 @@ fn the_end_wakes_a_reader_with_no_lock_held() {
     assert_runs(|collector, _, _stream| assert!(collector.finish("m")));
     assert_runs(|collector, _, _stream| collector.finish_all());
     assert_runs(|collector, _, _stream| collector.shut_down());
+}
+
+#[test]
+fn an_exit_wakes_a_reader_with_no_lock_held() {
+    let exited =
+        r#"{"event":{"provider":"runner"},"instance":"m","message":"machine exited with exit code 0, not restarting"}"#;
+    assert_runs(move |collector, queue, stream| {
+        // The queue takes no line of the platform's: it is the exit that wakes.
+        let mut exiting = LogStream::new(queue.clone()).until_exit(Duration::ZERO);
+        let (waker, ran) = holding(collector, queue);
+        poll(&mut exiting, &waker);
+        drop(waker);
+        let _ = collector.push(exited).unwrap();
+        assert!(ran.load(SeqCst));
+        drop((stream, exiting));
+    });
 }
 
 #[test]
