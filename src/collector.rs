@@ -22,13 +22,7 @@ mod spooled;
 #[cfg(all(feature = "server", not(feature = "spool")))]
 mod unspooled;
 
-use std::{
-    collections::hash_map::RandomState as StdRandomState,
-    fmt,
-    hash::BuildHasher,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::hash_map::RandomState as StdRandomState, fmt, hash::BuildHasher, sync::Arc, time::Duration};
 
 use compact_str::CompactString;
 use dashmap::DashMap;
@@ -810,7 +804,9 @@ impl LogCollector {
     }
 
     fn abandon_and_tidy(&self, now: Instant) {
-        for (machine, queue) in self.shared.roster.lock().all() {
+        // Not in the loop's head, which would hold the lock until the loop's end.
+        let queues = self.shared.roster.lock().all();
+        for (machine, queue) in queues {
             let facts = queue.facts();
             if facts.readers == 0 && facts.lines > 0 {
                 let mut publisher = self.shared.publisher.lock();

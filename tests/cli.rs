@@ -696,6 +696,10 @@ mod reports {
         let losing = whole("503 Service Unavailable", r#"{"status":"failing","reasons":["losing lines"]}"#);
         let losing = Drain::answering(vec![losing]).run(&["health"]);
         assert_eq!((losing.code, losing.out.as_str()), (69, "unhealthy\n  losing lines\n"));
+        let senders = whole("405 Method Not Allowed", r#"{"detail":"GET is not allowed here"}"#);
+        let wrong = Drain::answering(vec![senders]).run(&["health"]);
+        assert_eq!((wrong.code, wrong.out.as_str()), (69, ""));
+        assert!(wrong.err.contains("GET is not allowed here: it looks like the listener for senders"), "{wrong:?}");
     }
 
     #[test]

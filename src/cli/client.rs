@@ -237,8 +237,12 @@ impl Client {
     }
 
     pub(super) fn refused(&self, status: StatusCode, body: &[u8]) -> AskError {
-        let had_token = self.token.is_some();
-        AskError::Refused { url: self.target.to_string(), status, detail: detail(body), had_token }
+        let (had_token, mut detail) = (self.token.is_some(), detail(body));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            detail
+                .push_str(": it looks like the listener for senders, and readers ask the control listener (port 8081)");
+        }
+        AskError::Refused { url: self.target.to_string(), status, detail, had_token }
     }
 }
 

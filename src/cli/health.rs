@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use hyper::StatusCode;
 use serde_json::Value;
 
 use super::{
@@ -28,6 +29,9 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let client = Client::new(&args.client)?;
     let (status, body) = client.ask_whole("/healthz").await?;
     let healthy = status.is_success();
+    if !healthy && status != StatusCode::SERVICE_UNAVAILABLE {
+        return Err(client.refused(status, &body).into());
+    }
     let out =
         if args.json { String::from_utf8_lossy(&body).trim_end().to_owned() + "\n" } else { verdict(healthy, &body) };
     print(out.as_bytes())?;

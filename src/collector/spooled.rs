@@ -92,6 +92,18 @@ impl LogCollector {
         }
     }
 
+    /// Makes a machine known of which an earlier process has kept lines. `false`: there are none. Waits for the disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn recall_machine(&self, machine_id: &str) -> bool {
+        let end = self.shared.history.end().0;
+        let kept = self.shared.history.past().and_then(|past| past.batch_before(end, Some(machine_id)));
+        if kept.is_some() {
+            let (machine, _publisher) = self.machine_for_good(machine_id);
+            self.see(&mut machine.state.lock());
+        }
+        kept.is_some()
+    }
+
     /// A collector that keeps every body in the spool in `dir` before it takes it, and goes on from what is there: its lines,
     /// and its queues. Waits for the disk.
     ///

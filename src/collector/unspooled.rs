@@ -28,4 +28,10 @@ impl LogCollector {
     pub(crate) fn store_positions(&self, _durably: bool) {}
 
     pub(crate) fn close_spool(&self) {}
+
+    pub(crate) fn store_subscriptions(&self) {}
+
+    pub(crate) fn recall_machine(&self, _machine_id: &str) -> bool {
+        false
+    }
 }

@@ -377,13 +377,17 @@ impl Asked<'_> {
                     .subscribed(options.backlog, move |collector, id| collector.subscribe_with(id, options))
                     .await?;
                 let (_, is_new) = subscribed.map_err(machines::not_subscribed)?;
+                self.stored().await?;
                 if is_new { StatusCode::CREATED } else { StatusCode::OK }
             }
             "DELETE" => {
                 let linger = query.duration("linger")?.unwrap_or_default();
-                if !collector.finish_after(self.id, linger) {
+                let is_known = collector.finish_after(self.id, linger)
+                    || self.recalled().await? && collector.finish_after(self.id, linger);
+                if !is_known {
                     return Err(machines::never_seen(self.id));
                 }
+                self.stored().await?;
                 StatusCode::ACCEPTED
             }
             _ => StatusCode::OK,
@@ -438,6 +442,7 @@ impl Asked<'_> {
         }
         let consume = self.subscribed(options.backlog, move |collector, id| collector.queue_to_consume(id, options));
         let consume = consume.await?.map_err(machines::not_subscribed)?;
+        self.stored().await?;
         let source = match consume {
             Consume::Queue(queue) => Source::Queue(match until_exit {
                 Some(linger) => LogStream::new(queue).until_exit(linger),
@@ -469,6 +474,21 @@ impl Asked<'_> {
         }
         let (collector, id) = (collector.clone(), self.id.to_owned());
         aside(move || subscribe(&collector, &id)).await
+    }
+
+    /// With a spool: waits until what was subscribed or finished is on the disk, so that a crash does not undo the answer.
+    async fn stored(&self) -> Result<(), Problem> {
+        let collector = self.state.collector.clone();
+        if !collector.keeps_bodies() {
+            return Ok(());
+        }
+        aside(move || collector.store_subscriptions()).await
+    }
+
+    /// Whether an earlier process has kept lines of the machine, which is known from then on.
+    async fn recalled(&self) -> Result<bool, Problem> {
+        let (collector, id) = (self.state.collector.clone(), self.id.to_owned());
+        aside(move || collector.recall_machine(&id)).await
     }
 
     async fn logs(&self, query: &Query<'_>) -> Result<Response<Body>, Problem> {

@@ -80,16 +80,18 @@ impl Sample {
 
     /// The progress line.
     pub(crate) fn line(&self) -> String {
+        // Nothing is ever so fast or so small: nobody has measured it.
+        let known = |value: f64, digits: usize| if value > 0.0 { format!("{value:.digits$}") } else { "-".to_owned() };
         format!(
-            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8.2} ms  end to end {:>8.2} ms  behind {:>7.1} ms  refused {:>6}/s  RSS {:>5.0} MB",
+            "{:>5.0} s  sent {:>9}/s  read {:>9}/s  p99 answer {:>8} ms  end to end {:>8} ms  behind {:>7.1} ms  refused {:>6}/s  RSS {:>5} MB",
             self.at_seconds,
             thousands(self.sent_per_second),
             thousands(self.read_per_second),
-            self.answer_p99_ms,
-            self.end_to_end_p99_ms,
+            known(self.answer_p99_ms, 2),
+            known(self.end_to_end_p99_ms, 2),
             self.behind_ms,
             thousands(self.refused_per_second),
-            self.resident_bytes / 1e6
+            known(self.resident_bytes / 1e6, 0)
         )
     }
 }

@@ -174,6 +174,16 @@ impl LogCollector {
         }
     }
 
+    /// Makes durable now which queues there are and which machines are finished. Waits for the disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn store_subscriptions(&self) {
+        let Some(spool) = self.spool() else { return };
+        self.store_finished(spool);
+        if let Err(error) = spool.store_tables() {
+            tracing::error!(%error, "a subscription could not be stored");
+        }
+    }
+
     /// Notes a queue if it was just created. Not with the publish lock held: this may wait for the disk.
     pub(in super::super) fn store_new_position(&self, machine: &Machine, (queue, is_new): &(LogQueue, bool)) {
         if let Some(spool) = self.spool().filter(|_| *is_new) {
