@@ -294,8 +294,12 @@ impl Run {
         report.drain_cpus = cpu.map(|cpu| cpu.as_secs_f64() / elapsed.as_secs_f64());
         report.calibrated = calibrated;
         report.began_at_seconds = self.meter.since_epoch(began).as_secs_f64();
-        report.seconds = elapsed.as_secs_f64();
-        report.lines_per_second = lines as f64 / elapsed.as_secs_f64();
+        // A schedule goes on behind its last body, until the next would be due.
+        let load = &self.scenario.load;
+        let is_scheduled = report.profile.is_some() && load.lines.is_none() && !was_interrupted;
+        let sending = if is_scheduled { elapsed.max(load.duration.0) } else { elapsed };
+        report.seconds = sending.as_secs_f64();
+        report.lines_per_second = lines as f64 / report.seconds;
         report.samples = samples;
         report.interrupted = was_interrupted;
         report.judge_readers(&told, &sent);

@@ -109,7 +109,11 @@ fn rate(machine: &Value) -> String {
 
 fn latency(machine: &Value) -> String {
     let seconds = machine.get("latency_p99_seconds").and_then(Value::as_f64);
-    seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.1}ms", seconds * 1e3))
+    match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds < 1.0 => format!("{:.1}ms", seconds * 1e3),
+        Some(seconds) => format!("{seconds:.1}s"),
+    }
 }
 
 /// How long ago it was last seen, in whole seconds.
@@ -129,13 +133,14 @@ mod tests {
     #[test]
     fn missing_and_unknown_members_do_not_matter() {
         let answer = serde_json::json!({"machines": [
-            {"machine_id": "a", "lines": 12345, "lines_per_second": 2.25, "last_seen": "2026-01-01T00:00:00Z", "new": []},
-            {"machine_id": "b\u{1b}[2J", "queue_lines": null},
+            {"machine_id": "a", "lines": 12345, "lines_per_second": 2.25, "latency_p99_seconds": 0.0123, "last_seen": "2026-01-01T00:00:00Z", "new": []},
+            {"machine_id": "b\u{1b}[2J", "queue_lines": null, "latency_p99_seconds": 16.6933},
         ]});
         let now = "2026-01-01T00:01:05Z".parse().unwrap();
         let text = String::from_utf8(table(&answer, now).render()).unwrap();
         assert!(text.contains("12,345"), "{text}");
         assert!(text.contains("1m5s ago"), "{text}");
+        assert!(text.contains("12.3ms") && text.contains("16.7s"), "{text}");
         assert!(text.contains("b\\x1b[2J"), "{text}");
     }
 }
