@@ -17,6 +17,7 @@ mod view;
 use crate::client::chain;
 use crate::compare::write_json;
 use crate::failure::Failure;
+use crate::generate::new_run;
 use crate::random::Random;
 use crate::report::Latency;
 use crate::run::histogram;
@@ -181,7 +182,7 @@ pub(crate) fn run(args: &CrashArgs) -> Result<(), Failure> {
     args.check()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = args.seed.unwrap_or(now.as_nanos() as u64 % 1_000_000_000);
-    let run = now.as_nanos() as u32 ^ std::process::id();
+    let run = new_run();
     let dir = args.directory(run)?;
     eprintln!("seed {seed}, directory {}", dir.display());
     let disk = if args.inject == Some(Fault::FullDisk) { Some(SmallDisk::mount(&dir, args.overload)?) } else { None };

@@ -10,6 +10,7 @@ use template::{Template, Templates};
 
 use crate::random::{Alias, Random, zipf_weights};
 use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How the lines of a body are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
@@ -58,6 +59,12 @@ impl Default for RecordSpec {
             shapes: Shapes::Fly,
         }
     }
+}
+
+/// The number of a run that begins now: two runs against one drain must not share machines.
+pub(crate) fn new_run() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u32 ^ std::process::id()
 }
 
 /// A machine as the generator sees it: its id and how many lines it has sent, stdout and stderr apart, because a

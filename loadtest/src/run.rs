@@ -8,7 +8,7 @@ mod sender;
 use crate::client::Target;
 use crate::compare::write_json;
 use crate::failure::Failure;
-use crate::generate::{Generator, Machine, run_id};
+use crate::generate::{Generator, Machine, new_run, run_id};
 use crate::process::{self, Launch, Server};
 use crate::random::zipf_weights;
 use crate::report::{Look, Memory, Report, Sample};
@@ -28,7 +28,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -224,12 +224,9 @@ impl Run {
             Some(url) => Some(Target::resolve(url, args.control_token.clone()).await?),
             None => None,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        // Two runs against one drain must not share machines.
-        let run = (now.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
         let run = Self {
             scenario,
-            run,
+            run: new_run(),
             control,
             meter: Arc::new(Meter::new()),
             sent: watch::Sender::new(None),

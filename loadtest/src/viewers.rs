@@ -6,7 +6,7 @@ mod viewer;
 use crate::client::Target;
 use crate::compare::write_json;
 use crate::failure::Failure;
-use crate::generate::{Generator, Machine, MachineId, RecordSpec};
+use crate::generate::{Generator, Machine, MachineId, RecordSpec, new_run};
 use crate::healthy::Healthy;
 use crate::process::{self, Launch, Server};
 use crate::report::Latency;
@@ -16,7 +16,7 @@ pub(crate) use report::{COST_MAX, Measured};
 use report::{Cut, Load, Report, Round, Told};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use viewer::{Counts, Viewer};
 
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &ViewersArgs) -> Result<(), Failure> {
     });
     let runtime = builder.build().map_err(Failure::io)?;
     let mut server = Server::start("drain", &launch)?;
-    let report = runtime.block_on(Viewers::start(args, &server)?.all());
+    let report = runtime.block_on(async { Viewers::start(args, &server).await?.all().await });
     let mut report = report.map_err(|failure| server.explain(failure))?;
     drop(server);
     eprintln!("{} viewers that never read on", args.viewers);
@@ -126,7 +126,7 @@ pub(crate) fn run(args: &ViewersArgs) -> Result<(), Failure> {
 /// Viewers that never read on, at a drain that has little patience.
 fn cut(args: &ViewersArgs, launch: &Launch<'_>, runtime: &tokio::runtime::Runtime) -> Result<Cut, Failure> {
     let mut server = Server::start("drain", launch)?;
-    let cut = runtime.block_on(Viewers::start(args, &server)?.cut());
+    let cut = runtime.block_on(async { Viewers::start(args, &server).await?.cut().await });
     cut.map_err(|failure| server.explain(failure))
 }
 
@@ -141,17 +141,10 @@ struct Viewers<'a> {
 }
 
 impl<'a> Viewers<'a> {
-    fn start(args: &'a ViewersArgs, server: &'a Server) -> Result<Self, Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let run = now.as_nanos() as u32 ^ std::process::id();
-        let target = |url: &str| {
-            let authority = url.trim_start_matches("http://").to_owned();
-            let address =
-                authority.parse().map_err(|error: std::net::AddrParseError| Failure::io(format!("{url}: {error}")))?;
-            Ok::<_, Failure>(Target { address, authority, token: None })
-        };
-        let (ingest, control) = (target(&server.ingest)?, target(&server.control)?);
-        let mut viewers = Self { args, server, run, ingest, control, senders: Vec::new() };
+    async fn start(args: &'a ViewersArgs, server: &'a Server) -> Result<Self, Failure> {
+        let ingest = Target::resolve(&server.ingest, None).await?;
+        let control = Target::resolve(&server.control, None).await?;
+        let mut viewers = Self { args, server, run: new_run(), ingest, control, senders: Vec::new() };
         viewers.senders = (0..SENDERS).map(|number| viewers.sender(number)).collect();
         Ok(viewers)
     }
