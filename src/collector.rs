@@ -34,7 +34,7 @@ pub(crate) use self::explain::Unexplained;
 pub use self::facts::{MachineFacts, SinkStats, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine};
 use self::{
-    machine::{ById, Life},
+    machine::{ById, Life, MachineState},
     outlet::Outlets,
     publish::Publisher,
     roster::Roster,
@@ -505,9 +505,8 @@ impl LogCollector {
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
             state.dropped_before += old.facts().dropped;
         }
-        let before = std::mem::replace(&mut state.life, Life::Live);
+        self.enter(machine, &mut state, Life::Live);
         state.touched = now;
-        self.note_live(machine, &before);
         self.see(&mut state);
         drop(state);
         machine.blocks.store(terms.full == Full::Block, Relaxed);
@@ -548,9 +547,7 @@ impl LogCollector {
         if state.ended().is_some() {
             return Lingering::Settled;
         }
-        let before = std::mem::replace(&mut state.life, Life::Lingering(Box::new(at)));
-        #[cfg(feature = "spool")]
-        self.note_finished(&machine, Some(at));
+        let before = self.enter(&machine, &mut state, Life::Lingering(Box::new(at)));
         drop(state);
         match before {
             Life::Lingering(pending) if *pending <= at => Lingering::Settled,
@@ -585,12 +582,7 @@ impl LogCollector {
         if state.ended().is_some() {
             return;
         }
-        let now = Instant::now();
-        state.life = Life::Finished(Box::new(now), ended);
-        #[cfg(feature = "spool")]
-        if ended == Ended::Finished {
-            self.note_finished(machine, Some(now));
-        }
+        self.enter(machine, &mut state, Life::Finished(Box::new(Instant::now()), ended));
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
             queue.end(ended, machine.trail.load(), wakes);
@@ -601,14 +593,13 @@ impl LogCollector {
         self.shared.budget.announce_room();
     }
 
-    /// Notes of a machine that was finished, or was to be, that it is no more.
-    fn note_live(&self, machine: &Machine, before: &Life) {
+    /// Every change of a machine's life, which is noted for the next process. Returns what it was.
+    fn enter(&self, machine: &Machine, state: &mut MachineState, life: Life) -> Life {
         #[cfg(feature = "spool")]
-        if *before != Life::Live {
-            self.note_finished(machine, None);
-        }
+        self.note_life(machine, &state.life, &life);
         #[cfg(not(feature = "spool"))]
-        let _ = (machine, before);
+        let _ = machine;
+        std::mem::replace(&mut state.life, life)
     }
 
     /// Ends every machine's log that is subscribed, behind what is queued.
@@ -738,7 +729,7 @@ impl LogCollector {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
         let queue = state.queue.take();
-        self.note_live(machine, &state.life);
+        self.enter(machine, &mut state, Life::Live);
         drop(state);
         self.shared.table.remove_if(machine.id.as_str(), |held, ()| Arc::ptr_eq(&held.0, machine));
         self.shared.machines.fetch_sub(1, Relaxed);
@@ -764,7 +755,6 @@ impl LogCollector {
             }
         }
         machine.forgotten.store(false, Relaxed);
-        machine.state.lock().life = Life::Live;
         self.shared.machines.fetch_add(1, Relaxed);
     }
 

@@ -374,9 +374,15 @@ impl Spool {
 
 impl Log {
     fn store_tables(&self) -> io::Result<()> {
-        let stored =
-            [&self.cursors, &self.positions, &self.finished, &self.damage].map(|table| table.lock().store(&*self.fs));
-        stored.into_iter().collect()
+        let stored = [&self.cursors, &self.damage].map(|table| table.lock().store(&*self.fs));
+        stored.into_iter().chain([self.store_queues()]).collect()
+    }
+
+    /// Together, who is finished first: no queue that is on the disk may find there that its machine had ended before.
+    fn store_queues(&self) -> io::Result<()> {
+        let (mut finished, mut positions) = (self.finished.lock(), self.positions.lock());
+        finished.store(&*self.fs)?;
+        positions.store(&*self.fs)
     }
 
     fn counted(&self) -> Counted {

@@ -1,7 +1,7 @@
 //! Machines that are finished, or are to be: noted as that changes, and so again in the next process. Who resumes in such a
 //! machine's log after a restart is told its end, and waits for nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use compact_str::CompactString;
 use jiff::Timestamp;
@@ -19,9 +19,9 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(in super::super) struct Finishing {
-    /// What is still to be stored, in order: when a machine is finished, or that it is not. Kept apart from the spool's table, since
-    /// whoever changes it holds the publish lock, and the table's is held over a sync.
-    changes: Mutex<Vec<(CompactString, Option<Timestamp>)>>,
+    /// What is still to be stored: when a machine is finished, or that it is not. Kept apart from the spool's table, since whoever
+    /// changes it holds the publish lock, and the table's is held over a sync.
+    changes: Mutex<HashMap<CompactString, Option<Timestamp>>>,
     /// Machines that an earlier process was to finish and has not.
     lingering: Mutex<Vec<Arc<Machine>>>,
 }
@@ -34,11 +34,17 @@ fn time_of(moment: Instant) -> Timestamp {
 }
 
 impl LogCollector {
-    /// Notes that a machine is finished at `at`, or with `None` that it is not.
-    pub(in super::super) fn note_finished(&self, machine: &Machine, at: Option<Instant>) {
+    /// Notes when a machine is finished or is to be, or that it is not any more.
+    pub(in super::super) fn note_life(&self, machine: &Machine, before: &Life, life: &Life) {
+        let at = match life {
+            Life::Live if *before == Life::Live => return,
+            // It goes on in the next process as if there had been no stop.
+            Life::Finished(_, Ended::Shutdown) => return,
+            Life::Live => None,
+            Life::Lingering(at) | Life::Finished(at, Ended::Finished) => Some(time_of(**at)),
+        };
         if self.spool().is_some() {
-            let at = at.map(time_of);
-            self.shared.finishing.changes.lock().push((machine.id.clone(), at));
+            self.shared.finishing.changes.lock().insert(machine.id.clone(), at);
         }
     }
 
@@ -81,10 +87,9 @@ impl LogCollector {
             self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
             // Kept for as long as if there had been no restart.
             let then = now.checked_sub(ago).unwrap_or(now);
-            machine.state.lock().life = Life::Finished(Box::new(then), Ended::Finished);
-            self.note_finished(&machine, Some(then));
+            self.enter(&machine, &mut machine.state.lock(), Life::Finished(Box::new(then), Ended::Finished));
         } else {
-            state.life = Life::Lingering(Box::new(now + ahead));
+            self.enter(&machine, &mut state, Life::Lingering(Box::new(now + ahead)));
             drop(state);
             self.shared.finishing.lingering.lock().push(machine);
         }

@@ -138,7 +138,6 @@ impl LogCollector {
     /// Notes where every queue stands; durable within a second, or now with `durably`.
     pub(crate) fn store_positions(&self, durably: bool) {
         let Some(spool) = self.spool() else { return };
-        self.store_finished(spool);
         let mut stored = self.shared.stored.lock();
         // Looked at before any queue is: what comes later is not yet known of all.
         let known_to = self.shared.history.end().0;
@@ -169,24 +168,28 @@ impl LogCollector {
         }
         stored.positions = now;
         drop(stored);
-        if durably && let Err(error) = spool.store_tables() {
-            tracing::error!(%error, "the queues' positions could not be stored");
+        if durably {
+            self.store_subscriptions();
+        } else {
+            self.store_finished(spool);
         }
     }
 
-    /// Makes durable now which queues there are and which machines are finished. Waits for the disk.
-    #[cfg(feature = "server")]
+    /// Makes durable now which queues there are, where they were last noted to stand, and which machines are finished. Waits for the
+    /// disk.
     pub(crate) fn store_subscriptions(&self) {
         let Some(spool) = self.spool() else { return };
         self.store_finished(spool);
         if let Err(error) = spool.store_tables() {
-            tracing::error!(%error, "a subscription could not be stored");
+            tracing::error!(%error, "the queues' positions could not be stored");
         }
     }
 
     /// Notes a queue if it was just created. Not with the publish lock held: this may wait for the disk.
     pub(in super::super) fn store_new_position(&self, machine: &Machine, (queue, is_new): &(LogQueue, bool)) {
         if let Some(spool) = self.spool().filter(|_| *is_new) {
+            // First: the next process must not find the queue beside its machine's end of before.
+            self.store_finished(spool);
             spool.set_position(&machine.id, &self.position(machine, queue.inner()));
         }
     }

@@ -84,3 +84,17 @@ async fn a_finish_counts_from_when_it_was_not_from_the_restart() {
     let [(machine, at)] = &*kept else { panic!("{kept:?}") };
     assert!(machine == "other" && *at <= ago(Duration::from_secs(59)), "{at}");
 }
+
+#[tokio::test]
+async fn a_queue_that_is_noted_is_not_found_beside_its_machines_end_of_before() {
+    let dir = Dir::new();
+    let first = dir.open();
+    push_bodies(&first, 0..1);
+    assert!(first.finish("m"));
+    first.store_positions(true);
+    drop(first.subscribe("m").unwrap());
+    // The spool stores its tables on its own, too: what a kill would leave then is what they hold now.
+    first.spool().unwrap().store_tables().unwrap();
+    assert!(first.spool().unwrap().finished().iter().all(|(machine, _)| machine != "m"));
+    assert!(first.spool().unwrap().positions().iter().any(|(machine, _)| machine == "m"));
+}
