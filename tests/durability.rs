@@ -136,7 +136,8 @@ async fn a_finished_machine_is_told_to_be_so_after_a_restart() {
     drain.kill();
 
     let drain = Spooled::start(&dir);
-    let told = text(drain.0.control, "/api/v1/machines/a/logs").await;
+    // Whoever follows a machine that is not finished waits for more: not longer than this, so that it shows.
+    let told = text(drain.0.control, "/api/v1/machines/a/logs?item_timeout=10s").await;
     let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["message"], &lines[1]["reason"]), (&"last words".into(), &"finished".into()));
     let behind = format!("/api/v1/machines/a/logs?after={}", lines[0]["id"].as_str().unwrap());

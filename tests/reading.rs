@@ -827,10 +827,12 @@ async fn delete_finishes_after_its_linger() {
     unknown.problem().await;
     let mut queue = drain.get(&format!("{M}/m/queue")).await;
     assert_eq!(drain.send("DELETE", &format!("{M}/m?linger=150ms"), &[]).await.status, 202);
-    assert_eq!(drain.json(&format!("{M}/m")).await["state"], "live");
+    let told = drain.json(&format!("{M}/m")).await;
+    assert_eq!((&told["state"], told["finishes_at"].is_string()), (&"live".into(), true));
     drain.push("m", 0..2);
     assert_eq!(queue.until_end().await, (numbers(0..2), "finished".into()));
-    assert_eq!(drain.json(&format!("{M}/m")).await["state"], "finished");
+    let told = drain.json(&format!("{M}/m")).await;
+    assert_eq!((&told["state"], &told["finishes_at"]), (&"finished".into(), &Value::Null));
     assert_eq!(drain.send("DELETE", &format!("{M}/m?linger=soon"), &[]).await.status, 400);
 }
 
@@ -1022,23 +1024,36 @@ async fn a_connection_serves_one_answer_after_another() {
     }
 }
 
-#[tokio::test]
-async fn the_other_rooms_are_heard_too() {
-    let drain = Drain::new().await;
-    let ingest = drain.server.ingest_addr().unwrap();
-    let body = "{\"message\":\"of nobody\"}\n\u{1}nonsense\n{\"instance\":\"m\",\"message\":\"fine\"}\n";
+async fn post(ingest: SocketAddr, body: &str) {
     let mut sender = TcpStream::connect(ingest).await.unwrap();
     let head = format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     sender.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     let mut answer = String::new();
     timeout(SOON, sender.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_array_that_is_cut_off_where_nothing_stands_is_told_to_be_so() {
+    let drain = Drain::new().await;
+    post(drain.server.ingest_addr().unwrap(), "[{\"instance\":\"m\"},").await;
+    let rejected = drain.json("/api/v1/rejected").await;
+    let told = &rejected["rejected"][0];
+    assert_eq!((&told["bytes"], &told["detail"]), (&"".into(), &"the body ends where more must come".into()));
+}
+
+#[tokio::test]
+async fn the_other_rooms_are_heard_too() {
+    let drain = Drain::new().await;
+    let ingest = drain.server.ingest_addr().unwrap();
+    let body = "{\"message\":\"of nobody\"}\n\u{1}nonsense\n{\"instance\":\"m\",\"message\":\"fine\"}\n";
+    post(ingest, body).await;
     let rejected = drain.json("/api/v1/rejected").await;
     let records = rejected["rejected"].as_array().unwrap();
     let told: Vec<_> =
         records.iter().map(|one| (one["line"].as_u64().unwrap(), one["reason"].as_str().unwrap())).collect();
     assert_eq!(told, [(2, "malformed_json"), (1, "no_machine_id")]);
-    assert_eq!(records[1]["bytes"], "{\"message\":\"of nobody\"}");
+    assert_eq!((&records[1]["bytes"], &records[1]["detail"]), (&"{\"message\":\"of nobody\"}".into(), &Value::Null));
     assert!(records[0]["time"].as_str().unwrap().ends_with('Z'));
     let stats = drain.json("/api/v1/stats").await;
     assert_eq!((&stats["lines_rejected"], &stats["bodies_refused"]), (&2.into(), &0.into()));

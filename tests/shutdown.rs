@@ -283,6 +283,9 @@ async fn a_reload_swaps_tokens_and_a_bad_one_keeps_the_old() {
         }
     }
     assert_eq!(status_with(&drain, "new").await, StatusCode::OK);
+    let (status, health) = Client::connect(drain.control).await.call(Method::GET, "/healthz").await;
+    assert_eq!((status, &health["status"]), (StatusCode::OK, &"ok".into()), "{health}");
+    assert!(health["warnings"][0].as_str().unwrap().contains("was not reloaded"), "{health}");
     drain.signal("-TERM");
     let (code, said) = drain.wait();
     assert_eq!(code, 0, "{said}");

@@ -38,12 +38,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(if healthy { Exit::Success } else { Exit::Unavailable })
 }
 
-/// `healthy` or `unhealthy`, and under it whatever reasons the answer gives.
+/// `healthy` or `unhealthy`, and under it whatever reasons and warnings the answer gives.
 fn verdict(healthy: bool, body: &[u8]) -> String {
     let mut out = String::from(if healthy { "healthy\n" } else { "unhealthy\n" });
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     for reason in answer.get("reasons").and_then(Value::as_array).into_iter().flatten() {
         let _ = writeln!(out, "  {}", text::escape(&sentence(reason)));
+    }
+    for warning in answer.get("warnings").and_then(Value::as_array).into_iter().flatten() {
+        let _ = writeln!(out, "  warning: {}", text::escape(&sentence(warning)));
     }
     out
 }
@@ -73,5 +76,7 @@ mod tests {
         let body = br#"{"reasons":[{"reason":"losing","detail":"3 lines"}]}"#;
         assert!(verdict(false, body).contains("losing: 3 lines (`fleetdrain losses`"));
         assert_eq!(verdict(true, b"ok"), "healthy\n");
+        let body = br#"{"status":"ok","reasons":[],"warnings":["the old one stays\u001b"]}"#;
+        assert_eq!(verdict(true, body), "healthy\n  warning: the old one stays\\x1b\n");
     }
 }

@@ -78,7 +78,7 @@ fn table(answer: &Value, now: Timestamp) -> Table {
     for machine in answer.get("machines").and_then(Value::as_array).into_iter().flatten() {
         table.row([
             cell(machine, "machine_id"),
-            cell(machine, "state"),
+            state(machine),
             cell(machine, "app_name"),
             cell(machine, "region"),
             cell(machine, "lines"),
@@ -99,6 +99,14 @@ fn cell(machine: &Value, name: &str) -> String {
         Some(Value::Number(number)) => thousands(number),
         Some(Value::Bool(value)) => value.to_string(),
         _ => "-".to_owned(),
+    }
+}
+
+/// `live` or `finished`, and between the two for as long as it lingers.
+fn state(machine: &Value) -> String {
+    match machine.get("finishes_at") {
+        Some(Value::String(_)) => "finishing".to_owned(),
+        _ => cell(machine, "state"),
     }
 }
 
@@ -133,13 +141,13 @@ mod tests {
     #[test]
     fn missing_and_unknown_members_do_not_matter() {
         let answer = serde_json::json!({"machines": [
-            {"machine_id": "a", "lines": 12345, "lines_per_second": 2.25, "latency_p99_seconds": 0.0123, "last_seen": "2026-01-01T00:00:00Z", "new": []},
+            {"machine_id": "a", "state": "live", "finishes_at": "2026-01-01T00:02:00Z", "lines": 12345, "lines_per_second": 2.25, "latency_p99_seconds": 0.0123, "last_seen": "2026-01-01T00:00:00Z", "new": []},
             {"machine_id": "b\u{1b}[2J", "queue_lines": null, "latency_p99_seconds": 16.6933},
         ]});
         let now = "2026-01-01T00:01:05Z".parse().unwrap();
         let text = String::from_utf8(table(&answer, now).render()).unwrap();
         assert!(text.contains("12,345"), "{text}");
-        assert!(text.contains("1m5s ago"), "{text}");
+        assert!(text.contains("1m5s ago") && text.contains("finishing"), "{text}");
         assert!(text.contains("12.3ms") && text.contains("16.7s"), "{text}");
         assert!(text.contains("b\\x1b[2J"), "{text}");
     }

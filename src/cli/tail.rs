@@ -151,6 +151,10 @@ impl Args {
     /// How the process ends where the drain ended the stream for another reason than an exit.
     fn ended(&self, reason: &str) -> Exit {
         if self.until.is_none() {
+            // Whoever follows waits for more.
+            if reason == "finished" && !self.no_tail {
+                complain("the machine is finished: nothing more comes until it is subscribed again");
+            }
             return Exit::Success;
         }
         complain(&format!("the log ended ({reason}) and told of no exit"));

@@ -160,6 +160,8 @@ impl Stats {
 pub struct MachineFacts {
     pub machine_id: String,
     pub state: &'static str,
+    /// When it will be finished, if somebody said so with a linger that is not over.
+    pub finishes_at: Option<String>,
     pub app_name: String,
     pub region: String,
     pub lines: u64,
@@ -302,6 +304,7 @@ impl LogCollector {
         Some(MachineFacts {
             machine_id: machine.id.to_string(),
             state: if state.ended().is_some() { "finished" } else { "live" },
+            finishes_at: state.finishes_at().map(|at| self.shared.time_of(at).to_string()),
             app_name: state.app().to_owned(),
             region: state.region().to_owned(),
             lines: next_seq - FIRST_SEQ,

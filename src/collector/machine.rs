@@ -188,6 +188,14 @@ impl MachineState {
         }
     }
 
+    /// When it will be finished, if that is settled already.
+    pub(super) fn finishes_at(&self) -> Option<Instant> {
+        match &self.life {
+            Life::Lingering(at) => Some(**at),
+            Life::Live | Life::Finished(..) => None,
+        }
+    }
+
     pub(super) fn live_queue(&self) -> Option<&Arc<Queue>> {
         self.queue.as_ref().filter(|_| self.ended().is_none())
     }

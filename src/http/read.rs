@@ -86,6 +86,8 @@ pub(crate) struct Hooks {
     pub(crate) counted: Box<dyn Fn() -> Counted + Send + Sync>,
     /// What is wrong elsewhere: sinks that fail, sources that are silent.
     pub(crate) troubles: Box<dyn Fn() -> Vec<Reason> + Send + Sync>,
+    /// What hurts nobody yet: a configuration that could not be reloaded.
+    pub(crate) warning: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 /// What is asked of sinks.
@@ -129,6 +131,7 @@ impl Default for Hooks {
             rejected: Arc::default(),
             counted: Box::new(Counted::default),
             troubles: Box::new(Vec::new),
+            warning: Box::new(|| None),
         }
     }
 }
@@ -165,7 +168,7 @@ impl ControlState {
         if self.collector.is_shutting_down() {
             reasons.push(Reason::new(Trouble::ShuttingDown, "the process is about to end"));
         }
-        Verdict::new(reasons)
+        Verdict::new(reasons).with_warning((self.hooks.warning)())
     }
 
     fn counted(&self) -> Counted {
@@ -668,11 +671,14 @@ fn nothing() -> Response<Body> {
 }
 
 fn rejected_record(record: &Rejected) -> Value {
+    // An array that is cut off between two records breaks where nothing stands.
+    let detail = record.bytes.is_empty().then_some("the body ends where more must come");
     json!({
         "time": record.at.to_string(),
         "reason": record.error.reason.as_str(),
         "record": record.error.record,
         "line": record.error.line,
         "bytes": String::from_utf8_lossy(&record.bytes),
+        "detail": detail,
     })
 }

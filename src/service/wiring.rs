@@ -28,6 +28,10 @@ use crate::{
 /// A sink whose deliveries fail is failing when so long nothing has arrived.
 const SINK_SILENCE: Duration = Duration::from_secs(30);
 
+/// What `/healthz` warns of while the configuration on the disk is not the one that is live.
+const STALE: &str =
+    "the configuration was not reloaded, the one before stays: the drain's log says why, `fleetdrain validate` where";
+
 /// What both listeners share.
 #[derive(Clone)]
 pub(super) struct Wiring {
@@ -69,6 +73,7 @@ impl Wiring {
         let (rendering, counting) = (self.clone(), Arc::clone(&self.counters));
         let (counted, spooled) = (Arc::clone(&self.counters), self.collector.clone());
         let (dropped, failing) = (self.collector.clone(), self.collector.clone());
+        let reloaded = Arc::clone(&self.reloaded);
         let (fly, fly_counted, fly_troubles) = (Arc::clone(&self.fly), Arc::clone(&self.fly), Arc::clone(&self.fly));
         let hooks = Hooks {
             metrics: Box::new(move || rendering.render()),
@@ -85,6 +90,7 @@ impl Wiring {
                 let sinks = sinks_of(&failing);
                 sinks.iter().filter_map(trouble).chain(fly_troubles.troubles()).collect()
             }),
+            warning: Box::new(move || (!reloaded.load(Relaxed)).then(|| STALE.to_owned())),
         };
         ControlState::new(self.collector.clone(), access, hooks)
     }

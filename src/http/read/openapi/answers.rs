@@ -78,11 +78,14 @@ pub(super) fn schemas() -> Value {
         "verdict": {
             "type": "object",
             "required": ["status"],
-            "properties": { "status": { "enum": ["ok", "failing"] }, "reasons": list(&reason) },
+            "properties": {
+                "status": { "enum": ["ok", "failing"] }, "reasons": list(&reason), "warnings": list(&text),
+            },
         },
         "machine": object(&[
             ("machine_id", text.clone()),
             ("state", json!({ "enum": ["live", "finished"] })),
+            ("finishes_at", maybe_text.clone()),
             ("app_name", text.clone()),
             ("region", text.clone()),
             ("lines", count.clone()),
@@ -102,7 +105,7 @@ pub(super) fn schemas() -> Value {
         ]),
         "rejected": object(&[
             ("time", text.clone()), ("reason", text.clone()), ("record", count.clone()), ("line", count.clone()),
-            ("bytes", text.clone()),
+            ("bytes", text.clone()), ("detail", maybe_text.clone()),
         ]),
         "loss": object(&[("reason", text.clone()), ("lines", maybe_count)]),
         "sink": object(&[
