@@ -14,6 +14,7 @@ mod filter;
 mod index;
 mod machines;
 mod openapi;
+mod pace;
 mod params;
 mod reader;
 mod routes;
@@ -42,6 +43,7 @@ use self::{
     encode::{Encoder, Format},
     filter::Filter,
     machines::Page,
+    pace::Pacing,
     params::{Query, bad},
     reader::{Limits, Reader},
     routes::{Call, Operation, Route},
@@ -149,11 +151,12 @@ pub(crate) struct ControlState {
     access: Access,
     hooks: Hooks,
     health: Health,
+    pacing: Arc<Pacing>,
 }
 
 impl ControlState {
     pub(crate) fn new(collector: LogCollector, access: Access, hooks: Hooks) -> Arc<Self> {
-        Arc::new(Self { collector, access, hooks, health: Health::default() })
+        Arc::new(Self { collector, access, hooks, health: Health::default(), pacing: Arc::default() })
     }
 
     /// Notes the counters that the verdict compares; to be called about every second.
@@ -462,7 +465,8 @@ impl Asked<'_> {
     }
 
     fn lines(&self, encoder: Encoder, reader: Reader) -> Response<Body> {
-        lines(encoder, reader.charged_to(self.state.collector.budget()).into_body(self.link()))
+        let reader = reader.charged_to(self.state.collector.budget()).paced_by(&self.state.pacing);
+        lines(encoder, reader.into_body(self.link()))
     }
 
     /// Subscribes; with a backlog on the disk on a thread of its own.

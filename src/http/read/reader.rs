@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     encode::{Encoder, EndReason, FRAME_BYTES, FRAME_BYTES_LEAST, Frame},
+    pace::{Paced, Pacing},
     source::{Filled, Source},
 };
 use crate::{
@@ -28,10 +29,6 @@ use crate::{
 
 /// Silence after which something is sent, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// After a frame that held all there was, the next one is not made sooner: a machine that logs all the time then costs a hundred
-/// writes a second, not one for each body that it is in, and one that is quiet does not wait.
-const PACE: Duration = Duration::from_millis(10);
 
 /// When a reader's answer ends before its source does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +53,9 @@ pub(super) struct Reader {
     /// Since when the next line is waited for; `None` until it has to be.
     waiting_since: Option<Instant>,
     quiet_since: Instant,
-    /// When the next frame may be made.
-    paced_until: Option<Instant>,
+    /// Of all readers, and when the next frame of this one may be made.
+    pacing: Arc<Pacing>,
+    paced: Option<Paced>,
     /// Where what is shown is thereby delivered: the connection, whose far side must be there for it.
     link: Option<Arc<Link>>,
     /// What frames are charged to, and the last frame's charge until its bytes are handed on.
@@ -85,7 +83,8 @@ impl Reader {
             total: limits.total_timeout.map(|timeout| now + timeout),
             waiting_since: None,
             quiet_since: now,
-            paced_until: None,
+            pacing: Arc::default(),
+            paced: None,
             link: None,
             budget: None,
             charge: None,
@@ -96,6 +95,12 @@ impl Reader {
     /// Charges what is on its way to the reader to `budget`.
     pub(super) fn charged_to(mut self, budget: &Arc<Budget>) -> Self {
         self.budget = Some(Arc::clone(budget));
+        self
+    }
+
+    /// Goes at a pace that suits the others of `pacing`.
+    pub(super) fn paced_by(mut self, pacing: &Arc<Pacing>) -> Self {
+        self.pacing = Arc::clone(pacing);
         self
     }
 
@@ -120,9 +125,10 @@ impl Reader {
     ///
     /// Lines of a queue are delivered when they go into a frame, and there is no wait between that and returning it.
     async fn next_frame(&mut self) -> Option<Vec<u8>> {
-        if let Some(at) = self.paced_until.take() {
+        if let Some(paced) = &self.paced {
             // Nothing is held meanwhile.
-            sleep_until(self.total.map_or(at, |total| at.min(total))).await;
+            sleep_until(self.total.map_or(paced.until, |total| paced.until.min(total))).await;
+            self.paced = None;
         }
         while !self.over {
             if self.is_left() {
@@ -134,8 +140,9 @@ impl Reader {
             if !frame.is_empty() {
                 let now = Instant::now();
                 self.quiet_since = now;
-                self.paced_until = matches!(filled, Filled::CaughtUp).then(|| now + PACE);
-                return Some(frame.into_bytes());
+                let bytes = frame.into_bytes();
+                self.paced = matches!(filled, Filled::CaughtUp).then(|| self.pacing.after(now, bytes.len()));
+                return Some(bytes);
             }
             match filled {
                 Filled::Ended(_) => {}
@@ -259,12 +266,19 @@ impl Lines {
     /// Waits until the frame before is written. hyper would ask for 64 KiB and more to be held for a reader that does not read:
     /// it is made to write first, and then it is known whether it could.
     fn poll_written(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let (Some(connection), State::Idle(_)) = (&self.connection, &self.state) else { return Poll::Ready(()) };
+        let (Some(connection), State::Idle(reader)) = (&self.connection, &mut self.state) else {
+            return Poll::Ready(());
+        };
         if std::mem::take(&mut self.has_given) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        connection.poll_taking(cx)
+        let taking = connection.poll_taking(cx);
+        if taking.is_pending() {
+            // Whoever reads nothing has no part in what others may write.
+            reader.paced = None;
+        }
+        taking
     }
 }
 
@@ -316,7 +330,7 @@ mod tests {
 
     use tokio::time::advance;
 
-    use super::*;
+    use super::{super::pace::PACE_LEAST, *};
     use crate::{collector::LogCollector, http::read::encode::Format, stream::LogStream};
 
     #[tokio::test(start_paused = true)]
@@ -334,7 +348,7 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO, "it was quiet");
         let _ = (push("1"), push("2"));
         assert_eq!(reader.next_frame().await.unwrap(), b"1\n2\n");
-        assert_eq!(start.elapsed(), PACE);
+        assert_eq!(start.elapsed(), PACE_LEAST);
         advance(Duration::from_secs(1)).await;
         let since = Instant::now();
         let _ = push("3");
@@ -386,7 +400,7 @@ mod tests {
             let polled = hyper::body::Body::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
             assert!(polled.is_pending());
             assert_eq!(queue.lines(), 1, "not taken for who does not read");
-            advance(PACE).await;
+            advance(PACE_LEAST).await;
         }
         let (next, ()) = tokio::join!(body.frame(), async {
             tokio::task::yield_now().await;
