@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -95,6 +96,13 @@ pub(crate) fn run(args: &HostileArgs) -> Result<(), Failure> {
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(Failure::io)?;
+    // What peers cost us is no cost of the drain's: healthy senders, who are timed, go before them.
+    let peers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(process::give_way)
+        .build();
+    let peers = peers.map_err(Failure::io)?;
     let seconds = |time: Duration| format!("{}s", time.as_secs());
     let launch = Launch::drain(&args.drain)
         .set("ingest.header_deadline", &seconds(HEADER_DEADLINE))
@@ -106,7 +114,7 @@ pub(crate) fn run(args: &HostileArgs) -> Result<(), Failure> {
         .set("history.bytes", "4MiB");
     let mut server = Server::start("drain", &launch)?;
     let target = runtime.block_on(Target::resolve(&server.ingest, None))?;
-    let hostile = Hostile { args, target, server: &server };
+    let hostile = Hostile { args, target, server: &server, peers: peers.handle() };
     let trials = runtime.block_on(hostile.all());
     let trials = trials.map_err(|failure| server.explain(failure))?;
     write_json(args.json.as_deref(), &trials)?;
@@ -125,6 +133,8 @@ struct Hostile<'a> {
     args: &'a HostileArgs,
     target: Target,
     server: &'a Server,
+    /// Where hostile peers run.
+    peers: &'a Handle,
 }
 
 /// What a peer must come to.
@@ -261,7 +271,8 @@ impl Hostile<'_> {
         let mut peers = JoinSet::new();
         for _ in 0..count {
             let connected = Arc::new(Notify::new());
-            peers.spawn(behave(manner, self.target.address, patience, Arc::clone(&connected)));
+            let peer = behave(manner, self.target.address, patience, Arc::clone(&connected));
+            peers.spawn_on(peer, self.peers);
             // One after the other, or the listener's backlog overflows.
             let _ = tokio::time::timeout(Duration::from_secs(1), connected.notified()).await;
         }
@@ -278,7 +289,7 @@ impl Hostile<'_> {
             while Instant::now() < until {
                 let mut at_once = JoinSet::new();
                 for _ in 0..self.args.bombs {
-                    at_once.spawn(throw(self.target.clone(), bomb.clone()));
+                    at_once.spawn_on(throw(self.target.clone(), bomb.clone()), self.peers);
                 }
                 thrown.extend(at_once.join_all().await);
             }

@@ -381,6 +381,12 @@ pub(crate) fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// Lets other threads go before this one.
+pub(crate) fn give_way() {
+    // Linux takes a process id of a thread for that thread, and none for the one that asks.
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

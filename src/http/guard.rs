@@ -104,6 +104,8 @@ pub(super) struct Guard<S> {
     /// Read from the socket and not yet handed on; empty, and without memory, while the connection is idle.
     ahead: BytesMut,
     stage: Stage,
+    /// Whether a request was handed on since other connections had their turn.
+    had_turn: bool,
     /// When the far side closed its half.
     ended: Option<Instant>,
     deadlines: Deadlines,
@@ -123,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             io,
             ahead: BytesMut::new(),
             stage: Stage::NEXT,
+            had_turn: false,
             ended: None,
             deadlines,
             read_alarm: Alarm::default(),
@@ -181,6 +184,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// Waits for the next head; ready when the stage has changed, or with `false` when there will be none.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Others first, where the next request is here already: one that sends all it can, without a look at the answers, would have
+        // all the time there is.
+        if std::mem::take(&mut self.had_turn) && !self.ahead.is_empty() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             match self.find_head() {
                 Ok(false) => {}
@@ -228,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             Search::Found(length) if length <= HEAD_BYTES_MAX => {
                 let head = head::examine(&self.ahead[..length])?;
                 self.stage = Stage::Pass { head_left: length, framing: head.framing, last: head.last };
+                self.had_turn = true;
                 Ok(true)
             }
             Search::More if self.ahead.len() <= HEAD_BYTES_MAX => Ok(false),

@@ -1,3 +1,5 @@
+use std::task::Waker;
+
 use proptest::prelude::*;
 use tokio::io::duplex;
 
@@ -32,7 +34,7 @@ proptest! {
 
     #[test]
     fn what_the_guard_passes_hyper_reads_alike(
-        requests in prop::collection::vec(request(), 1..5),
+        requests in prop::collection::vec(request(), 1..8),
         flip in prop::option::weighted(0.5, (any::<prop::sample::Index>(), any::<u8>())),
         piece in 1_usize..200,
     ) {
@@ -72,6 +74,23 @@ async fn an_idle_connection_holds_no_buffer() {
     let length = guard.read(&mut head).await.unwrap();
     assert!(head[..length].ends_with(b"\r\n\r\n"));
     assert_eq!(guard.ahead.capacity(), 0);
+}
+
+#[tokio::test]
+async fn who_sends_one_request_after_the_other_gives_way_to_others() {
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut far, near) = duplex(1 << 16);
+    far.write_all(REQUEST.repeat(100).as_bytes()).await.unwrap();
+    let mut guard = Guard::new(near, DEADLINES, Link::new());
+    let mut buffer = vec![0; 1 << 16];
+    let (mut read, mut in_a_row) = (0, 0);
+    while read < 100 * REQUEST.len() {
+        let mut buf = ReadBuf::new(&mut buffer);
+        let polled = Pin::new(&mut guard).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+        read += buf.filled().len();
+        in_a_row = if polled.is_ready() { in_a_row + 1 } else { 0 };
+        assert!(in_a_row <= 1, "{in_a_row} without a pause");
+    }
 }
 
 #[tokio::test(start_paused = true)]
