@@ -352,6 +352,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 impl LogCollector {
     /// Takes all of a body or nothing. Never waits. `draft.batch.permit` must be set.
     pub(crate) fn admit(&self, draft: Draft) -> Result<Admission, Refused> {
+        let _admitting = self.shared.admitting.read();
         if self.is_shutting_down() {
             return refuse(draft, Cause::ShuttingDown);
         }

@@ -166,3 +166,31 @@ fn room_in_a_queue_that_was_replaced_is_given_back_to_it() {
         assert_settled(collector);
     });
 }
+
+#[test]
+fn what_is_taken_before_the_shutdown_comes_before_the_end() {
+    explore(|| {
+        let collector = collector(|config| config.queue.lines = 100);
+        let queue = collector.subscribe("m").unwrap();
+        let sending = {
+            let collector = collector.clone();
+            spawn(move || {
+                let is_taken = |body: &u32| push(&collector, &[("m", Kind::Stdout, &*format!("0-{body}"))]).is_ok();
+                let mut accepted = 0;
+                while is_taken(&accepted) {
+                    accepted += 1;
+                    yield_now();
+                }
+                accepted
+            })
+        };
+        let reading = reader(&queue);
+        yield_now();
+        collector.shut_down();
+        let (accepted, got) = (sending.join().unwrap(), reading.join().unwrap());
+        got.assert_gapless();
+        assert_eq!((got.lines.len() as u32, got.told), (accepted, 0));
+        drop(queue);
+        assert_settled(collector);
+    });
+}
