@@ -1,8 +1,9 @@
 //! The only way in: reserve → durable → commit, all of a body or nothing of it.
 //!
 //! *Reserve* takes what the body needs: its permit on the byte budget, and room in the `block` queues it goes to. *Durable*
-//! is where the spool makes it safe; in memory there is nothing to do. *Commit* publishes, and cannot fail. Whatever fails
-//! before that rolls back by being dropped, so a refusal takes nothing. Nobody sees a line before it is as safe as its answer
+//! is where the spool makes it safe; in memory there is nothing to do. *Commit* publishes, and what is durable is published whatever
+//! comes; a body in memory is still refused there if the shutdown has begun meanwhile. Whatever fails rolls back by being dropped, so
+//! a refusal takes nothing. Nobody sees a line before it is as safe as its answer
 //! says: with a spool it is published by the spool's own thread, in the order of the log.
 
 #[cfg(feature = "spool")]
@@ -23,7 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     batch::{Batch, Group, write_json_string},
-    collector::{LogCollector, outlet::Awaited},
+    collector::{Fates, LogCollector, outlet::Awaited},
     record::{Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample},
 };
 #[cfg(feature = "spool")]
@@ -352,7 +353,6 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 impl LogCollector {
     /// Takes all of a body or nothing. Never waits. `draft.batch.permit` must be set.
     pub(crate) fn admit(&self, draft: Draft) -> Result<Admission, Refused> {
-        let _admitting = self.shared.admitting.read();
         if self.is_shutting_down() {
             return refuse(draft, Cause::ShuttingDown);
         }
@@ -369,7 +369,7 @@ impl LogCollector {
         }
         let awaited = wants.awaited().cloned();
         let publish = |batch| self.publish(batch, machines, rooms, wants);
-        Ok(Admission::Taken(self.commit(draft, awaited.as_deref(), publish)))
+        self.commit(draft, awaited.as_deref(), publish).map(Admission::Taken)
     }
 
     /// Hands a body to the spool, which publishes it once it is durable.
@@ -433,10 +433,8 @@ impl LogCollector {
         }
         let lines = batch.lines();
         let awaited = wants.awaited().cloned();
-        self.commit(draft, awaited.as_deref(), |batch| {
-            self.publish(batch, machines, rooms, wants);
-            (lines, 0, 0)
-        })
+        let publish = |batch| self.publish(batch, machines, rooms, wants).map(|_| (lines, 0, 0));
+        self.commit(draft, awaited.as_deref(), publish).expect("what is durable is published, whatever comes")
     }
 
     /// What is acknowledged as soon as it is published.
@@ -446,13 +444,20 @@ impl LogCollector {
 
     fn commit(
         &self,
-        draft: Draft,
+        mut draft: Draft,
         awaited: Option<&Awaited>,
-        publish: impl FnOnce(Batch) -> (u64, u64, u64),
-    ) -> Committed {
-        let Draft { batch, received, rejected, repaired, errors, taken, .. } = draft;
-        let lags = LagSample::of(&batch);
-        let (accepted, filtered, unrouted) = if batch.rows.is_empty() { (0, 0, 0) } else { publish(batch) };
+        publish: impl FnOnce(Batch) -> Result<Fates, Box<Batch>>,
+    ) -> Result<Committed, Refused> {
+        let lags = LagSample::of(&draft.batch);
+        let published = if draft.batch.rows.is_empty() { Ok((0, 0, 0)) } else { publish(draft.batch) };
+        let (accepted, filtered, unrouted) = match published {
+            Ok(fates) => fates,
+            Err(batch) => {
+                draft.batch = *batch;
+                return refuse(draft, Cause::ShuttingDown);
+            }
+        };
+        let Draft { received, rejected, repaired, errors, taken, .. } = draft;
         let ledger = &self.shared.ledger;
         lags.iter().for_each(|lag| ledger.log_lag.record(lag));
         for (counter, count) in ledger.rejected.iter().zip(rejected).filter(|(_, count)| *count > 0) {
@@ -475,7 +480,7 @@ impl LogCollector {
                 None
             }
         };
-        Committed { receipt, by_sinks }
+        Ok(Committed { receipt, by_sinks })
     }
 
     /// Takes all records of a body, in any of the forms that senders use, or none of them. Never waits, but with a spool for

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 #[cfg(feature = "server")]
 pub(crate) use self::explain::Unexplained;
 pub use self::facts::{MachineFacts, SinkStats, Stats};
-pub(crate) use self::{facts::Ledger, machine::Machine};
+pub(crate) use self::{facts::Ledger, machine::Machine, publish::Fates};
 use self::{
     machine::{ById, Life, MachineState},
     outlet::Outlets,
@@ -49,7 +49,7 @@ use crate::{
     queue::{self, Began, Bounds, Common, Ended, Queue, Reason, Terms, Wakes},
     stream::LogQueue,
     sync::{
-        Mutex, MutexGuard, Notify, RwLock,
+        Mutex, MutexGuard, Notify,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -195,9 +195,6 @@ pub(crate) struct Shared {
     /// Readers of all machines.
     pub(crate) fleet: Notify,
     shutting_down: AtomicBool,
-    /// Held by whoever admits a body, from the look at `shutting_down` until it is published: a body that was taken stands before
-    /// the readers' end.
-    pub(crate) admitting: RwLock<()>,
     epoch: u64,
     started: Instant,
     started_at: Timestamp,
@@ -299,7 +296,6 @@ impl LogCollector {
             subscriptions: AtomicUsize::new(0),
             fleet: Notify::new(),
             shutting_down: AtomicBool::new(false),
-            admitting: RwLock::new(()),
             epoch,
             started: Instant::now(),
             started_at: Timestamp::now(),
@@ -619,10 +615,8 @@ impl LogCollector {
     /// Refuses what is still to come and ends every reader, behind what is queued.
     pub(crate) fn shut_down(&self) {
         let mut wakes = Wakes::default();
-        let admitting = self.shared.admitting.write();
-        self.shared.shutting_down.store(true, Relaxed);
-        drop(admitting);
         let publisher = self.shared.publisher.lock();
+        self.shared.shutting_down.store(true, Relaxed);
         for machine in self.all_machines() {
             self.finish_machine(&publisher, &machine, Ended::Shutdown, &mut wakes);
         }

@@ -200,11 +200,13 @@ impl Outlet {
     /// With a spool nothing bounds how much is taken and not settled, but who takes it. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Taken> {
         loop {
+            // Asked before the step: nothing is published behind it.
+            let is_shutting_down = self.collector.is_shutting_down();
             match self.step() {
                 Step::Lines(taken) => return Some(taken),
                 Step::Again => {}
                 Step::Past => self.fetch().await,
-                Step::Empty if self.collector.is_shutting_down() => return None,
+                Step::Empty if is_shutting_down => return None,
                 Step::Empty => self.state.ready.notified().await,
             }
         }

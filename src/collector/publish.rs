@@ -26,6 +26,9 @@ use crate::{
 /// Apps' and regions' names longer than this are cut in the machine table; records keep them whole.
 const NAME_BYTES_MAX: usize = 128;
 
+/// How many of a batch's lines were accepted, filtered and unrouted.
+pub(crate) type Fates = (u64, u64, u64);
+
 /// What the publish lock guards.
 #[derive(Default)]
 pub(super) struct Publisher {
@@ -107,16 +110,19 @@ impl LogCollector {
         Ok(rooms)
     }
 
-    /// Numbers a batch, appends it to the history and offers it to its machines' queues. Cannot fail.
+    /// Numbers a batch, appends it to the history and offers it to its machines' queues.
     ///
-    /// Returns the fate of its lines: accepted, filtered, unrouted.
+    /// # Errors
+    ///
+    /// Gives the batch back where the shutdown has begun meanwhile, and readers have their end: nobody would read it. One that the spool
+    /// has is published all the same.
     pub(crate) fn publish(
         &self,
         mut batch: Batch,
         machines: Vec<Option<Arc<Machine>>>,
         rooms: Vec<(u32, QueueRoom)>,
         mut wants: Wants,
-    ) -> (u64, u64, u64) {
+    ) -> Result<Fates, Box<Batch>> {
         let shared = &*self.shared;
         let groups = machines.into_iter().zip(&batch.groups);
         let new = |group| self.machine(batch.machine_id(group));
@@ -132,6 +138,10 @@ impl LogCollector {
             wants.renew(&shared.outlets, &batch);
         };
         if !self.keeps_bodies() {
+            // Looked at with the lock held that readers are ended under.
+            if self.is_shutting_down() {
+                return Err(Box::new(batch));
+            }
             // Else the spool has numbered it.
             (batch.seq, batch.first_line) = shared.history.end();
         }
@@ -176,7 +186,7 @@ impl LogCollector {
         drop(wakes);
         // Batches that nobody holds any more are freed here, out of everybody's way.
         drop(evicted);
-        fates
+        Ok(fates)
     }
 
     fn offer(

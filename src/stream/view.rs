@@ -181,6 +181,7 @@ impl MachineView {
         }
         // Asked before the place: what is there then came before the end, and what comes behind it has its batch's number.
         let end = self.exit.as_ref().and_then(ExitWatch::end);
+        let is_shutting_down = self.viewer.0.is_shutting_down();
         // The end is read with the place, so that no line can come between the two.
         let (trail, ended) = self.machine.trail_and_end();
         match self.fetched.take().or_else(|| self.cursor.step(&self.viewer.0.shared.history, trail)) {
@@ -208,7 +209,7 @@ impl MachineView {
                 let finished =
                     self.exit.as_ref().filter(|_| ended == Some(Ended::Finished)).and_then(ExitWatch::status);
                 self.exited = end.map(|end| end.status).or(finished);
-                self.ended = ended.or_else(|| self.viewer.0.is_shutting_down().then_some(Ended::Shutdown));
+                self.ended = ended.or_else(|| is_shutting_down.then_some(Ended::Shutdown));
                 None
             }
         }

@@ -34,6 +34,7 @@ impl Holding {
     fn run(&self) {
         drop(self.stream.lock().take());
         drop(self.collector.subscribe("another"));
+        drop(self.collector.push_line("another", "x"));
         let _ = self.collector.all_machine_facts();
         self.ran.store(true, SeqCst);
     }
