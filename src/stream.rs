@@ -344,6 +344,12 @@ impl LogStream {
         self.queue.machine_id()
     }
 
+    /// What its queue does when it is full.
+    #[cfg(feature = "server")]
+    pub(crate) fn full(&self) -> crate::config::Full {
+        self.queue.queue.terms.full
+    }
+
     /// Whether the stream is over, by its end or a time-out.
     #[must_use]
     pub fn done(&self) -> bool {

@@ -184,11 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// Waits for the next head; ready when the stage has changed, or with `false` when there will be none.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        // Others first, where the next request is here already: one that sends all it can, without a look at the answers, would have
-        // all the time there is.
-        if std::mem::take(&mut self.had_turn) && !self.ahead.is_empty() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if !self.ahead.is_empty() {
+            ready!(self.poll_turn(cx));
         }
         loop {
             match self.find_head() {
@@ -204,9 +201,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => self.end(),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => ready!(self.poll_turn(cx)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
+                    self.had_turn = false;
                     ready!(self.poll_deadline(cx));
                     if self.ahead.is_empty() {
                         return Poll::Ready(Ok(false));
@@ -218,6 +216,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
         self.link.begin();
         Poll::Ready(Ok(true))
+    }
+
+    /// Lets others go first, where a request follows one that was just handed on: a connection that sends all it can, without a look at
+    /// the answers, would have all the time there is. Not when it is about to be closed: what is here is to have its answer.
+    fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !std::mem::take(&mut self.had_turn) || self.link.is_closing() {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Cuts the next head off what was read, if all of it is there.

@@ -21,6 +21,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     gone: AtomicBool,
     went: Notify,
+    /// Whether the connection is to be closed when what is there is answered.
+    closing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,8 @@ impl Link {
             stalled: false,
             held_back: None,
         };
-        Arc::new(Self { state: Mutex::new(state), gone: AtomicBool::new(false), went: Notify::new() })
+        let [gone, closing] = [false, false].map(AtomicBool::new);
+        Arc::new(Self { state: Mutex::new(state), gone, went: Notify::new(), closing })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -111,6 +114,14 @@ impl Link {
         }
         state.held_back = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    pub(super) fn set_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_gone(&self) {

@@ -456,7 +456,7 @@ impl Asked<'_> {
             }),
             Consume::Over(ended) => Source::Over(ended.into()),
         };
-        Ok(self.lines(encoder, Reader::new(source, encoder, limits).delivering_to(self.link())))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits, &self.state.pacing).delivering_to(self.link())))
     }
 
     /// The connection that the request came over.
@@ -465,8 +465,7 @@ impl Asked<'_> {
     }
 
     fn lines(&self, encoder: Encoder, reader: Reader) -> Response<Body> {
-        let reader = reader.charged_to(self.state.collector.budget()).paced_by(&self.state.pacing);
-        lines(encoder, reader.into_body(self.link()))
+        lines(encoder, reader.charged_to(self.state.collector.budget()).into_body(self.link()))
     }
 
     /// Subscribes; with a backlog on the disk on a thread of its own.
@@ -529,7 +528,7 @@ impl Asked<'_> {
             None => view,
         };
         let source = Source::Machine(MachineSource { view, grant, until: until(collector, limits) });
-        Ok(self.lines(encoder, Reader::new(source, encoder, limits)))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits, &self.state.pacing)))
     }
 
     /// Finds an exit that was told before this process began.
@@ -560,7 +559,7 @@ impl Asked<'_> {
         };
         let until = until(&self.state.collector, limits);
         let source = Source::Fleet(FleetSource { stream, filter, until });
-        Ok(self.lines(encoder, Reader::new(source, encoder, limits)))
+        Ok(self.lines(encoder, Reader::new(source, encoder, limits, &self.state.pacing)))
     }
 
     /// A link's streams end with it.

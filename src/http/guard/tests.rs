@@ -1,4 +1,7 @@
-use std::task::Waker;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::{Wake, Waker},
+};
 
 use proptest::prelude::*;
 use tokio::io::duplex;
@@ -81,15 +84,34 @@ async fn who_sends_one_request_after_the_other_gives_way_to_others() {
     const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let (mut far, near) = duplex(1 << 16);
     far.write_all(REQUEST.repeat(100).as_bytes()).await.unwrap();
-    let mut guard = Guard::new(near, DEADLINES, Link::new());
+    let link = Link::new();
+    let mut guard = Guard::new(near, DEADLINES, Arc::clone(&link));
     let mut buffer = vec![0; 1 << 16];
-    let (mut read, mut in_a_row) = (0, 0);
-    while read < 100 * REQUEST.len() {
+    let woken = Arc::<Woken>::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut read = || {
         let mut buf = ReadBuf::new(&mut buffer);
-        let polled = Pin::new(&mut guard).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
-        read += buf.filled().len();
-        in_a_row = if polled.is_ready() { in_a_row + 1 } else { 0 };
-        assert!(in_a_row <= 1, "{in_a_row} without a pause");
+        let polled = Pin::new(&mut guard).poll_read(&mut Context::from_waker(&waker), &mut buf);
+        (polled.is_ready(), buf.filled().len())
+    };
+    assert_eq!(read(), (true, REQUEST.len()));
+    for _ in 0..50 {
+        assert_eq!(read(), (false, 0));
+        assert!(woken.0.swap(false, Relaxed), "or nobody would go on");
+        assert_eq!(read(), (true, REQUEST.len()));
+    }
+    link.set_closing();
+    for _ in 51..100 {
+        assert_eq!(read(), (true, REQUEST.len()), "what is here is to have its answer");
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
     }
 }
 

@@ -4,10 +4,12 @@
 //! many such machines are followed each goes slower, so that all together stay near a bound. One that is quiet does not wait.
 
 use std::{
+    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -16,19 +18,23 @@ use tokio::time::Instant;
 /// The time between a frame that held all there was and the next, where few are written to.
 pub(super) const PACE_LEAST: Duration = Duration::from_millis(10);
 
-/// The same where very many are: people do not see it, and what queues hold meanwhile is little.
+/// The same where very many are: people do not see it.
 const PACE_MOST: Duration = Duration::from_millis(250);
 
-/// The share of each in the time of all: 25,000 writes a second take a sixth of a core's time (`docs/performance.md`).
-const SHARE: Duration = Duration::from_micros(40);
+/// The share of each in the time of all, on one core: a write takes some 10 µs of it, and most is to be left for lines. Not in the
+/// configuration: whoever wants lines sooner than that is a program in this process.
+const SHARE: Duration = Duration::from_micros(80);
 
-/// A frame of so many bytes is worth its write, however many others there are. What comes slower than that does not fill a
-/// queue within the longest pace.
+/// A frame of so many bytes is worth its write, however many others there are.
 const WORTH_BYTES: usize = 16 << 10;
 
 /// How many readers were just written to.
-#[derive(Debug, Default)]
-pub(super) struct Pacing(AtomicUsize);
+#[derive(Debug)]
+pub(super) struct Pacing {
+    readers: AtomicUsize,
+    /// Of each reader in the time of all.
+    share: Duration,
+}
 
 /// The wait of one of them.
 #[derive(Debug)]
@@ -37,21 +43,45 @@ pub(super) struct Paced {
     pacing: Arc<Pacing>,
 }
 
+impl Default for Pacing {
+    fn default() -> Self {
+        Self::on(available_parallelism().map_or(1, NonZero::get))
+    }
+}
+
 impl Pacing {
+    fn on(cores: usize) -> Self {
+        Self { readers: AtomicUsize::new(0), share: SHARE / u32::try_from(cores).unwrap_or(u32::MAX) }
+    }
+
     /// The wait behind a frame of `bytes` made `now`.
-    pub(super) fn after(self: &Arc<Self>, now: Instant, bytes: usize) -> Paced {
-        let readers = self.0.fetch_add(1, Relaxed) + 1;
-        let pace = match bytes {
-            WORTH_BYTES.. => PACE_LEAST,
-            _ => SHARE.saturating_mul(u32::try_from(readers).unwrap_or(u32::MAX)).clamp(PACE_LEAST, PACE_MOST),
-        };
+    ///
+    /// `is_bounded`: what comes meanwhile may not wait, because where it would is bounded, and full it drops or refuses.
+    pub(super) fn after(self: &Arc<Self>, now: Instant, bytes: usize, is_bounded: bool) -> Paced {
+        let readers = self.readers.fetch_add(1, Relaxed) + 1;
+        let of_all = || self.share.saturating_mul(u32::try_from(readers).unwrap_or(u32::MAX));
+        let pace = if is_bounded || bytes >= WORTH_BYTES { PACE_LEAST } else { of_all().clamp(PACE_LEAST, PACE_MOST) };
         Paced { until: now + pace, pacing: Arc::clone(self) }
     }
 }
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        self.pacing.0.fetch_sub(1, Relaxed);
+        self.pacing.readers.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Pacing {
+    /// One of two cores, with so many others that were just written to.
+    pub(super) fn among(others: usize) -> (Arc<Self>, Vec<Paced>) {
+        let pacing = Arc::new(Self::on(2));
+        let others = (0..others).map(|_| pacing.after(Instant::now(), 1, false)).collect();
+        (pacing, others)
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Relaxed)
     }
 }
 
@@ -61,15 +91,14 @@ mod tests {
 
     #[test]
     fn many_who_are_written_to_go_slower_and_few_or_large_frames_do_not() {
-        let (pacing, now) = (Arc::<Pacing>::default(), Instant::now());
-        let pace = |bytes| pacing.after(now, bytes).until - now;
-        assert_eq!(pace(1), PACE_LEAST);
-        let others: Vec<Paced> = (0..999).map(|_| pacing.after(now, 1)).collect();
-        assert_eq!(pace(1), Duration::from_millis(40));
-        assert_eq!(pace(WORTH_BYTES), PACE_LEAST);
-        let more: Vec<Paced> = (0..100_000).map(|_| pacing.after(now, 1)).collect();
-        assert_eq!(pace(1), PACE_MOST);
+        let (pacing, others) = Pacing::among(999);
+        let now = Instant::now();
+        let pace = |bytes, is_bounded| pacing.after(now, bytes, is_bounded).until - now;
+        assert_eq!(pace(1, false), Duration::from_millis(40));
+        assert_eq!((pace(WORTH_BYTES, false), pace(1, true)), (PACE_LEAST, PACE_LEAST));
+        let more: Vec<Paced> = (0..100_000).map(|_| pacing.after(now, 1, false)).collect();
+        assert_eq!(pace(1, false), PACE_MOST);
         drop((others, more));
-        assert_eq!(pace(1), PACE_LEAST, "it is they who are there that count");
+        assert_eq!(pace(1, false), PACE_LEAST, "it is they who are there that count");
     }
 }

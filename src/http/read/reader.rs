@@ -72,7 +72,8 @@ enum Woken {
 }
 
 impl Reader {
-    pub(super) fn new(source: Source, encoder: Encoder, limits: Limits) -> Self {
+    /// Goes at a pace that suits the others of `pacing`.
+    pub(super) fn new(source: Source, encoder: Encoder, limits: Limits, pacing: &Arc<Pacing>) -> Self {
         let now = Instant::now();
         Self {
             source,
@@ -83,7 +84,7 @@ impl Reader {
             total: limits.total_timeout.map(|timeout| now + timeout),
             waiting_since: None,
             quiet_since: now,
-            pacing: Arc::default(),
+            pacing: Arc::clone(pacing),
             paced: None,
             link: None,
             budget: None,
@@ -95,12 +96,6 @@ impl Reader {
     /// Charges what is on its way to the reader to `budget`.
     pub(super) fn charged_to(mut self, budget: &Arc<Budget>) -> Self {
         self.budget = Some(Arc::clone(budget));
-        self
-    }
-
-    /// Goes at a pace that suits the others of `pacing`.
-    pub(super) fn paced_by(mut self, pacing: &Arc<Pacing>) -> Self {
-        self.pacing = Arc::clone(pacing);
         self
     }
 
@@ -126,8 +121,11 @@ impl Reader {
     /// Lines of a queue are delivered when they go into a frame, and there is no wait between that and returning it.
     async fn next_frame(&mut self) -> Option<Vec<u8>> {
         if let Some(paced) = &self.paced {
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let item = self.item_timeout.map(|timeout| since + timeout);
+            let ends = [self.total, item].into_iter().flatten();
             // Nothing is held meanwhile.
-            sleep_until(self.total.map_or(paced.until, |total| paced.until.min(total))).await;
+            sleep_until(ends.fold(paced.until, Instant::min)).await;
             self.paced = None;
         }
         while !self.over {
@@ -141,7 +139,8 @@ impl Reader {
                 let now = Instant::now();
                 self.quiet_since = now;
                 let bytes = frame.into_bytes();
-                self.paced = matches!(filled, Filled::CaughtUp).then(|| self.pacing.after(now, bytes.len()));
+                self.paced = matches!(filled, Filled::CaughtUp)
+                    .then(|| self.pacing.after(now, bytes.len(), self.source.is_bounded()));
                 return Some(bytes);
             }
             match filled {
@@ -331,7 +330,12 @@ mod tests {
     use tokio::time::advance;
 
     use super::{super::pace::PACE_LEAST, *};
-    use crate::{collector::LogCollector, http::read::encode::Format, stream::LogStream};
+    use crate::{
+        collector::{LogCollector, SubscribeOptions},
+        config::Full,
+        http::read::encode::Format,
+        stream::LogStream,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_machine_is_shown_at_a_pace_and_a_quiet_one_at_once() {
@@ -339,7 +343,7 @@ mod tests {
         let queue = collector.subscribe("m").unwrap();
         let limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow: true };
         let encoder = Encoder { format: Format::Text, raw: false };
-        let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), encoder, limits);
+        let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), encoder, limits, &Arc::default());
         let push = |line: &str| collector.push_line("m", line).unwrap();
         let start = Instant::now();
 
@@ -365,7 +369,8 @@ mod tests {
             let limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow };
             let link = Link::new();
             let source = Source::Queue(LogStream::new(queue.clone()));
-            let mut reader = Reader::new(source, encoder, limits).delivering_to(Some(Arc::clone(&link)));
+            let mut reader =
+                Reader::new(source, encoder, limits, &Arc::default()).delivering_to(Some(Arc::clone(&link)));
             let going = async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 link.set_gone();
@@ -382,15 +387,53 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn among_many_a_reader_goes_slower_but_not_where_its_queue_would_drop_meanwhile() {
+        let collector = LogCollector::default();
+        let dropping = SubscribeOptions { full: Some(Full::DropOldest), ..SubscribeOptions::default() };
+        for (machine, options, pace) in
+            [("m", SubscribeOptions::default(), Duration::from_millis(40)), ("n", dropping, PACE_LEAST)]
+        {
+            let queue = collector.subscribe_with(machine, options).unwrap().0;
+            let (pacing, _others) = Pacing::among(999);
+            let limits = Limits { item_timeout: Some(Duration::from_millis(100)), ..FOREVER };
+            let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), TEXT, limits, &pacing);
+            let start = Instant::now();
+            let mut next = async || {
+                let _ = collector.push_line(machine, "x").unwrap();
+                assert_eq!(reader.next_frame().await.unwrap(), b"x\n");
+                start.elapsed()
+            };
+            assert_eq!((next().await, next().await), (Duration::ZERO, pace), "{machine}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_may_take_as_long_as_was_said_also_among_many() {
+        let collector = LogCollector::default();
+        let queue = collector.subscribe("m").unwrap();
+        let (pacing, _others) = Pacing::among(10_000);
+        let limits = Limits { item_timeout: Some(Duration::from_millis(100)), ..FOREVER };
+        let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), JSON, limits, &pacing);
+        let _ = collector.push_line("m", "x").unwrap();
+        reader.next_frame().await.unwrap();
+        let start = Instant::now();
+        let end = reader.next_frame().await.unwrap();
+        assert_eq!(end, b"{\"event\":\"end\",\"reason\":\"item_timeout\"}\n");
+        assert_eq!(start.elapsed(), Duration::from_millis(100));
+    }
+
     const FOREVER: Limits = Limits { item_timeout: None, total_timeout: None, max_lines: None, follow: true };
     const TEXT: Encoder = Encoder { format: Format::Text, raw: false };
+    const JSON: Encoder = Encoder { format: Format::Ndjson, raw: false };
 
     #[tokio::test(start_paused = true)]
     async fn the_next_frame_is_made_when_the_one_before_is_written() {
         let collector = LogCollector::default();
         let queue = collector.subscribe("m").unwrap();
         let link = Link::new();
-        let reader = Reader::new(Source::Queue(LogStream::new(queue.clone())), TEXT, FOREVER);
+        let pacing = Arc::default();
+        let reader = Reader::new(Source::Queue(LogStream::new(queue.clone())), TEXT, FOREVER, &pacing);
         let mut body = reader.into_body(Some(Arc::clone(&link)));
         let _ = collector.push_line("m", "0").unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
@@ -402,6 +445,7 @@ mod tests {
             assert_eq!(queue.lines(), 1, "not taken for who does not read");
             advance(PACE_LEAST).await;
         }
+        assert_eq!(pacing.readers(), 0, "nor has it a part in the pace of others");
         let (next, ()) = tokio::join!(body.frame(), async {
             tokio::task::yield_now().await;
             link.set_stalled(false);
@@ -414,7 +458,7 @@ mod tests {
         let collector = LogCollector::default();
         let budget = Arc::clone(collector.budget());
         let queue = collector.subscribe("m").unwrap();
-        let reader = Reader::new(Source::Queue(LogStream::new(queue)), TEXT, FOREVER);
+        let reader = Reader::new(Source::Queue(LogStream::new(queue)), TEXT, FOREVER, &Arc::default());
         let mut body = reader.charged_to(&budget).into_body(None);
         let line = "x".repeat(1 << 10);
         let push = || (0..9).for_each(|_| drop(collector.push_line("m", &line).unwrap()));

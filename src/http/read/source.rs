@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
+    config::Full,
     grant::Grant,
     queue::Ended,
     stream::{
@@ -63,6 +64,11 @@ impl Source {
             Self::Fleet(source) => source.fill(frame),
             Self::Over(reason) => Filled::Ended(*reason),
         }
+    }
+
+    /// Whether what comes is dropped, or its sender refused, once so much waits to be read.
+    pub(super) fn is_bounded(&self) -> bool {
+        matches!(self, Self::Queue(stream) if stream.full() != Full::CatchUp)
     }
 
     /// Waits until [`Source::fill`] may have something new. Cancel safe.
