@@ -55,11 +55,14 @@ cargo test --workspace --all-features "$@"
 # Each bench is tried once, so that none rots. A filter is for the tests.
 [ "$#" -gt 0 ] || cargo test --workspace --all-features --bench '*'
 
-# The drain is killed under load, for half a minute, and two hundred of its viewers stop reading. A filter is for the tests.
+# Threads in some of the orders that there are; and the drain is killed under load, for half a minute, two hundred of its viewers stop
+# reading, and bombs are thrown at it. A filter is for the tests.
 if [ "$#" -eq 0 ]; then
+    SHUTTLE_ITERATIONS=200 scripts/schedules.sh
     cargo build --workspace --all-features --bins
     scripts/crash.sh
     scripts/viewers.sh
+    scripts/hostile.sh
 fi
 
 # An S3 server, a NATS server, a terminal emulator, what checks openapi.json, the boards and the Dockerfile, of versions known to work, in an environment of the

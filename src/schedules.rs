@@ -6,6 +6,8 @@
 //! Of each schedule half of the iterations choose at random, the other half by few changes of priority (PCT). `SHUTTLE_ITERATIONS`
 //! says how many of each; what fails is printed, with its seed (`SHUTTLE_RANDOM_SEED`) and as a schedule (`SHUTTLE_REPLAY`).
 
+#![expect(clippy::unwrap_used, reason = "tests, which clippy knows by a plain `cfg(test)` alone")]
+
 mod admission;
 mod budget;
 mod handover;
