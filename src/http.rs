@@ -212,6 +212,7 @@ async fn connection<S, H, F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let link = Link::new();
+    let closing = Arc::clone(&link);
     let mut guard = Guard::new(stream, settings.deadlines, Arc::clone(&link));
     // hyper takes 16 KiB for its buffers at once: not for who says nothing, or is slow to.
     if shutdown.run_until_cancelled(guard.first_head()).await == Some(false) {
@@ -229,7 +230,7 @@ async fn connection<S, H, F>(
     let ended = tokio::select! {
         biased;
         ended = &mut serving => ended,
-        () = async { shutdown.cancelled().await; tokio::task::yield_now().await } => {
+        () = async { shutdown.cancelled().await; closing.set_closing(); tokio::task::yield_now().await } => {
             Pin::new(&mut serving).graceful_shutdown();
             (&mut serving).await
         }
