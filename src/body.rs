@@ -26,9 +26,11 @@ const FIRST_RESERVE_MAX: usize = 1 << 20;
 /// What is first reserved for each byte that has arrived: who sends a trickle holds a trickle, whatever it announced. As an
 /// expansion it fits compressed logs too, which shrink to a tenth.
 const FIRST_RESERVE_RATIO: usize = 16;
-/// What a compressed buffer grows by at most, and so what one call decodes at most before its caller is asked for room again: a
-/// millisecond or two, for which others wait.
-pub(crate) const DECODED_AT_ONCE_MAX: usize = 1 << 20;
+/// How large a compressed buffer becomes by doubling: few of real senders' are larger.
+pub(crate) const DECODED_FREELY_MAX: usize = 1 << 20;
+/// What it grows by beyond that, and so what one call decodes before its caller is asked for room again: some 200 µs, for which others
+/// wait.
+const DECODED_AT_ONCE: usize = 256 << 10;
 /// The smallest buffer worth having, and the smallest growth.
 const STEP_MIN: usize = 4 << 10;
 /// No snappy block expands further: its densest element is a copy of 64 bytes in 3.
@@ -379,7 +381,7 @@ impl BodyReader {
         Ok(None)
     }
 
-    /// The capacity to grow to: double, but of what is decoded no more than [`DECODED_AT_ONCE_MAX`] more; for a plain body what was
+    /// The capacity to grow to: double, but of what is decoded no more than [`DECODED_AT_ONCE`] once it is large; for a plain body what was
     /// announced if that is enough and not far more than has arrived; and no more than the caps need.
     fn next_capacity(&self, incoming: usize) -> usize {
         let plain = matches!(self.decoder, Decoder::Plain);
@@ -389,8 +391,8 @@ impl BodyReader {
             // What was announced becomes more believable the more of it is there.
             capacity if plain && self.size_hint.is_some() => capacity.saturating_mul(FIRST_RESERVE_RATIO),
             capacity if plain => capacity.saturating_mul(2),
-            // What a step may decode is what one call of a decoder takes, and others wait for it.
-            capacity => capacity.saturating_add(capacity.min(DECODED_AT_ONCE_MAX)),
+            capacity if capacity < DECODED_FREELY_MAX => capacity.saturating_mul(2).min(DECODED_FREELY_MAX),
+            capacity => capacity.saturating_add(DECODED_AT_ONCE),
         };
         if let Some(hint) = self.size_hint.filter(|_| plain) {
             // Framing lets no more come than was announced; if more did, a decoder's growth is right for it.

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Arrived, Ingest, READY_BYTES, RETRY_AFTER, no_memory, shutting_down, undecodable};
 use crate::{
-    body::{BodyReader, DECODED_AT_ONCE_MAX, Encoding, Progress},
+    body::{BodyReader, DECODED_FREELY_MAX, Encoding, Progress},
     budget::Permit,
     http::{
         hold::{Expired, Hold},
@@ -80,7 +80,7 @@ impl Ingest {
         inbound: &Inbound<'_>,
         hold: &mut Hold<'_>,
     ) -> Result<(), Problem> {
-        if reader.is_plain() || want <= DECODED_AT_ONCE_MAX {
+        if reader.is_plain() || want <= DECODED_FREELY_MAX {
             return self.grow(permit, want, hold).await;
         }
         self.check_fits(want)?;
