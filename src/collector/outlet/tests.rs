@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     admission::Cause,
     batch::{EntryId, Kind},
-    collector::tests::{push, push_numbers, small},
+    collector::tests::{draft, push, push_numbers, small},
     stream::view::ViewStart,
 };
 
@@ -111,6 +111,21 @@ async fn a_sink_that_blocks_refuses_until_what_was_taken_is_settled() {
     settle(&outlet, &taken);
     assert!(outlet.next().await.is_none());
     assert_eq!(collector.drop_what_is_left(), 0);
+}
+
+#[test]
+fn a_sink_that_blocks_keeps_room_for_a_body_that_is_being_admitted_and_gets_it_back() {
+    let collector = small(|_| {});
+    let _outlet = collector.add_outlet(terms(None, OutletFull::Block, 1));
+    let draft = draft(&collector, &[("m", Kind::Stdout, "0")], Timestamp::now()).unwrap();
+    let wants = collector.shared.outlets.wants(&draft.batch, false).unwrap();
+    assert_eq!(push_numbers(&collector, "m", 1..2), Err(Cause::SinkFull), "two bodies would be over the bound together");
+    let mut room = collector.budget().room();
+    room.enable();
+    drop(wants);
+    assert!(room.wait().now_or_never().is_some(), "who is held hears of it");
+    let _ = push_numbers(&collector, "m", 1..2).unwrap();
+    assert_eq!(check(&collector).lines_in, 1, "nothing came of the first");
 }
 
 #[test]
