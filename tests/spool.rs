@@ -92,8 +92,12 @@ fn ls_lists_the_segments_and_dump_prints_what_is_in_them() {
         u64::from_str_radix(id.split('-').nth(1).unwrap(), 16).unwrap()
     };
     assert!(ids.iter().map(number).eq(0..80), "an id each, as a drain tells it");
-    let bodies = fleetdrain(&["dump", "--bodies", "--from", "40"], &dir);
-    assert_eq!(bodies.out, format!("[{},{}]\n", line("odd", "line 39"), line("both", "and this")));
+    let raw = fleetdrain(&["dump", "--raw", "--from", "40"], &dir);
+    assert_eq!(
+        raw.out,
+        format!("{}\n{}\n", line("odd", "line 39"), line("both", "and this")),
+        "lines, to be posted again"
+    );
 }
 
 #[test]
@@ -108,6 +112,9 @@ fn verify_finds_damage_and_repair_mends_it() {
     fs::write(second, &content).unwrap();
     let damaged = fleetdrain(&["verify"], &dir);
     assert_eq!(damaged.code, 65);
+    let dumped = fleetdrain(&["dump", "--raw"], &dir);
+    assert_eq!((dumped.code, dumped.out.lines().count()), (65, 78), "{}", dumped.err);
+    assert!(dumped.err.contains("damaged places were left out, 1 of them"), "{}", dumped.err);
     assert!(damaged.out.contains("damaged from byte 64 to"), "{}", damaged.out);
     assert_eq!(fs::read(second).unwrap(), content, "verify changed something");
     let repaired = fleetdrain(&["repair"], &dir);

@@ -43,7 +43,7 @@ Examples:
 const DUMP_EXAMPLES: &str = "\
 Examples:
   fleetdrain spool dump --dir /var/lib/fleetdrain -m 4d891d77b05118 --since 1h
-  fleetdrain spool dump --dir /var/lib/fleetdrain --bodies > backup.ndjson";
+  fleetdrain spool dump --dir /var/lib/fleetdrain --raw > backup.ndjson";
 
 const REPAIR_HELP: &str = "\
 The drain must not be running. What is damaged is copied beside the segments, as
@@ -100,9 +100,9 @@ struct Dump {
     /// Begin with what was received since then, such as 5m
     #[arg(long, value_name = "DURATION", value_parser = since)]
     since: Option<Duration>,
-    /// Print the bodies as they were sent, not their entries; with --machine those that it is in
+    /// Print the records as they were sent, one a line: what can be posted again
     #[arg(long)]
-    bodies: bool,
+    raw: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
@@ -224,7 +224,28 @@ fn dump(args: &Dump) -> Result<Exit, Failure> {
     let machine = args.machine.as_deref();
     offline::dump(&args.dir.dir, seek, machine, |spool, record| printer.print(spool, &record))
         .map_err(in_dir(&args.dir.dir))?;
-    printer.failed.map_or(Ok(Exit::Success), Err)
+    match printer.failed {
+        Some(failed) => Err(failed),
+        None if args.is_of_all() => left_out(&args.dir.dir),
+        None => Ok(Exit::Success),
+    }
+}
+
+/// Says what a dump of everything does not have: whoever keeps it for a backup is to know.
+fn left_out(dir: &Path) -> Result<Exit, Failure> {
+    let checked = offline::verify(dir).map_err(in_dir(dir))?;
+    let places = checked.iter().map(|segment| segment.damage.len()).sum::<usize>();
+    if places == 0 && !checked.iter().any(|segment| segment.is_unreadable) {
+        return Ok(Exit::Success);
+    }
+    complain(&format!("damaged places were left out, {places} of them: `fleetdrain spool verify` says where"));
+    Ok(Exit::Data)
+}
+
+impl Dump {
+    fn is_of_all(&self) -> bool {
+        self.machine.is_none() && self.from.is_none() && self.since.is_none()
+    }
 }
 
 struct Printer<'a> {
@@ -238,21 +259,14 @@ impl Printer<'_> {
     /// Prints what is wanted of a record; whether to go on.
     fn print(&mut self, spool: u64, record: &Record) -> bool {
         self.out.clear();
-        if self.args.bodies {
-            self.out.extend_from_slice(&record.body);
-            if !record.body.ends_with(b"\n") {
-                self.out.push(b'\n');
-            }
-        } else {
-            self.render_entries(spool, record);
-        }
+        self.render(spool, record);
         let mut stdout = io::stdout().lock();
         let printed = stdout.write_all(&self.out).and_then(|()| stdout.flush());
         self.failed = printed.map_err(Failure::stdout).err();
         self.failed.is_none()
     }
 
-    fn render_entries(&mut self, spool: u64, record: &Record) {
+    fn render(&mut self, spool: u64, record: &Record) {
         let parsed = self.parser.parse(&record.body, Limits { line_bytes_max: usize::MAX, errors_max: 0 });
         let lines = parsed.rows.len() as u64;
         for row in &parsed.rows {
@@ -260,7 +274,10 @@ impl Printer<'_> {
             let origin = Origin { epoch: spool | SPOOLED, line, machine_seq: 0, received_at: record.received_at };
             let entry = EntryView { body: &record.body, arena: &parsed.arena, row, origin: Some(origin) };
             if self.args.machine.as_ref().is_none_or(|machine| entry.machine_id() == machine) {
-                entry.write_json(&mut self.out, true);
+                match self.args.raw {
+                    true => entry.write_raw(&mut self.out),
+                    false => entry.write_json(&mut self.out, true),
+                }
                 self.out.push(b'\n');
             }
         }

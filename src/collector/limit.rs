@@ -141,13 +141,19 @@ impl Table {
     }
 }
 
-/// Marks the lines of a batch that are over a limit; `machines` are those of its groups.
-pub(super) fn mark(limit: &Limit, meters: &mut Meters, batch: &mut Batch, machines: &[Arc<Machine>]) {
+/// Marks the lines of a batch that are over a limit, of those that a queue or a sink wants; `machines` are those of its groups.
+pub(super) fn mark(
+    limit: &Limit,
+    meters: &mut Meters,
+    batch: &mut Batch,
+    machines: &[Arc<Machine>],
+    sinks_want: impl Fn(u32) -> bool,
+) {
     let now = batch.received;
     let Meters { machines: machine_meters, apps } = meters;
     for (index, machine) in machines.iter().enumerate() {
         let state = machine.state.lock();
-        let Some(streams) = state.live_queue().map(|queue| queue.terms.streams) else { continue };
+        let streams = state.live_queue().map(|queue| queue.terms.streams);
         let rows = batch.groups[index].rows.clone();
         let sent = batch.view(rows.end - 1);
         let app = if sent.app_name().is_empty() { state.app() } else { sent.app_name() };
@@ -157,7 +163,8 @@ pub(super) fn mark(limit: &Limit, meters: &mut Meters, batch: &mut Batch, machin
         let mut of_machine = on.then(|| machine_meters.meter(&machine.id, limit.machine, now));
         for at in rows {
             let row = batch.row_mut(at);
-            if row.kind == Kind::System || !streams.wants(row.kind) {
+            let is_wanted = streams.is_some_and(|streams| streams.wants(row.kind)) || sinks_want(row.ordinal);
+            if row.kind == Kind::System || !is_wanted {
                 continue;
             }
             // Only a line that passes both is paid for in either.

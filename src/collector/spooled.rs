@@ -182,6 +182,12 @@ impl LogCollector {
         }
     }
 
+    /// Lines that damage in the spool has cost.
+    #[cfg(feature = "server")]
+    pub(crate) fn spool_lines_damaged(&self) -> u64 {
+        self.spool().map_or(0, |spool| spool.counted().lines_dropped_corrupt)
+    }
+
     /// How long the spool's syncs took.
     #[cfg(feature = "server")]
     pub(crate) fn fsync_seconds(&self) -> Arc<Histogram> {

@@ -21,6 +21,10 @@ impl LogCollector {
         SpoolSnapshot::default()
     }
 
+    pub(crate) fn spool_lines_damaged(&self) -> u64 {
+        0
+    }
+
     pub(crate) fn fsync_seconds(&self) -> Arc<Histogram> {
         Arc::new(Histogram::new(Histogram::LATENCY))
     }

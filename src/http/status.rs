@@ -116,9 +116,15 @@ impl Health {
     pub(crate) fn reasons(&self, counted: Counted) -> Vec<Reason> {
         let Counted { dropped, refused } = self.note(counted);
         let seconds = WINDOW.as_secs();
-        let losing = || Reason::new(Trouble::Losing, format!("{dropped} lines were dropped in the last {seconds} s"));
-        let refusing =
-            || Reason::new(Trouble::Refusing, format!("{refused} bodies were refused in the last {seconds} s"));
+        let were = |count, one, many| if count == 1 { format!("1 {one} was") } else { format!("{count} {many} were") };
+        let losing = || {
+            let lines = were(dropped, "line", "lines");
+            Reason::new(Trouble::Losing, format!("{lines} dropped in the last {seconds} s"))
+        };
+        let refusing = || {
+            let bodies = were(refused, "body", "bodies");
+            Reason::new(Trouble::Refusing, format!("{bodies} refused in the last {seconds} s"))
+        };
         let losing = (dropped > 0).then(losing);
         losing.into_iter().chain((refused > 0).then(refusing)).collect()
     }

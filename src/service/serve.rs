@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::atomic::Ordering::Relaxed,
+    time::Duration,
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,8 +16,9 @@ use super::{
 };
 use crate::{
     collector::{CollectorConfig, LogCollector},
-    config::{Config, Loaded, Loader},
+    config::{Config, Loaded, Loader, value::format_duration},
     http,
+    journal::UncleanStop,
     sink::running::Swapped,
 };
 #[cfg(feature = "spool")]
@@ -45,7 +47,7 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
         close_journal(&collector).await;
     }
     let running = running?;
-    announce(&running, &config, &warnings);
+    announce(&collector, &running, &config, &warnings);
     let notify = Notify::from_env();
     notify.ready();
     let _watchdog = notify.keep_watchdog();
@@ -113,8 +115,9 @@ async fn close(collector: LogCollector) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Says where it listens, what an acknowledgement means and what is unsafe. The two listening lines are for programs too.
-fn announce(running: &Running, config: &Config, warnings: &[String]) {
+/// Says where it listens, what an acknowledgement means, what an earlier run has left and what is unsafe. The two listening lines are
+/// for programs too.
+fn announce(collector: &LogCollector, running: &Running, config: &Config, warnings: &[String]) {
     let Certificates { ingest, control } = &running.certificates;
     eprintln!("ingest listening on {}://{}", scheme(ingest.as_ref()), running.ingest);
     if let Some(addr) = running.control {
@@ -125,12 +128,27 @@ fn announce(running: &Running, config: &Config, warnings: &[String]) {
         Some(dir) => eprintln!("a 200 means: on disk, in {}, synced; memory stays within {budget}", dir.display()),
         None => eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken"),
     }
+    let spool = collector.spool_counted();
+    if spool.lines > 0 {
+        let age = format_duration(Duration::from_secs(spool.oldest_age_seconds as u64));
+        eprintln!("it holds {} lines of before, the oldest received {age} ago", spool.lines);
+    }
+    if let Some(stop) = collector.shared.journal.unclean_stop() {
+        eprintln!("warning: the run before ended without a shutdown: {} (`fleetdrain losses`)", cost(stop));
+    }
     #[cfg(feature = "sinks")]
     for sink in &config.sinks {
         eprintln!("sink {} is a {}", sink.name, sink.kind);
     }
     for warning in warnings {
         eprintln!("warning: {warning}");
+    }
+}
+
+fn cost(stop: UncleanStop) -> String {
+    match stop.undelivered {
+        Some(lines) => format!("{lines} acknowledged lines were unread when it was last known to live"),
+        None => "nobody knows how many acknowledged lines that cost".to_owned(),
     }
 }
 

@@ -83,7 +83,9 @@ impl Wiring {
             sinks,
             rejected: Arc::clone(&self.rejected),
             counted: Box::new(move || Counted {
-                dropped: fly_counted.overflow() + sinks_of(&dropped).iter().map(|sink| sink.lines_dropped).sum::<u64>(),
+                dropped: fly_counted.overflow()
+                    + sinks_of(&dropped).iter().map(|sink| sink.lines_dropped).sum::<u64>()
+                    + dropped.spool_lines_damaged(),
                 refused: refused_for_want_of_room(&counted),
             }),
             troubles: Box::new(move || {

@@ -119,7 +119,11 @@ fn a_sink_that_blocks_keeps_room_for_a_body_that_is_being_admitted_and_gets_it_b
     let _outlet = collector.add_outlet(terms(None, OutletFull::Block, 1));
     let draft = draft(&collector, &[("m", Kind::Stdout, "0")], Timestamp::now()).unwrap();
     let wants = collector.shared.outlets.wants(&draft.batch, false).unwrap();
-    assert_eq!(push_numbers(&collector, "m", 1..2), Err(Cause::SinkFull), "two bodies would be over the bound together");
+    assert_eq!(
+        push_numbers(&collector, "m", 1..2),
+        Err(Cause::SinkFull),
+        "two bodies would be over the bound together"
+    );
     let mut room = collector.budget().room();
     room.enable();
     drop(wants);
@@ -129,15 +133,30 @@ fn a_sink_that_blocks_keeps_room_for_a_body_that_is_being_admitted_and_gets_it_b
 }
 
 #[test]
-fn what_is_over_a_limit_is_not_for_sinks() {
+fn what_is_over_a_limit_is_not_for_sinks_whether_there_is_a_queue_or_not() {
+    for is_subscribed in [true, false] {
+        let collector = small(|config| config.limit.machine.lines_per_second = 1);
+        let _queue = is_subscribed.then(|| collector.subscribe("m").unwrap());
+        let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
+        let _ = push_numbers(&collector, "m", 0..15).unwrap();
+        let taken = outlet.try_next().unwrap();
+        assert_eq!(taken.run.rows.len(), 10);
+        settle(&outlet, &taken);
+        assert_eq!(outlet.state().stats().lines_dropped_by_reason["limited"], 5);
+        check(&collector);
+    }
+}
+
+#[test]
+fn what_nobody_wants_is_not_paid_for_by_a_limit() {
     let collector = small(|config| config.limit.machine.lines_per_second = 1);
-    let _queue = collector.subscribe("m").unwrap();
-    let mut outlet = collector.add_outlet(terms(None, OutletFull::DropNewest, 1 << 20));
-    let _ = push_numbers(&collector, "m", 0..15).unwrap();
-    let taken = outlet.try_next().unwrap();
-    assert_eq!(taken.run.rows.len(), 10);
-    settle(&outlet, &taken);
-    assert_eq!(outlet.state().stats().lines_dropped_by_reason["limited"], 5);
+    let mut outlet = collector.add_outlet(terms(stderr_only(), OutletFull::DropNewest, 1 << 20));
+    let lines = |kind| [("m", kind, "x"); 10];
+    for _ in 0..3 {
+        let _ = push(&collector, &lines(Kind::Stdout)).unwrap();
+    }
+    let _ = push(&collector, &lines(Kind::Stderr)).unwrap();
+    assert_eq!(outlet.try_next().unwrap().run.rows.len(), 10);
 }
 
 /// Bodies whose answers wait for sinks.

@@ -206,6 +206,11 @@ impl Wants {
         self.union = Union::of(&self.each, batch);
     }
 
+    /// Whether any sink wants the row at `index`.
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.each.iter().any(|want| want.rows.as_ref().is_none_or(|rows| rows.binary_search(&index).is_ok()))
+    }
+
     /// Gives the sinks their lines, with the publish lock held and before anybody can see the batch.
     pub(crate) fn offer(&mut self, batch: &Arc<Batch>) {
         for want in &mut self.each {

@@ -189,7 +189,7 @@ pub static SETTINGS: [Setting; 63] = [
             read: read_full,
             show: |c| c.queue.full.as_str().into(),
         },
-        "what a full queue does; block answers senders 429",
+        "what a full queue does; block answers senders 429 while its reader is slow",
     ),
     setting(
         "queue.streams",
