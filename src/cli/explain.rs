@@ -124,10 +124,10 @@ fn kept(kept: &Value) -> String {
 fn fate(fate: &Value) -> String {
     let text = |key: &str| fate[key].as_str();
     let mut out = text("state").unwrap_or("unknown").to_owned();
-    if let Some(reason) = text("reason") {
+    if let Some(reason) = text("reason").filter(|reason| *reason != out) {
         let _ = write!(out, ", {reason}");
     }
-    if let Some(detail) = text("detail") {
+    if let Some(detail) = text("detail").filter(|detail| !detail.is_empty()) {
         let _ = write!(out, ": {detail}");
     }
     if let (Some(streams), Some(full)) = (text("streams"), text("full")) {

@@ -143,7 +143,7 @@ fn ls(dir: &Path, as_json: bool) -> Result<Exit, Failure> {
         let lines = segments.iter().map(|segment| format!("{}\n", to_json(segment)));
         return print(lines.collect::<String>().as_bytes());
     }
-    let mut table = Table::new(&["SEGMENT", "RECORDS", "LINES", "BYTES", "FIRST RECEIVED", "LAST RECEIVED", "INDEX"]);
+    let mut table = Table::new(&["SEGMENT", "BODIES", "LINES", "BYTES", "FIRST RECEIVED", "LAST RECEIVED", "INDEX"]);
     for segment in &segments {
         let (first, last) = received(segment);
         let index = if segment.is_sealed { "yes" } else { "no" };
@@ -175,7 +175,7 @@ fn number(number: u64) -> String {
 }
 
 fn report(checked: &[Checked], say: impl Fn(&Checked) -> String) -> Result<Exit, Failure> {
-    let mut table = Table::new(&["SEGMENT", "RECORDS", "VERDICT"]);
+    let mut table = Table::new(&["SEGMENT", "BODIES", "VERDICT"]);
     for checked in checked {
         table.row([checked.segment.name.clone(), number(checked.segment.records), say(checked)]);
     }

@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     print(&table.render())
 }
 
-/// One row for each number, those of inner objects under their path.
+/// One row for each number, those of inner objects under their path, those of lists under their names.
 fn flatten(table: &mut Table, path: &str, value: &Value) {
     match value {
         Value::Object(members) => {
@@ -48,7 +48,13 @@ fn flatten(table: &mut Table, path: &str, value: &Value) {
         Value::Number(number) => table.row([path.to_owned(), thousands(number)]),
         Value::String(text) => table.row([path.to_owned(), text.clone()]),
         Value::Null => table.row([path.to_owned(), "-".to_owned()]),
-        Value::Bool(_) | Value::Array(_) => table.row([path.to_owned(), value.to_string()]),
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                let name = item.get("name").and_then(Value::as_str).map_or_else(|| index.to_string(), str::to_owned);
+                flatten(table, &format!("{path}.{name}"), item);
+            }
+        }
+        Value::Bool(_) => table.row([path.to_owned(), value.to_string()]),
     }
 }
 
@@ -59,9 +65,14 @@ mod tests {
     #[test]
     fn inner_counters_stand_under_their_path() {
         let mut table = Table::new(&["COUNTER", "VALUE"]);
-        flatten(&mut table, "", &serde_json::json!({"lines": 1234, "dropped": {"queue_full": 0}}));
+        flatten(
+            &mut table,
+            "",
+            &serde_json::json!({"lines": 1234, "dropped": {"queue_full": 0}, "sinks": [{"name": "s", "in": 5}]}),
+        );
         let text = String::from_utf8(table.render()).unwrap();
         assert!(text.contains("dropped.queue_full      0"), "{text}");
         assert!(text.contains("lines               1,234"), "{text}");
+        assert!(text.contains("sinks.s.in              5"), "{text}");
     }
 }

@@ -135,8 +135,16 @@ pub struct SinkStats {
     /// How long the oldest line has waited that is neither delivered nor dropped.
     pub lag_seconds: f64,
     pub last_success_timestamp_seconds: Option<f64>,
-    /// Of a sink that is failing now.
+    /// Of its last delivery, if that failed.
     pub last_error: Option<String>,
+}
+
+impl SinkStats {
+    /// Why nothing arrives now. What was refused for good is over, where nothing else is under way.
+    #[cfg(feature = "server")]
+    pub(crate) fn failing(&self) -> Option<&str> {
+        self.last_error.as_deref().filter(|_| self.lines_in_flight > 0)
+    }
 }
 
 impl Stats {

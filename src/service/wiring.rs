@@ -184,7 +184,7 @@ fn sinks_of(collector: &LogCollector) -> Vec<SinkStats> {
 
 /// A sink fails if what it tried last did, and nothing has arrived for a while.
 fn trouble(sink: &SinkStats) -> Option<Reason> {
-    let error = sink.last_error.as_deref()?;
+    let error = sink.failing()?;
     let now = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
     let silent = sink.last_success_timestamp_seconds.is_none_or(|at| now - at > SINK_SILENCE.as_secs_f64());
     silent.then(|| Reason::new(Trouble::SinkFailing, format!("{}: {error}", sink.name)))

@@ -54,7 +54,7 @@ impl Handle {
     /// What is known of it: its counts, under the names of their metrics, and what it does.
     fn facts(&self, collector: &LogCollector) -> Value {
         let stats = self.state(collector).map(|state| state.stats());
-        let failing = stats.as_ref().is_some_and(|stats| stats.last_error.is_some());
+        let failing = stats.as_ref().is_some_and(|stats| stats.failing().is_some());
         let state = match (*self.orders.borrow(), failing, &stats) {
             (Order::Pause, ..) => "paused",
             (_, true, _) => "failing",

@@ -76,6 +76,10 @@ impl Wants {
 
     pub(crate) fn renew(&mut self, _outlets: &Outlets, _batch: &Batch) {}
 
+    pub(crate) fn has(&self, _row: u32) -> bool {
+        false
+    }
+
     pub(crate) fn offer(&mut self, _batch: &Arc<Batch>) {}
 
     pub(crate) fn fate(&self, _index: usize, group: &Group, queue: Option<(Offered, Streams)>) -> (u64, u64, u64) {
