@@ -126,7 +126,7 @@ async fn a_line_that_was_dropped_or_limited_is_told_why() {
         &explain(&drain, &ids[0]).await,
         &["queue      dropped, queue_full", "losses     of this machine", "queue_full"],
     );
-    says(&explain(&drain, &ids[11]).await, &["queue      limited, limited", "limited    yes"]);
+    says(&explain(&drain, &ids[11]).await, &["queue      limited: the queue dropped it", "limited    yes"]);
     let (status, told) =
         Client::connect(drain.control).await.call(Method::GET, &format!("/api/v1/explain/{}", ids[9])).await;
     assert_eq!((status, &told["queues"][0]["state"]), (StatusCode::OK, &"queued".into()), "{told}");
