@@ -360,6 +360,12 @@ impl Spool {
         self.log.counted()
     }
 
+    /// As [`Counted::lines_dropped_corrupt`], without a look at the disk.
+    #[cfg(feature = "server")]
+    pub(crate) fn lines_damaged(&self) -> u64 {
+        self.log.counts.dropped_corrupt.load(Relaxed)
+    }
+
     /// How long syncs took.
     #[must_use]
     pub(crate) fn fsync_seconds(&self) -> &Arc<Histogram> {

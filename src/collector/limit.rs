@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Machine;
+use super::{Machine, outlet::Wants};
 use crate::{
     batch::{Batch, Kind},
     config::{Limit, Rate},
@@ -142,18 +142,15 @@ impl Table {
 }
 
 /// Marks the lines of a batch that are over a limit, of those that a queue or a sink wants; `machines` are those of its groups.
-pub(super) fn mark(
-    limit: &Limit,
-    meters: &mut Meters,
-    batch: &mut Batch,
-    machines: &[Arc<Machine>],
-    sinks_want: impl Fn(u32) -> bool,
-) {
+pub(super) fn mark(limit: &Limit, meters: &mut Meters, batch: &mut Batch, machines: &[Arc<Machine>], wants: &Wants) {
     let now = batch.received;
     let Meters { machines: machine_meters, apps } = meters;
     for (index, machine) in machines.iter().enumerate() {
         let state = machine.state.lock();
         let streams = state.live_queue().map(|queue| queue.terms.streams);
+        if streams.is_none() && wants.are_none() {
+            continue;
+        }
         let rows = batch.groups[index].rows.clone();
         let sent = batch.view(rows.end - 1);
         let app = if sent.app_name().is_empty() { state.app() } else { sent.app_name() };
@@ -163,7 +160,7 @@ pub(super) fn mark(
         let mut of_machine = on.then(|| machine_meters.meter(&machine.id, limit.machine, now));
         for at in rows {
             let row = batch.row_mut(at);
-            let is_wanted = streams.is_some_and(|streams| streams.wants(row.kind)) || sinks_want(row.ordinal);
+            let is_wanted = streams.is_some_and(|streams| streams.wants(row.kind)) || wants.has(row.ordinal);
             if row.kind == Kind::System || !is_wanted {
                 continue;
             }

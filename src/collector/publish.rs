@@ -156,7 +156,7 @@ impl LogCollector {
         }
         let limit = &shared.config.limit;
         if limit.machine.is_on() || limit.app.is_on() {
-            limit::mark(limit, &mut publisher.meters, &mut batch, &machines, |row| wants.has(row));
+            limit::mark(limit, &mut publisher.meters, &mut batch, &machines, &wants);
         }
         let moment = Moment::of(&batch, shared.started);
         let batch = Arc::new(batch);

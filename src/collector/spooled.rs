@@ -185,7 +185,7 @@ impl LogCollector {
     /// Lines that damage in the spool has cost.
     #[cfg(feature = "server")]
     pub(crate) fn spool_lines_damaged(&self) -> u64 {
-        self.spool().map_or(0, |spool| spool.counted().lines_dropped_corrupt)
+        self.spool().map_or(0, Spool::lines_damaged)
     }
 
     /// How long the spool's syncs took.

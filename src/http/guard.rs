@@ -184,10 +184,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// Waits for the next head; ready when the stage has changed, or with `false` when there will be none.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if !self.ahead.is_empty() {
-            ready!(self.poll_turn(cx));
-        }
         loop {
+            if !self.ahead.is_empty() {
+                ready!(self.poll_turn(cx));
+            }
             match self.find_head() {
                 Ok(false) => {}
                 Ok(true) => break,
@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => self.end(),
-                Poll::Ready(Ok(_)) => ready!(self.poll_turn(cx)),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.had_turn = false;

@@ -171,7 +171,7 @@ impl ControlState {
         if self.collector.is_shutting_down() {
             reasons.push(Reason::new(Trouble::ShuttingDown, "the process is about to end"));
         }
-        Verdict::new(reasons).with_warning((self.hooks.warning)())
+        Verdict { warnings: (self.hooks.warning)().into_iter().collect(), ..Verdict::new(reasons) }
     }
 
     fn counted(&self) -> Counted {

@@ -53,18 +53,14 @@ pub(crate) struct Verdict {
     pub(crate) status: &'static str,
     pub(crate) reasons: Vec<Reason>,
     /// What will be wrong one day, and is not yet: it makes nobody unwell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) warnings: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Verdict {
     pub(crate) fn new(mut reasons: Vec<Reason>) -> Self {
         reasons.sort_by_key(|reason| Trouble::ALL.iter().position(|trouble| *trouble == reason.reason));
-        Self { status: if reasons.is_empty() { "ok" } else { "failing" }, reasons, warnings: None }
-    }
-
-    pub(crate) fn with_warning(self, warning: Option<String>) -> Self {
-        Self { warnings: warning.map(|one| vec![one]), ..self }
+        Self { status: if reasons.is_empty() { "ok" } else { "failing" }, reasons, warnings: Vec::new() }
     }
 
     pub(crate) fn is_well(&self) -> bool {

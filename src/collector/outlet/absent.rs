@@ -76,6 +76,10 @@ impl Wants {
 
     pub(crate) fn renew(&mut self, _outlets: &Outlets, _batch: &Batch) {}
 
+    pub(crate) fn are_none(&self) -> bool {
+        true
+    }
+
     pub(crate) fn has(&self, _row: u32) -> bool {
         false
     }

@@ -157,6 +157,11 @@ fn what_nobody_wants_is_not_paid_for_by_a_limit() {
     }
     let _ = push(&collector, &lines(Kind::Stderr)).unwrap();
     assert_eq!(outlet.try_next().unwrap().run.rows.len(), 10);
+
+    // Also where they stand among each other, and among those of other machines.
+    let mixed = [("other", Kind::Stdout, "x"), ("another", Kind::Stderr, "x"), ("other", Kind::Stderr, "x")].repeat(10);
+    let _ = push(&collector, &mixed).unwrap();
+    assert_eq!(outlet.try_next().unwrap().run.rows.len(), 20);
 }
 
 /// Bodies whose answers wait for sinks.

@@ -206,6 +206,11 @@ impl Wants {
         self.union = Union::of(&self.each, batch);
     }
 
+    /// Whether there is no sink.
+    pub(crate) fn are_none(&self) -> bool {
+        self.each.is_empty()
+    }
+
     /// Whether any sink wants the row at `index`.
     pub(crate) fn has(&self, index: u32) -> bool {
         self.each.iter().any(|want| want.rows.as_ref().is_none_or(|rows| rows.binary_search(&index).is_ok()))
