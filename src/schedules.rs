@@ -40,7 +40,7 @@ use crate::{
     batch::{EntryView, Kind},
     collector::{
         CollectorConfig, LogCollector, Stats,
-        tests::{assert_balanced, draft, small},
+        tests::{assert_balanced, draft, push, small},
     },
     stream::{LogQueue, LogStream, StreamEvent},
 };
@@ -156,6 +156,19 @@ fn sender(collector: &LogCollector, machine: &'static str, sender: u32, bodies: 
             insist(&collector, &texts.each_ref().map(|text| (machine, Kind::Stdout, &**text))).accepted
         };
         (0..bodies).map(push).sum()
+    })
+}
+
+/// A thread that pushes a line of machine `m` after the other until it is refused. Returns how many were taken.
+fn sender_until_refused(collector: &LogCollector) -> JoinHandle<u32> {
+    let collector = collector.clone();
+    spawn(move || {
+        let mut taken = 0;
+        while push(&collector, &[("m", Kind::Stdout, &*format!("0-{taken}"))]).is_ok() {
+            taken += 1;
+            yield_now();
+        }
+        taken
     })
 }
 

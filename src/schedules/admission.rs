@@ -1,7 +1,7 @@
 //! Bodies of several machines, some of whose queues block: all of a body is taken, or nothing.
 
 use super::*;
-use crate::{SubscribeOptions, collector::tests::push, config::Full, stream::view::ViewStart};
+use crate::{SubscribeOptions, config::Full, stream::view::ViewStart};
 
 const MACHINES: [&str; 2] = ["m", "n"];
 
@@ -172,18 +172,7 @@ fn what_is_taken_before_the_shutdown_comes_before_the_end() {
     explore(|| {
         let collector = collector(|config| config.queue.lines = 100);
         let queue = collector.subscribe("m").unwrap();
-        let sending = {
-            let collector = collector.clone();
-            spawn(move || {
-                let is_taken = |body: &u32| push(&collector, &[("m", Kind::Stdout, &*format!("0-{body}"))]).is_ok();
-                let mut accepted = 0;
-                while is_taken(&accepted) {
-                    accepted += 1;
-                    yield_now();
-                }
-                accepted
-            })
-        };
+        let sending = sender_until_refused(&collector);
         let reading = reader(&queue);
         yield_now();
         collector.shut_down();

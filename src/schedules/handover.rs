@@ -257,3 +257,19 @@ fn queues_that_come_and_go_give_every_line_that_they_accepted() {
         assert_eq!((stats.lines_received, stats.machines, stats.subscriptions), (12, machines, 0));
     });
 }
+
+#[test]
+fn what_is_taken_before_the_shutdown_is_seen_before_the_end() {
+    explore(|| {
+        let collector = collector(|_| {});
+        let view = view(&collector, &BACKLOG);
+        let sending = sender_until_refused(&collector);
+        let looking = spawn(move || look(view, u64::MAX));
+        yield_now();
+        collector.shut_down();
+        let (taken, got) = (sending.join().unwrap(), looking.join().unwrap());
+        got.assert_gapless();
+        assert_eq!(got.total(), u64::from(taken));
+        assert_settled(collector);
+    });
+}

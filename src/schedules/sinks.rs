@@ -109,3 +109,20 @@ fn a_sink_that_goes_refuses_nobody_any_more_and_what_it_leaves_is_on_record() {
         assert_sink_settled(collector, 0, 0);
     });
 }
+
+#[test]
+fn what_is_taken_before_the_shutdown_comes_to_the_sink_before_the_end() {
+    explore(|| {
+        let collector = collector(|_| {});
+        let terms = terms(OutletFull::DropNewest, 1 << 18);
+        let outlet = collector.add_outlet(terms.clone());
+        let sending = sender_until_refused(&collector);
+        let delivering = spawn(move || deliver(outlet, &terms, u64::MAX));
+        yield_now();
+        collector.shut_down();
+        let (taken, (outlet, got)) = (sending.join().unwrap(), delivering.join().unwrap());
+        assert_eq!(got.lines.len() as u32, taken);
+        drop(outlet);
+        assert_sink_settled(collector, u64::from(taken), 0);
+    });
+}
