@@ -161,6 +161,32 @@ async fn a_subscription_that_was_answered_outlives_a_kill_at_once() {
 }
 
 #[tokio::test]
+async fn the_start_says_what_the_spool_holds_and_damage_in_it_is_a_loss_to_the_verdict() {
+    let dir = dir("damaged");
+    let drain = Spooled::start(&dir);
+    for body in bodies(0, 5) {
+        drain.post(&[], body).await;
+    }
+    drain.kill();
+    let paths = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let segment = paths.filter(|path| path.extension().is_some_and(|is| is == "seg")).min().unwrap();
+    let mut content = std::fs::read(&segment).unwrap();
+    content[200] ^= 4;
+    std::fs::write(&segment, &content).unwrap();
+
+    let drain = Spooled::start(&dir);
+    let (status, health) = Client::connect(drain.0.control).await.call(Method::GET, "/healthz").await;
+    assert_eq!(
+        (status, &health["reasons"][0]["reason"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"losing".into()),
+        "{health}"
+    );
+    let (code, said) = drain.terminate();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("lines of before, the oldest received"), "{said}");
+}
+
+#[tokio::test]
 async fn a_machine_that_only_the_disk_knows_can_be_finished() {
     let dir = dir("recalled");
     let drain = Spooled::start(&dir);

@@ -211,7 +211,9 @@ async fn what_a_kill_may_have_cost_is_on_record_at_the_next_start() {
     assert!(metrics.contains("\nfleetdrain_unclean_stop 1\n"), "{metrics}");
     assert!(metrics.contains("\nfleetdrain_unclean_stop_lines 2\n"), "{metrics}");
     drain.signal("-TERM");
-    assert_eq!(drain.wait().0, 0);
+    let (code, said) = drain.wait();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("without a shutdown: 2 acknowledged lines were unread"), "{said}");
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Loaded, Loader, value::format_duration},
     http,
     journal::UncleanStop,
+    metrics::SpoolSnapshot,
     sink::running::Swapped,
 };
 #[cfg(feature = "spool")]
@@ -42,12 +43,14 @@ pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
     let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
     open_journal(&collector, &config)?;
+    // Before anybody can send.
+    let left = collector.spool_counted();
     let running = Running::start(&collector, &config, ingest, Some(control)).await;
     if running.is_err() {
         close_journal(&collector).await;
     }
     let running = running?;
-    announce(&collector, &running, &config, &warnings);
+    announce(&collector, &left, &running, &config, &warnings);
     let notify = Notify::from_env();
     notify.ready();
     let _watchdog = notify.keep_watchdog();
@@ -117,7 +120,7 @@ async fn close(collector: LogCollector) -> Result<(), ServeError> {
 
 /// Says where it listens, what an acknowledgement means, what an earlier run has left and what is unsafe. The two listening lines are
 /// for programs too.
-fn announce(collector: &LogCollector, running: &Running, config: &Config, warnings: &[String]) {
+fn announce(collector: &LogCollector, left: &SpoolSnapshot, running: &Running, config: &Config, warnings: &[String]) {
     let Certificates { ingest, control } = &running.certificates;
     eprintln!("ingest listening on {}://{}", scheme(ingest.as_ref()), running.ingest);
     if let Some(addr) = running.control {
@@ -128,10 +131,9 @@ fn announce(collector: &LogCollector, running: &Running, config: &Config, warnin
         Some(dir) => eprintln!("a 200 means: on disk, in {}, synced; memory stays within {budget}", dir.display()),
         None => eprintln!("a 200 means: in memory, within {budget}; a crash loses what no reader has taken"),
     }
-    let spool = collector.spool_counted();
-    if spool.lines > 0 {
-        let age = format_duration(Duration::from_secs(spool.oldest_age_seconds as u64));
-        eprintln!("it holds {} lines of before, the oldest received {age} ago", spool.lines);
+    if left.lines > 0 {
+        let age = format_duration(Duration::from_secs(left.oldest_age_seconds as u64));
+        eprintln!("it holds {} lines of before, the oldest received {age} ago", left.lines);
     }
     if let Some(stop) = collector.shared.journal.unclean_stop() {
         eprintln!("warning: the run before ended without a shutdown: {} (`fleetdrain losses`)", cost(stop));

@@ -231,3 +231,16 @@ fn series(machine: MachineFacts) -> MachineSeries {
         latency_p99: machine.latency_p99_seconds,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_that_has_nothing_under_way_is_not_failing_whatever_its_last_line_came_to() {
+        let sink = SinkStats { last_error: Some("refused for good".to_owned()), ..SinkStats::default() };
+        assert_eq!(trouble(&sink), None);
+        let trying = SinkStats { lines_in_flight: 1, ..sink };
+        assert_eq!(trouble(&trying).map(|reason| reason.reason), Some(Trouble::SinkFailing));
+    }
+}
