@@ -9,9 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# `--cfg` for this crate alone: what it depends on is that of all other tests.
+# A wrapper, and the whole workspace: what it depends on is then that of all other tests.
 tests=$(
-    cargo rustc --lib --profile test --all-features --message-format json-render-diagnostics -- --cfg shuttle |
+    RUSTC_WORKSPACE_WRAPPER="$PWD/scripts/with_shuttle.sh" \
+        cargo test --workspace --all-features --lib --no-run --message-format json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
 )
 [ "$#" -gt 0 ] || set -- ''
