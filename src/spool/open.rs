@@ -162,10 +162,11 @@ impl Log {
 
 /// Writes a part of a file over itself.
 fn rewrite(file: &dyn File, part: Range<u64>) -> io::Result<()> {
-    let mut piece = vec![0; REWRITE];
+    let step = |at: u64| part.end.saturating_sub(at).min(REWRITE as u64) as usize;
+    let mut piece = vec![0; step(part.start)];
     let mut at = part.start;
     while at < part.end {
-        let bytes = (part.end - at).min(REWRITE as u64) as usize;
+        let bytes = step(at);
         file.read_exact_at(&mut piece[..bytes], at)?;
         file.write_all_at(&mut [IoSlice::new(&piece[..bytes])], at)?;
         at += bytes as u64;
