@@ -161,6 +161,8 @@ pub(crate) enum Consume {
 struct Backlog {
     to: u64,
     lines: [u64; Kind::COUNT],
+    /// When the first of them was received.
+    received: Option<Instant>,
 }
 
 /// What became of the wish to finish a machine later.
@@ -404,16 +406,19 @@ impl LogCollector {
     fn backlog_on_disk(&self, machine_id: &str, options: SubscribeOptions) -> Option<Backlog> {
         let past = self.shared.history.past().filter(|_| options.backlog)?;
         let to = self.shared.history.end().0;
-        Some(Backlog { to, lines: past.machine_lines(machine_id, 0..to) })
+        let lines = past.machine_lines(machine_id, 0..to);
+        let streams = options.streams.unwrap_or(self.shared.config.queue.streams);
+        Some(Backlog { to, lines, received: past.received_from(machine_id, 0, streams) })
     }
 
     fn start_on_disk(&self, queue: &Queue, machine: &Machine, trail: Trail, backlog: Backlog) -> queue::Place {
-        let Backlog { to, mut lines } = backlog;
+        let Backlog { to, mut lines, received } = backlog;
         let past = self.shared.history.past().filter(|_| to < trail.end);
         let since = past.map_or_else(Default::default, |past| past.machine_lines(&machine.id, to..trail.end));
         lines.iter_mut().zip(since).for_each(|(sum, lines)| *sum += lines);
         let cursor = MachineCursor::new(trail.next_seq - lines.iter().sum::<u64>(), 0);
-        queue.start_behind(&self.shared.history, trail, cursor, queue.terms.streams.count_all(&lines))
+        let wanted = queue.terms.streams.count_all(&lines);
+        queue.start_behind(&self.shared.history, trail, cursor, wanted, received.unwrap_or_else(Instant::now))
     }
 
     /// The queue to consume: subscribes first, unless the machine is finished. One step, so that a finish in between cannot

@@ -14,6 +14,8 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
+#[cfg(all(feature = "sinks", feature = "spool"))]
+pub(crate) use self::past::instant_of;
 pub(crate) use self::past::{Past, Start};
 use crate::{
     batch::{Batch, Group, GroupRef},

@@ -195,6 +195,16 @@ impl Spool {
         self.log.machine_first(machine, seq)
     }
 
+    /// As [`Spool::machine_first`], with such lines of it as are `wanted`.
+    pub(crate) fn machine_first_with(
+        &self,
+        machine: &str,
+        seq: u64,
+        wanted: impl Fn(Lines) -> bool,
+    ) -> Result<Option<Place>, ReadError> {
+        self.log.machine_first_with(machine, seq, wanted)
+    }
+
     /// The last record before `seq` with lines of a machine; one in 2⁶⁴ others may come up too.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use crate::{
     budget::{Budget, Permit},
     config::BootLines,
     record::{Limits, Parsers},
-    spool::{Place, ReadError, Record, Seek, Spool},
+    spool::{Lines, Place, ReadError, Record, Seek, Spool},
 };
 
 /// Searches that may go on at once; whoever comes later waits for one to end.
@@ -165,6 +165,12 @@ impl Past {
         trail.next_seq - behind
     }
 
+    /// When the machine's first lines of these streams in batches from number `seq` on were received.
+    pub(crate) fn received_from(&self, machine: &str, seq: u64, streams: Streams) -> Option<Instant> {
+        let wanted = |lines: Lines| streams.count(&lines.0) > 0;
+        found(|| self.spool.machine_first_with(machine, seq, wanted)).map(|place| instant_of(place.received_at()))
+    }
+
     /// The first batch received at `time` or later, if there is one; an error if that cannot be known now.
     pub(crate) fn batch_at_time(&self, time: Timestamp) -> Result<Option<Place>, ReadError> {
         persist(|| self.spool.first(Seek::Time(time)))
@@ -242,8 +248,7 @@ impl Past {
         }
         (batch.seq, batch.first_line, batch.epoch) = (record.seq, record.first_line, self.epoch());
         batch.from_spool = true;
-        let age = Timestamp::now().duration_since(record.received_at).unsigned_abs();
-        batch.received = batch.received.checked_sub(age).unwrap_or(batch.received);
+        batch.received = instant_of(record.received_at);
         batch.permit = permit.map(|mut permit| {
             // What was charged ahead is more than enough, but for records of a few bytes; those are few bytes.
             let _ = permit.try_resize(batch.bytes.len() + batch.table_bytes());
@@ -318,6 +323,12 @@ async fn wait_for<T: Send + 'static>(slots: &Arc<Semaphore>, read: impl FnOnce()
         // The runtime shuts down, and whoever waits here with it.
         Err(_) => std::future::pending().await,
     }
+}
+
+/// A time of receipt on the clock that ages are measured by.
+pub(crate) fn instant_of(time: Timestamp) -> Instant {
+    let (now, age) = (Instant::now(), Timestamp::now().duration_since(time));
+    now.checked_sub(Duration::try_from(age).unwrap_or_default()).unwrap_or(now)
 }
 
 /// Asks the disk again for a while when it does not answer: nothing is lost for an error that passes.

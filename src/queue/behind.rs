@@ -89,13 +89,21 @@ impl Queue {
             wanted += all - limited;
             group.first_seq > from
         });
-        self.start_behind(history, trail, MachineCursor::new(from, 0), wanted)
+        self.start_behind(history, trail, MachineCursor::new(from, 0), wanted, Instant::now())
     }
 
-    /// Starts a new queue behind, where `cursor` stands, with `wanted` lines to read. Returns where it stands.
-    pub(crate) fn start_behind(&self, history: &History, trail: Trail, cursor: MachineCursor, wanted: u64) -> Place {
+    /// Starts a new queue behind, where `cursor` stands, with `wanted` lines to read, on the disk since `received`. Returns where it
+    /// stands.
+    pub(crate) fn start_behind(
+        &self,
+        history: &History,
+        trail: Trail,
+        cursor: MachineCursor,
+        wanted: u64,
+        received: Instant,
+    ) -> Place {
         self.common.ledger.queue_in(wanted);
-        self.continue_at(&mut self.state.lock(), cursor, wanted, Instant::now(), history, trail)
+        self.continue_at(&mut self.state.lock(), cursor, wanted, received, history, trail)
     }
 
     /// Leaves `item`, which was just published, and everything after it to the history.

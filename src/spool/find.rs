@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    KINDS, Place, ReadError, Record, Seek,
+    KINDS, Lines, Place, ReadError, Record, Seek,
     format::{Base, RECORD, RecordHeader, checksum, machine_hash},
     fs::File,
     index::{Entry, Index, decode_keys},
@@ -69,15 +69,26 @@ impl Log {
 
     /// The first record at `seq` or behind that has lines of a machine with the same hash.
     pub(crate) fn machine_first(&self, machine: &str, seq: u64) -> Result<Option<Place>, ReadError> {
+        self.machine_first_with(machine, seq, |_| true)
+    }
+
+    /// As [`Log::machine_first`], with such lines of it as are `wanted`.
+    pub(crate) fn machine_first_with(
+        &self,
+        machine: &str,
+        seq: u64,
+        wanted: impl Fn(Lines) -> bool,
+    ) -> Result<Option<Place>, ReadError> {
         let hash = machine_hash(machine);
         self.search(self.segment_with(seq), true, |index| {
             let at = index.partition(&|entry| entry.seq < seq)?;
-            let rank = index.postings_before(hash, at)?;
-            if rank == index.postings(hash)? {
-                return Ok(None);
+            for rank in index.postings_before(hash, at)?..index.postings(hash)? {
+                let posting = index.posting(hash, rank)?;
+                if wanted(posting.lines) {
+                    return index.entry(posting.record.into()).map(Some);
+                }
             }
-            let posting = index.posting(hash, rank)?;
-            index.entry(posting.record.into()).map(Some)
+            Ok(None)
         })
     }
 

@@ -9,7 +9,7 @@ use super::{
     Began, Channel, Inner, LogCollector, OutletState, OutletTerms, Outlets, Position, SinkReason, Source, Tally,
 };
 use crate::{
-    history::{FleetCursor, History},
+    history::{FleetCursor, History, instant_of},
     spool::{ReadError, Seek},
 };
 
@@ -38,12 +38,6 @@ pub(crate) enum RewindError {
     NoSpool,
     #[error("the spool cannot be read now")]
     Unreadable(#[from] ReadError),
-}
-
-/// A time of receipt on the clock that ages are measured by.
-fn instant_of(time: Timestamp) -> Instant {
-    let (now, age) = (Instant::now(), Timestamp::now().duration_since(time));
-    now.checked_sub(Duration::try_from(age).unwrap_or_default()).unwrap_or(now)
 }
 
 impl LogCollector {

@@ -117,7 +117,8 @@ impl LogCollector {
         let trail = Trail { last: None, next_seq: FIRST_SEQ, end: to };
         if wanted > 0 {
             let cursor = MachineCursor::new(FIRST_SEQ - all, position.at);
-            let place = queue.start_behind(&self.shared.history, trail, cursor, wanted);
+            let received = past.received_from(machine_id, position.at, note.streams).unwrap_or_else(Instant::now);
+            let place = queue.start_behind(&self.shared.history, trail, cursor, wanted, received);
             publisher.moved(&machine, &queue, None, place);
         }
         let seq_at = |batch: &u64| FIRST_SEQ - past.machine_lines(machine_id, *batch..to).iter().sum::<u64>();

@@ -257,6 +257,35 @@ async fn queues_go_on_after_a_restart_from_what_was_not_delivered() {
 }
 
 #[tokio::test]
+async fn a_queues_age_is_that_of_its_oldest_line_also_after_a_restart() {
+    let dir = Dir::new();
+    let first = dir.open();
+    let (with_queue, without, without_stderr) = ("m", "other", "n");
+    drop(first.subscribe(with_queue).unwrap());
+    push_bodies(&first, 0..2);
+    let line = |stream: &str| format!("{{\"instance\":\"n\",\"message\":\"\",\"stream\":\"{stream}\"}}");
+    let _ = first.push(line("stderr")).unwrap();
+    let received = Instant::now();
+    let _ = first.push(line("stdout")).unwrap();
+    first.close_spool();
+    drop(first);
+
+    let second = dir.open();
+    let options = SubscribeOptions { backlog: true, ..SubscribeOptions::default() };
+    drop(second.subscribe_with(without, options).unwrap());
+    let of_stdout = SubscribeOptions { streams: Some("stdout".parse().unwrap()), ..options };
+    drop(second.subscribe_with(without_stderr, of_stdout).unwrap());
+    let lag = |machine| second.machine_facts(machine).unwrap().lag_seconds;
+    for machine in [with_queue, without] {
+        let least = received.elapsed().as_secs_f64();
+        let lag = lag(machine);
+        assert!(lag >= least, "{machine}: {lag} of {least} s");
+    }
+    let lag = lag(without_stderr);
+    assert!(lag > 0.0 && lag <= received.elapsed().as_secs_f64(), "what it does not want is no line of it: {lag} s");
+}
+
+#[tokio::test]
 async fn a_finished_machines_queue_is_read_to_its_end_after_a_restart_and_no_further() {
     let dir = Dir::new();
     let first = dir.open();

@@ -47,6 +47,15 @@ impl Past {
         match *self {}
     }
 
+    pub(crate) fn received_from(
+        &self,
+        _machine: &str,
+        _seq: u64,
+        _streams: crate::batch::Streams,
+    ) -> Option<tokio::time::Instant> {
+        match *self {}
+    }
+
     pub(crate) fn machine_lines(
         &self,
         _machine: &str,
