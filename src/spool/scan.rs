@@ -70,7 +70,8 @@ pub(crate) fn read_header(file: &dyn File, base: Base) -> Result<Option<SegmentH
 /// Finds every valid record of a segment whose sequence is in `base.seq..until`.
 ///
 /// A record that follows in `until` or beyond is void: the segment was given up before it was acknowledged, and the next one
-/// begins with its number.
+/// begins with its number. They are written in order, but a disk may write one elsewhere: wherever they stand, they are in order of
+/// their sequences in the index.
 pub(crate) fn scan(file: &dyn File, base: Base, until: u64) -> Result<Scanned, ScanError> {
     let mut window = Window { file, len: file.len()?, start: 0, bytes: Vec::new(), unreadable: false };
     let mut scanned = Scanned { end: HEADER as u64, ..Scanned::default() };
@@ -84,26 +85,38 @@ pub(crate) fn scan(file: &dyn File, base: Base, until: u64) -> Result<Scanned, S
         },
     };
     scanned.marker = marker;
-    let (mut next, mut at) = (base, HEADER as u64);
+    let mut at = HEADER as u64;
+    // Each valid record's sequence, and where it is.
+    let mut places: Vec<(u64, u64)> = Vec::new();
+    let mut in_order = true;
     let finder = marker.map(|marker| memmem::Finder::new(&marker.to_le_bytes()).into_owned());
     while let (Some(marker), Some(finder)) = (marker, &finder) {
-        let Some(record) = window.record(at, marker, next)? else {
+        let Some(record) = window.record(at, marker, base)? else {
             match window.find(at + 1, finder)? {
                 Some(candidate) => at = candidate,
                 None => break,
             }
             continue;
         };
-        if record.header.base.seq >= until {
-            break;
+        let behind = at + record.header.bytes();
+        if record.header.base.seq < until {
+            scanned.note_damage(at);
+            in_order &= scanned.follows(&record);
+            if in_order {
+                scanned.push(&record, at);
+            }
+            places.push((record.header.base.seq, at));
+            scanned.end = behind;
         }
-        scanned.note_damage(at);
-        let machines: Vec<_> = record.machines().map(|(id, lines)| (machine_hash(id), lines)).collect();
-        scanned.index.push(&record.header, at, record.key(), &machines);
-        next = Base { seq: record.header.base.seq + 1, line: record.header.base.line + u64::from(record.header.lines) };
-        at += record.header.bytes();
-        scanned.end = at;
-        scanned.synced = record.header.synced;
+        at = behind;
+    }
+    if let (false, Some(marker)) = (in_order, marker) {
+        places.sort_unstable();
+        scanned.index = MemIndex::default();
+        for (_, at) in places {
+            let record = window.record(at, marker, base)?.filter(|record| scanned.follows(record));
+            record.into_iter().for_each(|record| scanned.push(&record, at));
+        }
     }
     scanned.tail = window.last_set(scanned.end)?;
     scanned.unreadable = window.unreadable;
@@ -111,6 +124,18 @@ pub(crate) fn scan(file: &dyn File, base: Base, until: u64) -> Result<Scanned, S
 }
 
 impl Scanned {
+    /// Whether the record comes behind all that are in the index.
+    fn follows(&self, record: &Found) -> bool {
+        let Base { seq, line } = record.header.base;
+        self.index.last().is_none_or(|last| last.seq < seq && last.first_line + u64::from(last.lines) <= line)
+    }
+
+    fn push(&mut self, record: &Found, at: u64) {
+        let machines: Vec<_> = record.machines().map(|(id, lines)| (machine_hash(id), lines)).collect();
+        self.index.push(&record.header, at, record.key(), &machines);
+        self.synced = record.header.synced;
+    }
+
     /// A valid record begins at `at`: whatever stands between the last one and it is damage.
     fn note_damage(&mut self, at: u64) {
         if at == self.end {
@@ -189,10 +214,10 @@ impl Window<'_> {
         Ok(self.bytes(at, RECORD)?.first_chunk().and_then(RecordHeader::decode))
     }
 
-    /// The record at `at`, if there is a valid one that may follow where `next` is the least sequence and line.
-    fn record(&mut self, at: u64, marker: u64, next: Base) -> io::Result<Option<Found>> {
+    /// The record at `at`, if there is a valid one of a segment that begins with `base`.
+    fn record(&mut self, at: u64, marker: u64, base: Base) -> io::Result<Option<Found>> {
         let Some(header) = self.header(at)? else { return Ok(None) };
-        if header.marker != marker || header.base.seq < next.seq || header.base.line < next.line {
+        if header.marker != marker || header.base.seq < base.seq || header.base.line < base.line {
             return Ok(None);
         }
         let (mut meta, mut crc, mut read) = (Vec::new(), 0, 0);
