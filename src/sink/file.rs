@@ -5,6 +5,7 @@
 //! taken only when they are synced. What a crash leaves is cut to its last whole line, or frame, and completed before anything
 //! else is written. Nobody else writes below the directory: it is locked.
 
+mod direct;
 mod directory;
 mod disk;
 mod part;

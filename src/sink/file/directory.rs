@@ -12,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    direct::Blocks,
     disk::{Disk, Real},
     part::{Part, create_directory, settle, target_of},
     recover::whole,
@@ -50,6 +51,7 @@ pub(super) struct Directory {
     parts: HashMap<String, Part>,
     open: usize,
     turn: u64,
+    blocks: Blocks,
 }
 
 /// Which lots could not be written, by their place, and the last reason.
@@ -84,7 +86,17 @@ impl Directory {
         let lock = lock(&root)?;
         recover(&root, 0)?;
         let disk = Arc::clone(disk);
-        Ok(Self { root, _lock: lock, compression, bounds, disk, parts: HashMap::new(), open: 0, turn: 0 })
+        Ok(Self {
+            root,
+            _lock: lock,
+            compression,
+            bounds,
+            disk,
+            parts: HashMap::new(),
+            open: 0,
+            turn: 0,
+            blocks: Blocks::default(),
+        })
     }
 
     /// Whether files could be written: makes one and removes it.
@@ -138,8 +150,8 @@ impl Directory {
         let part = self.parts.get_mut(name).expect("it is there, or was made");
         let was_open = part.is_open();
         part.used = self.turn;
-        let written = part.write(&*self.disk, &bytes);
-        self.open += usize::from(part.is_open() && !was_open);
+        let written = part.write(&*self.disk, &bytes, &mut self.blocks);
+        self.open = self.open + usize::from(part.is_open()) - usize::from(was_open);
         written
     }
 
@@ -166,7 +178,14 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::error!(file = name, "a file was removed while it was written");
             }
-            completed => completed?,
+            Err(error) => {
+                // Opened for this alone; there may be thousands of them.
+                if !was_open {
+                    part.shut();
+                }
+                return Err(error);
+            }
+            Ok(()) => {}
         }
         self.open -= usize::from(was_open);
         self.parts.remove(name);

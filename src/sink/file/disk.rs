@@ -2,11 +2,19 @@
 
 use std::{fmt, fs::File, io, os::unix::fs::FileExt, path::Path};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
 /// Writes and syncs.
 pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Writes some of `bytes` at `at`; how many.
     fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
         FileExt::write_at(file, bytes, at)
+    }
+
+    /// Whether what is written next goes past the page cache.
+    fn set_direct(&self, file: &File, is_direct: bool) -> io::Result<()> {
+        let flags = fcntl_getfl(file)?;
+        Ok(fcntl_setfl(file, if is_direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT })?)
     }
 
     /// Makes the content durable, and the length with it.

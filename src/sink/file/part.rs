@@ -9,7 +9,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::disk::Disk;
+use super::{
+    direct::{self, Blocks, Tail},
+    disk::Disk,
+};
 
 /// What a file is called until it is complete: no template makes a name that begins with a dot.
 const PREFIX: &str = ".";
@@ -27,6 +30,14 @@ pub(super) struct Part {
     len: u64,
     /// What was written behind that.
     written: u64,
+    /// What is written next goes past the page cache.
+    is_direct: bool,
+    /// Not where the file system has no such way.
+    may_be_direct: bool,
+    /// Of what is synced, and then of what was written.
+    tail: Tail,
+    /// Zeros may stand behind all that was written.
+    is_padded: bool,
     /// Something may stand behind all that is counted.
     is_torn: bool,
     /// A sync has failed: what the disk has is not what is read, and nothing more belongs behind it.
@@ -51,6 +62,10 @@ impl Part {
             file: Some(file),
             len: 0,
             written: 0,
+            is_direct: false,
+            may_be_direct: true,
+            tail: Tail::default(),
+            is_padded: false,
             is_torn: false,
             is_suspect: false,
             born,
@@ -68,7 +83,7 @@ impl Part {
 
     /// Gives the descriptor back; the next write takes one again.
     pub(super) fn shut(&mut self) {
-        self.file = None;
+        (self.file, self.is_direct) = (None, false);
     }
 
     fn open(&mut self) -> io::Result<&File> {
@@ -79,15 +94,50 @@ impl Part {
     }
 
     /// Writes behind what is synced, all of it or nothing.
-    pub(super) fn write(&mut self, disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, disk: &dyn Disk, bytes: &[u8], blocks: &mut Blocks) -> io::Result<()> {
         self.mend(disk)?;
+        self.open()?;
         let len = self.len;
-        let written = write_all_at(disk, self.open()?, bytes, len);
+        let written = match self.write_direct(disk, bytes, blocks) {
+            Some(written) => written,
+            None => write_all_at(disk, self.open()?, bytes, len),
+        };
         match written {
-            Ok(()) => self.written = bytes.len() as u64,
+            Ok(()) => {
+                self.written = bytes.len() as u64;
+                self.tail.push(bytes);
+            }
             Err(_) => self.cut(disk),
         }
         written
+    }
+
+    /// As [`Part::write`], past the page cache; `None` if that is not to be, or cannot.
+    fn write_direct(&mut self, disk: &dyn Disk, bytes: &[u8], blocks: &mut Blocks) -> Option<io::Result<()>> {
+        self.set_direct(disk, self.may_be_direct && bytes.len() >= direct::BYTES_MIN);
+        let file = self.file.as_ref().filter(|_| self.is_direct)?;
+        self.is_padded = true;
+        let tail = self.tail.bytes();
+        let start = self.len - tail.len() as u64;
+        let written = blocks.fill(tail, bytes, |whole, before| write_all_at(disk, file, whole, start + before));
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            // Its blocks are larger, or it cannot after all.
+            self.may_be_direct = false;
+            self.set_direct(disk, false);
+            return None;
+        }
+        Some(written)
+    }
+
+    fn set_direct(&mut self, disk: &dyn Disk, is_direct: bool) {
+        let Some(file) = self.file.as_ref().filter(|_| is_direct != self.is_direct) else { return };
+        if disk.set_direct(file, is_direct).is_ok() {
+            self.is_direct = is_direct;
+        } else {
+            self.may_be_direct = false;
+            // What is opened anew is not.
+            self.shut();
+        }
     }
 
     /// Syncs what was written; if that fails, nothing was.
@@ -122,6 +172,13 @@ impl Part {
     /// Gives the file its name. One without lines is removed.
     pub(super) fn complete(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.mend(disk)?;
+        if self.is_padded {
+            let len = self.len;
+            let file = self.open()?;
+            // Before it has its name: with that, nobody cuts it any more.
+            disk.cut(file, len).and_then(|()| disk.sync(file))?;
+            self.is_padded = false;
+        }
         settle(disk, &self.path, &self.target, self.len)
     }
 }
