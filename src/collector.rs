@@ -34,7 +34,7 @@ pub(crate) use self::explain::Unexplained;
 pub use self::facts::{MachineFacts, SinkStats, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine, publish::Fates};
 use self::{
-    machine::{ById, Life, MachineState},
+    machine::{ById, Ending, MachineState},
     outlet::Outlets,
     publish::Publisher,
     roster::Roster,
@@ -510,7 +510,7 @@ impl LogCollector {
         if let Some(old) = state.queue.replace(Arc::clone(&queue)) {
             state.dropped_before += old.facts().dropped;
         }
-        self.enter(machine, &mut state, Life::Live);
+        self.enter(machine, &mut state, None);
         state.touched = now;
         self.see(&mut state);
         drop(state);
@@ -552,10 +552,10 @@ impl LogCollector {
         if state.ended().is_some() {
             return Lingering::Settled;
         }
-        let before = self.enter(&machine, &mut state, Life::Lingering(Box::new(at)));
+        let before = self.enter(&machine, &mut state, Some(Ending::Lingering(at)));
         drop(state);
         match before {
-            Life::Lingering(pending) if *pending <= at => Lingering::Settled,
+            Some(Ending::Lingering(pending)) if pending <= at => Lingering::Settled,
             _ => Lingering::Wanted(machine),
         }
     }
@@ -565,10 +565,7 @@ impl LogCollector {
         let mut wakes = Wakes::default();
         // Decided under the lock that lines come in by: whoever puts the end off in time keeps every line until then.
         let publisher = self.shared.publisher.lock();
-        let at = match &machine.state.lock().life {
-            Life::Lingering(at) => **at,
-            Life::Live | Life::Finished(..) => return None,
-        };
+        let at = machine.state.lock().finishes_at()?;
         if at > Instant::now() {
             return Some(at);
         }
@@ -587,7 +584,7 @@ impl LogCollector {
         if state.ended().is_some() {
             return;
         }
-        self.enter(machine, &mut state, Life::Finished(Box::new(Instant::now()), ended));
+        self.enter(machine, &mut state, Some(Ending::Finished(Instant::now(), ended)));
         machine.blocks.store(false, Relaxed);
         if let Some(queue) = &state.queue {
             queue.end(ended, machine.trail.load(), wakes);
@@ -598,13 +595,14 @@ impl LogCollector {
         self.shared.budget.announce_room();
     }
 
-    /// Every change of a machine's life, which is noted for the next process. Returns what it was.
-    fn enter(&self, machine: &Machine, state: &mut MachineState, life: Life) -> Life {
+    /// Every change of how a machine's log ends, which is noted for the next process. Returns what it was.
+    fn enter(&self, machine: &Machine, state: &mut MachineState, ending: Option<Ending>) -> Option<Ending> {
+        let before = std::mem::replace(&mut state.ending, ending.map(Box::new)).map(|before| *before);
         #[cfg(feature = "spool")]
-        self.note_life(machine, &state.life, &life);
+        self.note_ending(machine, before, ending);
         #[cfg(not(feature = "spool"))]
         let _ = machine;
-        std::mem::replace(&mut state.life, life)
+        before
     }
 
     /// Ends every machine's log that is subscribed, behind what is queued.
@@ -703,9 +701,9 @@ impl LogCollector {
         for machine in self.all_machines() {
             let state = machine.state.lock();
             if !Arc::ptr_eq(&machine, newest) && state.is_idle() && machine.watchers.load(Relaxed) == 0 {
-                let touched = match &state.life {
-                    Life::Finished(at, _) => state.touched.max(**at),
-                    Life::Live | Life::Lingering(_) => state.touched,
+                let touched = match state.ending.as_deref() {
+                    Some(Ending::Finished(at, _)) => state.touched.max(*at),
+                    None | Some(Ending::Lingering(_)) => state.touched,
                 };
                 drop(state);
                 idle.push((touched, machine));
@@ -734,7 +732,7 @@ impl LogCollector {
             self.shared.seen.fetch_sub(1, Relaxed);
         }
         let queue = state.queue.take();
-        self.enter(machine, &mut state, Life::Live);
+        self.enter(machine, &mut state, None);
         drop(state);
         self.shared.table.remove_if(machine.id.as_str(), |held, ()| Arc::ptr_eq(&held.0, machine));
         self.shared.machines.fetch_sub(1, Relaxed);

@@ -128,18 +128,18 @@ pub(super) struct MachineState {
     pub(super) rate: Window,
     pub(super) rate_bytes: Window,
     pub(super) queue: Option<Arc<Queue>>,
-    pub(super) life: Life,
+    /// `None` while it is live, as most machines are.
+    pub(super) ending: Option<Box<Ending>>,
     /// Known to users, since it has sent a line or was subscribed: a second more than had gone by since the collector's start.
     pub(super) seen: Option<NonZeroU32>,
 }
 
-/// Where a machine is in its life. Times are boxed, because most machines are live.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Life {
-    Live,
+/// How a machine's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
     /// To be finished then.
-    Lingering(Box<Instant>),
-    Finished(Box<Instant>, Ended),
+    Lingering(Instant),
+    Finished(Instant, Ended),
 }
 
 /// Where a machine runs. A fleet has few of these, and each is held once.
@@ -182,17 +182,17 @@ impl MachineState {
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
-        match &self.life {
-            Life::Finished(_, ended) => Some(*ended),
-            Life::Live | Life::Lingering(_) => None,
+        match self.ending.as_deref() {
+            Some(Ending::Finished(_, ended)) => Some(*ended),
+            None | Some(Ending::Lingering(_)) => None,
         }
     }
 
     /// When it will be finished, if that is settled already.
     pub(super) fn finishes_at(&self) -> Option<Instant> {
-        match &self.life {
-            Life::Lingering(at) => Some(**at),
-            Life::Live | Life::Finished(..) => None,
+        match self.ending.as_deref() {
+            Some(Ending::Lingering(at)) => Some(*at),
+            None | Some(Ending::Finished(..)) => None,
         }
     }
 
@@ -207,9 +207,9 @@ impl MachineState {
 
     /// Whether it was kept for as long as it must be.
     pub(super) fn expired(&self, now: Instant, keep: &config::Machines) -> bool {
-        match &self.life {
-            Life::Finished(at, _) => now.saturating_duration_since(**at) >= keep.finished_keep,
-            Life::Live | Life::Lingering(_) => now.saturating_duration_since(self.touched) >= keep.idle_expire,
+        match self.ending.as_deref() {
+            Some(Ending::Finished(at, _)) => now.saturating_duration_since(*at) >= keep.finished_keep,
+            None | Some(Ending::Lingering(_)) => now.saturating_duration_since(self.touched) >= keep.idle_expire,
         }
     }
 }
@@ -226,7 +226,7 @@ impl Machine {
             rate: Window::default(),
             rate_bytes: Window::default(),
             queue: None,
-            life: Life::Live,
+            ending: None,
             seen: None,
         };
         Self {

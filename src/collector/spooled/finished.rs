@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::super::{
     LogCollector,
-    machine::{Life, Machine},
+    machine::{Ending, Machine},
 };
 use crate::{
     queue::{Ended, Wakes},
@@ -35,13 +35,13 @@ fn time_of(moment: Instant) -> Timestamp {
 
 impl LogCollector {
     /// Notes when a machine is finished or is to be, or that it is not any more.
-    pub(in super::super) fn note_life(&self, machine: &Machine, before: &Life, life: &Life) {
-        let at = match life {
-            Life::Live if *before == Life::Live => return,
+    pub(in super::super) fn note_ending(&self, machine: &Machine, before: Option<Ending>, ending: Option<Ending>) {
+        let at = match ending {
+            None if before.is_none() => return,
             // It goes on in the next process as if there had been no stop.
-            Life::Finished(_, Ended::Shutdown) => return,
-            Life::Live => None,
-            Life::Lingering(at) | Life::Finished(at, Ended::Finished) => Some(time_of(**at)),
+            Some(Ending::Finished(_, Ended::Shutdown)) => return,
+            None => None,
+            Some(Ending::Lingering(at) | Ending::Finished(at, Ended::Finished)) => Some(time_of(at)),
         };
         if self.spool().is_some() {
             self.shared.finishing.changes.lock().insert(machine.id.clone(), at);
@@ -87,9 +87,9 @@ impl LogCollector {
             self.finish_machine(&publisher, &machine, Ended::Finished, &mut wakes);
             // Kept for as long as if there had been no restart.
             let then = now.checked_sub(ago).unwrap_or(now);
-            self.enter(&machine, &mut machine.state.lock(), Life::Finished(Box::new(then), Ended::Finished));
+            self.enter(&machine, &mut machine.state.lock(), Some(Ending::Finished(then, Ended::Finished)));
         } else {
-            self.enter(&machine, &mut state, Life::Lingering(Box::new(now + ahead)));
+            self.enter(&machine, &mut state, Some(Ending::Lingering(now + ahead)));
             drop(state);
             self.shared.finishing.lingering.lock().push(machine);
         }
