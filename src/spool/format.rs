@@ -9,6 +9,8 @@ use super::types::{KINDS, Lines};
 
 /// The version of the format that this code writes; it reads this and the one before, of which there is none yet.
 pub(crate) const VERSION: u32 = 1;
+/// The largest that there may ever be.
+const VERSION_MAX: u32 = u16::MAX as u32;
 
 /// The file that names the format and the spool; the first to be written, and rewritten only by another version.
 pub(crate) const FORMAT_FILE: &str = "format";
@@ -145,10 +147,12 @@ impl SegmentHeader {
         bytes
     }
 
-    /// `None` if the header is damaged. A version counts only beside its complement: a flipped bit is not another version.
+    /// `None` if the header is damaged. A version counts only beside its complement, and none is ever 0 or that large: neither a flipped
+    /// bit nor a place where zeros meet ones is another version.
     pub(crate) fn decode(bytes: &[u8; HEADER]) -> Result<Option<Self>, UnknownVersion> {
         let version = u32_at(bytes, 8);
-        if &bytes[..8] != SEGMENT_MAGIC || version != !u32_at(bytes, 12) {
+        let may_be_version = (1..=VERSION_MAX).contains(&version) && version == !u32_at(bytes, 12);
+        if &bytes[..8] != SEGMENT_MAGIC || !may_be_version {
             return Ok(None);
         }
         if version != VERSION {
