@@ -28,7 +28,7 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) drain: PathBuf,
     /// N
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    #[arg(long, default_value_t = 400_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
     pub(crate) machines: u32,
     /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
