@@ -194,6 +194,8 @@ pub(super) struct Frame {
     out: Vec<u8>,
     /// No further line beyond this.
     bytes_max: usize,
+    /// What is taken for it with its first line.
+    bytes_first: usize,
     /// Lines that the reader may still get.
     lines_left: u64,
     lines: u64,
@@ -203,7 +205,14 @@ pub(super) struct Frame {
 impl Frame {
     /// An empty frame of at most `lines_left` lines, and no further one beyond `bytes_max`.
     pub(super) fn new(encoder: Encoder, lines_left: u64, bytes_max: usize) -> Self {
-        Self { encoder, out: Vec::new(), bytes_max, lines_left, lines: 0, clock: Clock::default() }
+        let (bytes_first, clock) = (FRAME_BYTES_FIRST, Clock::default());
+        Self { encoder, out: Vec::new(), bytes_max, bytes_first, lines_left, lines: 0, clock }
+    }
+
+    /// With room for so many bytes from the beginning, as far as it may hold them and one line more of usual length.
+    pub(super) fn with_room_for(self, bytes: usize) -> Self {
+        let bytes_first = bytes.next_power_of_two().clamp(FRAME_BYTES_FIRST, self.bytes_max.next_power_of_two());
+        Self { bytes_first, ..self }
     }
 
     /// Whether another line may be put in.
@@ -213,7 +222,7 @@ impl Frame {
 
     pub(super) fn entry(&mut self, entry: &EntryView<'_>) {
         if self.out.capacity() == 0 {
-            self.out.reserve(FRAME_BYTES_FIRST);
+            self.out.reserve(self.bytes_first);
         }
         self.lines += 1;
         self.encoder.entry(&mut self.clock, &mut self.out, entry);
@@ -240,7 +249,11 @@ impl Frame {
         self.out.is_empty()
     }
 
-    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Bytes that it takes.
     pub(super) fn capacity(&self) -> usize {
         self.out.capacity()
     }

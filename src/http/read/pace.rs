@@ -21,12 +21,12 @@ pub(super) const PACE_LEAST: Duration = Duration::from_millis(10);
 /// The same where very many are: people do not see it.
 const PACE_MOST: Duration = Duration::from_millis(250);
 
-/// The share of each in the time of all, on one core: a write takes some 10 µs of it, and most is to be left for lines. Not in the
+/// The share of each in the time of all, on one core: a write takes some 10 µs of it, and nearly all is to be left for lines. Not in the
 /// configuration: whoever wants lines sooner than that is a program in this process.
-const SHARE: Duration = Duration::from_micros(80);
+const SHARE: Duration = Duration::from_micros(200);
 
 /// A frame of so many bytes is worth its write, however many others there are.
-const WORTH_BYTES: usize = 16 << 10;
+const WORTH_BYTES: usize = 48 << 10;
 
 /// How many readers were just written to.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ mod tests {
         let (pacing, others) = Pacing::among(999);
         let now = Instant::now();
         let pace = |bytes, is_bounded| pacing.after(now, bytes, is_bounded).until - now;
-        assert_eq!(pace(1, false), Duration::from_millis(40));
+        assert_eq!(pace(1, false), Duration::from_millis(100));
         assert_eq!((pace(WORTH_BYTES, false), pace(1, true)), (PACE_LEAST, PACE_LEAST));
         let more: Vec<Paced> = (0..100_000).map(|_| pacing.after(now, 1, false)).collect();
         assert_eq!(pace(1, false), PACE_MOST);

@@ -61,6 +61,8 @@ pub(super) struct Reader {
     /// What frames are charged to, and the last frame's charge until its bytes are handed on.
     budget: Option<Arc<Budget>>,
     charge: Option<Permit>,
+    /// Bytes of the last frame; the next is likely to hold as many.
+    frame_bytes: usize,
     over: bool,
 }
 
@@ -89,6 +91,7 @@ impl Reader {
             link: None,
             budget: None,
             charge: None,
+            frame_bytes: 0,
             over: false,
         }
     }
@@ -169,7 +172,7 @@ impl Reader {
     /// A frame of what there is now, with the end in it if that was all.
     fn fill(&mut self) -> (Frame, Filled) {
         let (bytes_max, room) = self.room();
-        let mut frame = Frame::new(self.encoder, self.lines_left, bytes_max);
+        let mut frame = Frame::new(self.encoder, self.lines_left, bytes_max).with_room_for(self.frame_bytes);
         if self.total.is_some_and(|total| Instant::now() >= total) {
             self.end(&mut frame, EndReason::TotalTimeout);
             return (frame, Filled::Ended(EndReason::TotalTimeout));
@@ -188,6 +191,7 @@ impl Reader {
         if let Some(reason) = end {
             self.end(&mut frame, reason);
         }
+        self.frame_bytes = frame.bytes();
         self.charge = room.filter(|_| !frame.is_empty());
         if let Some(charge) = &mut self.charge {
             // One long line may hold more than there is room for: it has been taken, and is on its way.
@@ -392,11 +396,11 @@ mod tests {
         let collector = LogCollector::default();
         let dropping = SubscribeOptions { full: Some(Full::DropOldest), ..SubscribeOptions::default() };
         for (machine, options, pace) in
-            [("m", SubscribeOptions::default(), Duration::from_millis(40)), ("n", dropping, PACE_LEAST)]
+            [("m", SubscribeOptions::default(), Duration::from_millis(100)), ("n", dropping, PACE_LEAST)]
         {
             let queue = collector.subscribe_with(machine, options).unwrap().0;
             let (pacing, _others) = Pacing::among(999);
-            let limits = Limits { item_timeout: Some(Duration::from_millis(100)), ..FOREVER };
+            let limits = Limits { item_timeout: Some(Duration::from_secs(1)), ..FOREVER };
             let mut reader = Reader::new(Source::Queue(LogStream::new(queue)), TEXT, limits, &pacing);
             let start = Instant::now();
             let mut next = async || {
