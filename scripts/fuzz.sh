@@ -41,8 +41,9 @@ for target in "${targets[@]}"; do
     options=("-max_total_time=$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1)
     [ ! -f "fuzz/dictionaries/$target.dict" ] || options+=("-dict=fuzz/dictionaries/$target.dict")
     status=0
-    # The first directory is written to, the others are only read.
-    cargo +nightly fuzz run --sanitizer "${FUZZ_SANITIZER:-none}" "$target" \
+    # The first directory is written to, the others are only read. Without traced comparisons it is two to three times as fast:
+    # inputs are choices, and what has to be spelt is in the dictionaries.
+    cargo +nightly fuzz run --sanitizer "${FUZZ_SANITIZER:-none}" --no-trace-compares "$target" \
         "fuzz/corpus/$target" "fuzz/seeds/$target" -- "${options[@]}" >"$log" 2>&1 || status=$?
     if [ "$status" -ne 0 ]; then
         cat "$log" >&2
