@@ -27,6 +27,9 @@ const ARENA_KEPT_BYTES_MAX: usize = 1 << 20;
 const ARENA_BYTES_MAX: usize = 1 << 31;
 const REPAIR_GROWTH: usize = 3;
 
+/// Bytes of objects that are read twice at most: so many, or as many as the body has.
+pub(super) const REREAD_BYTES_FREE: usize = 256 << 10;
+
 /// Splits `body` into records and turns each into a row.
 pub(super) fn parse(parser: &mut Parser, body: &[u8], limits: Limits) -> Parsed {
     parse_by(parser, body, limits, false)
@@ -201,15 +204,20 @@ impl Reader<'_> {
     /// Where to go on behind an object that began at `start` and broke at `end`: an object that was cut short breaks only
     /// where the next one does not fit into it, and must not take that along.
     ///
-    /// `reread` counts the bytes read twice: as many as the body has, no more, or a hostile one would take the square of it.
-    fn resume(&self, start: usize, end: usize, reread: &mut usize) -> usize {
-        let near = next_line_of_object(self.body, start + 1);
-        let again = end.saturating_sub(near);
-        if *reread + again > self.body.len() {
-            return next_line_of_object(self.body, end);
+    /// `reread` counts the bytes read twice, which are bounded: a hostile body would take the square of itself. What is then not read
+    /// again is told as broken, each line of it that begins with an object.
+    fn resume(&mut self, start: usize, end: usize, reread: &mut usize) -> usize {
+        let mut next = next_line_of_object(self.body, start + 1);
+        let again = end.saturating_sub(next);
+        if *reread + again <= self.body.len().max(REREAD_BYTES_FREE) {
+            *reread += again;
+            return next;
         }
-        *reread += again;
-        near
+        while next < end {
+            self.broken(next);
+            next = next_line_of_object(self.body, next + 1);
+        }
+        next
     }
 
     /// The value at `start`, which may be broken there already.

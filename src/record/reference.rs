@@ -1,7 +1,7 @@
 //! The contract's section 2 written a second time, to be compared with: plain, slow, to a value tree, and sharing nothing with the
 //! rooms that it checks.
 
-use super::{Limits, RecordError, RejectReason};
+use super::{Limits, RecordError, RejectReason, forms::REREAD_BYTES_FREE};
 
 /// An accepted record, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -432,17 +432,20 @@ impl Account<'_> {
             }
             let reading = read(self.body, at);
             let (end, whole) = (reading.end, reading.tree.is_ok());
-            let (near, far) = (next(at + 1), next(end));
+            let near = next(at + 1);
+            let lines: Vec<usize> = (near..end).filter(begins).collect();
+            let behind = next(end);
             self.record(at, end, reading);
             if whole {
                 at = self.blanks(end);
             } else if near >= end {
                 at = near;
-            } else if read_twice + (end - near) <= self.body.len() {
+            } else if read_twice + (end - near) <= self.body.len().max(REREAD_BYTES_FREE) {
                 read_twice += end - near;
                 at = near;
             } else {
-                at = far;
+                lines.into_iter().for_each(|line| self.reject(line, RejectReason::MalformedJson));
+                at = behind;
             }
         }
     }

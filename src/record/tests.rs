@@ -507,6 +507,18 @@ mod forms {
     }
 
     #[test]
+    fn many_objects_cut_short_take_no_whole_one_along_and_none_goes_uncounted() {
+        let cut = "{\"machine_id\":\"x\",\"fly\":\n";
+        for cuts in [3, 100, 30_500] {
+            let body = format!("{}{}\n{}{}\n", m("a"), m("b"), cut.repeat(cuts), m("good"));
+            let found = agreed(body);
+            let is_taken = found.entries.iter().any(|entry| entry.machine == "good");
+            assert_eq!(is_taken, cuts < 30_500, "of so many not all are read again");
+            assert_eq!(found.received as usize, cuts + 3);
+        }
+    }
+
+    #[test]
     fn a_first_line_that_is_broken_means_lines() {
         let (a, b) = (m("a"), m("b"));
         assert_eq!(account(format!("{{\"x\":\"cut\n{a}\n{b}")).0, ["a", "b"]);
