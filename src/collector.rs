@@ -10,6 +10,7 @@
 #[cfg(feature = "server")]
 mod explain;
 mod facts;
+mod forgotten;
 mod limit;
 mod losses;
 mod machine;
@@ -34,6 +35,7 @@ pub(crate) use self::explain::Unexplained;
 pub use self::facts::{MachineFacts, SinkStats, Stats};
 pub(crate) use self::{facts::Ledger, machine::Machine, publish::Fates};
 use self::{
+    forgotten::Forgotten,
     machine::{ById, Ending, MachineState},
     outlet::Outlets,
     publish::Publisher,
@@ -189,6 +191,7 @@ pub(crate) struct Shared {
     /// Machines in the table, and of these those that users know of.
     machines: AtomicUsize,
     seen: AtomicUsize,
+    forgotten: Forgotten,
     publisher: Mutex<Publisher>,
     roster: Mutex<Roster>,
     /// The sinks' ends.
@@ -292,6 +295,7 @@ impl LogCollector {
             table: DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), SHARDS),
             machines: AtomicUsize::new(0),
             seen: AtomicUsize::new(0),
+            forgotten: Forgotten::default(),
             publisher: Mutex::default(),
             roster: Mutex::default(),
             outlets: Outlets::default(),
@@ -677,10 +681,12 @@ impl LogCollector {
         }
         let known_from = self.shared.history.end().0;
         let machine = Arc::new(Machine::new(CompactString::from(machine_id), Instant::now(), known_from));
+        self.shared.forgotten.get(machine_id).into_iter().for_each(|known| machine.go_on(known));
         if self.shared.table.insert(ById(Arc::clone(&machine)), ()).is_some() {
             // Somebody else was first; once more, for that one may have been forgotten already.
             return self.machine(machine_id);
         }
+        self.shared.forgotten.remove(machine_id);
         if self.shared.machines.fetch_add(1, Relaxed) >= self.shared.config.machines.max {
             self.evict_least_recent(&machine);
         }
@@ -733,7 +739,10 @@ impl LogCollector {
         }
         let queue = state.queue.take();
         self.enter(machine, &mut state, None);
+        let known = machine.known(&state).filter(|known| self.shared.history.holds(known.last.batch));
         drop(state);
+        // Before it is out of the table: who then adds it anew finds it.
+        self.shared.forgotten.keep(&machine.id, known);
         self.shared.table.remove_if(machine.id.as_str(), |held, ()| Arc::ptr_eq(&held.0, machine));
         self.shared.machines.fetch_sub(1, Relaxed);
         if let Some(queue) = queue {
@@ -757,6 +766,7 @@ impl LogCollector {
                 break;
             }
         }
+        self.shared.forgotten.remove(&machine.id);
         machine.forgotten.store(false, Relaxed);
         self.shared.machines.fetch_add(1, Relaxed);
     }
@@ -794,6 +804,7 @@ impl LogCollector {
         for machine in &expired {
             self.forget(machine);
         }
+        self.shared.forgotten.evicted(self.shared.history.first_seq());
     }
 
     fn abandon_and_tidy(&self, now: Instant) {

@@ -168,6 +168,11 @@ impl History {
         ring.index(seq).checked_sub(1).and_then(|index| ring.batches.get(index)).map(Arc::clone)
     }
 
+    /// Whether it holds the batch of that number, and nothing else does.
+    pub(crate) fn holds(&self, seq: u64) -> bool {
+        self.past.is_none() && seq >= self.first_seq()
+    }
+
     /// The number of the oldest batch held.
     pub(crate) fn first_seq(&self) -> u64 {
         self.ring.read().first()

@@ -142,6 +142,14 @@ pub(super) enum Ending {
     Finished(Instant, Ended),
 }
 
+/// A machine's lines: where its last are, and how many it has sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) last: GroupRef,
+    next_seq: u64,
+    bytes: u64,
+}
+
 /// Where a machine runs. A fleet has few of these, and each is held once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -238,6 +246,18 @@ impl Machine {
             watched: OnceLock::new(),
             blocks: AtomicBool::new(false),
         }
+    }
+
+    /// What stays known of it when it is forgotten, with its state locked; `None` if it has no line.
+    pub(super) fn known(&self, state: &MachineState) -> Option<Known> {
+        let Trail { last, next_seq, .. } = self.trail.load();
+        Some(Known { last: last?, next_seq, bytes: state.bytes })
+    }
+
+    /// It was known before. To be called before it is in the table.
+    pub(super) fn go_on(&self, Known { last, next_seq, bytes }: Known) {
+        self.trail.store(last, next_seq);
+        self.state.lock().bytes = bytes;
     }
 
     pub(crate) fn trail(&self) -> Trail {

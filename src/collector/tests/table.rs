@@ -58,9 +58,42 @@ async fn machines_are_kept_as_long_as_they_must_be() {
     advance(Duration::from_secs(60)).await;
     collector.maintain();
     assert_eq!(known(&collector), ["subscribed"]);
-    // Known anew, it counts from 1 again.
-    let _ = push_numbers(&collector, "idle", 0..1).unwrap();
-    assert_eq!(collector.machine_facts("idle").unwrap().lines, 1);
+    // What is held of it is found, and it counts on.
+    let messages = || {
+        let mut view =
+            MachineView::new(&collector, "idle", &ViewStart { backlog: true, ..ViewStart::default() }, |_| true);
+        let mut messages = Vec::new();
+        while let Some(Seen::Lines(lines)) = view.step() {
+            messages.extend(lines.entries().map(|entry| (entry.message().to_owned(), entry.machine_seq().unwrap())));
+        }
+        messages
+    };
+    assert_eq!(messages(), [("0".to_owned(), 1)]);
+    let bytes = collector.machine_facts("idle").map(|facts| facts.bytes);
+    advance(Duration::from_secs(100)).await;
+    collector.maintain();
+    assert_eq!((known(&collector), bytes), (vec!["subscribed".to_owned()], None), "who is looked for was not seen");
+    let _ = push_numbers(&collector, "idle", 1..2).unwrap();
+    assert_eq!(messages(), [("0".to_owned(), 1), ("1".to_owned(), 2)]);
+    assert_eq!(collector.machine_facts("idle").unwrap().lines, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_machine_that_was_forgotten_nothing_is_kept_once_its_lines_are_gone() {
+    let collector = small(|config| {
+        config.machines.idle_expire = Duration::from_secs(1);
+        config.history_bytes = 1;
+    });
+    let _ = push_numbers(&collector, "gone", 0..3).unwrap();
+    let _ = push_numbers(&collector, "held", 0..1).unwrap();
+    advance(Duration::from_secs(2)).await;
+    collector.maintain();
+    let is_kept = |id| collector.shared.forgotten.get(id).is_some();
+    assert_eq!((known(&collector).len(), is_kept("gone"), is_kept("held")), (0, false, true));
+    let _ = push_numbers(&collector, "other", 0..1).unwrap();
+    advance(Duration::from_secs(1)).await;
+    collector.maintain();
+    assert!(!is_kept("held"));
 }
 
 #[tokio::test(start_paused = true)]
