@@ -186,6 +186,8 @@ impl ControlState {
             Some(Reason::new(Trouble::ShuttingDown, "the process is about to end"))
         } else if is_full() {
             Some(Reason::new(Trouble::Refusing, "the byte budget has no room"))
+        } else if !self.collector.spool_takes(READY_BYTES) {
+            Some(Reason::new(Trouble::Refusing, "the spool takes nothing"))
         } else {
             None
         };
