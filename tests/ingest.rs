@@ -279,6 +279,36 @@ async fn pipelined_requests_are_answered_in_order_and_the_hostile_one_last() {
 }
 
 #[tokio::test]
+async fn a_repeated_body_does_not_end_the_connection() {
+    let drain = drain();
+    let mut sender = drain.connect().await;
+    let keyed = |key: &str| post(&format!("Idempotency-Key: {key}\r\n"), RECORD);
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{RECORD}\r\n0\r\n\r\n",
+        RECORD.len()
+    );
+    sender.send([keyed("k"), keyed("k"), chunked, keyed("l")].concat()).await;
+    for duplicate in [false, true, true, false] {
+        let answer = sender.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+        assert_eq!(answer.json().get("duplicate").is_some_and(|told| told == true), duplicate);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_none_is_refused_like_any_other_mistake() {
+    let drain = drain();
+    for target in ["/<x>", "/`", "/?a=\"b\"", "?x", "a/b", "http://", "[::1"] {
+        let answer = drain.ask(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!((answer.status, answer.header("content-type")), (400, Some("application/problem+json")), "{target}");
+    }
+    for target in ["/%3Cx%3E", "/a{b}|c", "/?a=b&c", "http://a/b", "/é"] {
+        let answer = drain.ask(format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(answer.status, 200, "{target}");
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_pipelined_requests_are_all_answered() {
     let drain = drain();
     let mut sender = drain.connect().await;
@@ -518,6 +548,9 @@ async fn unknown_and_stacked_encodings_are_415() {
     let drain = drain();
     for (headers, status) in [
         ("Content-Encoding: identity\r\n", 200),
+        ("Content-Encoding: ,\r\nContent-Encoding: identity ,\r\n", 200),
+        ("Content-Encoding: , gzip\r\n", 400),
+        ("Content-Encoding: gzip,,zstd\r\n", 415),
         ("Content-Encoding: IDENTITY\r\n", 200),
         ("Content-Encoding: br\r\n", 415),
         ("Content-Encoding: gzip, zstd\r\n", 415),

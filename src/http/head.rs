@@ -4,7 +4,7 @@
 //! drain can be made to see other requests than the drain does.
 
 use httparse::{EMPTY_HEADER, Request, Status};
-use hyper::StatusCode;
+use hyper::{StatusCode, Uri};
 use memchr::memchr2;
 
 use super::chunked::{ChunkFault, ChunkScan};
@@ -12,6 +12,9 @@ use super::chunked::{ChunkFault, ChunkScan};
 /// The longest head, request line and all header lines together. With 10,000 connections that send heads slowly this
 /// bounds what they hold to 320 MiB; nginx allows the same 32 KiB.
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// The longest body that may be announced: hyper keeps the highest values for itself.
+const LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// The most header lines; hyper has the same bound.
 pub(super) const HEADERS_MAX: usize = 100;
@@ -45,6 +48,10 @@ pub(super) enum Fault {
     ContentLengths,
     #[error("Content-Length is not a number of digits only")]
     ContentLength,
+    #[error("Content-Length is over {LENGTH_MAX} bytes")]
+    TooLong,
+    #[error("the request's target is no path, and no URL: {0}")]
+    Target(String),
     #[error("the chunked body is malformed: {0}")]
     Chunk(#[from] ChunkFault),
     #[error("the head was begun and not finished within the header deadline")]
@@ -120,6 +127,7 @@ pub(super) fn examine(head: &[u8]) -> Result<Head, Fault> {
         Err(error) => return Err(Fault::Malformed(error)),
     }
     let http10 = request.version == Some(0);
+    check_target(request.path.unwrap_or_default())?;
     check_host(request.headers)?;
     let framing = framing(request.headers)?;
     if http10 && matches!(framing, Framing::Chunked(_)) {
@@ -151,17 +159,27 @@ fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, Fault> {
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked(ChunkScan::default())),
         (Some(_), None) => Err(Fault::TransferEncoding),
         (None, Some(_)) if lengths.next().is_some() => Err(Fault::ContentLengths),
-        (None, Some(digits)) => length(digits).map(Framing::Length).ok_or(Fault::ContentLength),
+        (None, Some(digits)) => length(digits).map(Framing::Length),
         (None, None) => Ok(Framing::Length(0)),
     }
 }
 
 /// Digits and nothing else; `str::parse` alone would take a sign.
-fn length(digits: &[u8]) -> Option<u64> {
-    let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    // hyper keeps the two highest values for itself.
-    let fits = |length: &u64| *length <= i64::MAX as u64;
-    all_digits.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten().filter(fits)
+fn length(digits: &[u8]) -> Result<u64, Fault> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Fault::ContentLength);
+    }
+    let number = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number.filter(|length| *length <= LENGTH_MAX).ok_or(Fault::TooLong)
+}
+
+/// Whether hyper will take the request's target: what it does not, it answers with nothing but a status.
+fn check_target(target: &str) -> Result<(), Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?&=+:,@".contains(&byte);
+    if target.starts_with('/') && target.bytes().all(is_plain) {
+        return Ok(());
+    }
+    target.parse::<Uri>().map(drop).map_err(|error| Fault::Target(error.to_string()))
 }
 
 /// A byte of an HTTP token (RFC 9110, 5.6.2).
@@ -200,17 +218,18 @@ mod tests {
     #[test]
     fn lengths_are_digits_and_nothing_else() {
         for (digits, expected) in [
-            ("0", Some(0)),
-            ("0010", Some(10)),
-            ("9223372036854775807", Some(i64::MAX as u64)),
-            ("18446744073709551615", None),
-            ("99999999999999999999999", None),
-            ("+5", None),
-            ("-5", None),
-            ("5 5", None),
-            ("5,5", None),
-            ("0x5", None),
-            ("", None),
+            ("0", Ok(0)),
+            ("0010", Ok(10)),
+            ("9223372036854775807", Ok(LENGTH_MAX)),
+            ("9223372036854775808", Err(Fault::TooLong)),
+            ("18446744073709551615", Err(Fault::TooLong)),
+            ("99999999999999999999999", Err(Fault::TooLong)),
+            ("+5", Err(Fault::ContentLength)),
+            ("-5", Err(Fault::ContentLength)),
+            ("5 5", Err(Fault::ContentLength)),
+            ("5,5", Err(Fault::ContentLength)),
+            ("0x5", Err(Fault::ContentLength)),
+            ("", Err(Fault::ContentLength)),
         ] {
             assert_eq!(length(digits.as_bytes()), expected, "{digits}");
         }

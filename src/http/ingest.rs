@@ -213,6 +213,7 @@ impl Ingest {
             }
             Known::Taken(receipt) => {
                 self.counters.repeated();
+                inbound.skip_short().await;
                 Ok((account(&receipt, true), receipt.ack))
             }
         }
@@ -400,8 +401,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
 /// The one encoding that a body has.
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let lines = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
-    let mut codings = lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
-    let Some(coding) = codings.next().filter(|coding| !coding.is_empty()) else { return Ok(Encoding::Identity) };
+    let codings = lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    // What stands between two commas may be nothing (RFC 9110, 5.6.1).
+    let mut codings = codings.filter(|coding| !coding.is_empty());
+    let Some(coding) = codings.next() else { return Ok(Encoding::Identity) };
     if codings.next().is_some() {
         return Err(unsupported("more than one Content-Encoding, expected at most one".to_owned()));
     }

@@ -117,6 +117,9 @@ impl Ingest {
     }
 }
 
+/// Bytes of a body that are read though nobody wants them.
+const SKIPPED_BYTES_MAX: u64 = 64 << 10;
+
 fn too_slow() -> Problem {
     Problem::refusal(Reason::TooSlow, "the body did not end within ingest.body_deadline")
 }
@@ -182,6 +185,24 @@ impl Inbound<'_> {
                 Ok(Some(Err(_))) => return Err(self.broken()),
                 Err(_) => return Err(too_slow()),
             }
+        }
+    }
+
+    /// Reads past a short body that nobody wants, so that the connection can go on behind it.
+    pub(super) async fn skip_short(&mut self) {
+        let mut left = SKIPPED_BYTES_MAX;
+        // Who waits for a 100 sends nothing before.
+        if self.asks || self.announced().is_some_and(|bytes| bytes > left) {
+            return;
+        }
+        while let Ok(frame) = timeout_at(self.deadline, self.body.frame()).await {
+            let Some(Ok(frame)) = frame else {
+                self.ended = frame.is_none();
+                return;
+            };
+            let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+            let Some(rest) = left.checked_sub(bytes) else { return };
+            left = rest;
         }
     }
 
