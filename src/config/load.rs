@@ -590,7 +590,7 @@ fn nearest_key(key: &str) -> &'static str {
 }
 
 fn nearest_section(section: &str) -> &'static str {
-    let sections = SETTINGS.iter().map(Setting::section);
+    let sections = SETTINGS.iter().map(Setting::section).chain(["sinks"]);
     sections.max_by(|a, b| likeness(a, section).total_cmp(&likeness(b, section))).unwrap_or_default()
 }
 
