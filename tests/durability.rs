@@ -272,3 +272,28 @@ async fn a_second_process_exits_69_and_a_format_from_the_future_78() {
     let (code, said) = start_on(Path::new("/proc/no such place"));
     assert_eq!(code, 74, "{said}");
 }
+
+#[cfg(feature = "sinks")]
+#[tokio::test]
+async fn neither_listener_is_ready_while_the_spool_takes_nothing() {
+    let dir = dir("ready");
+    let drain = Drain::start(&[
+        ("FLEETDRAIN_SPOOL__DIR", dir.to_str().unwrap()),
+        ("FLEETDRAIN_SPOOL__BYTES_MAX", "1MiB"),
+        ("FLEETDRAIN_BACKPRESSURE__WAIT", "0s"),
+        // Nobody listens there, and what it has not taken is not removed.
+        ("FLEETDRAIN_SINKS__AWAY__TYPE", "http"),
+        ("FLEETDRAIN_SINKS__AWAY__URL", "http://127.0.0.1:9/"),
+    ]);
+    let is_ready = async |address| {
+        Client::connect(address).await.send(Method::GET, "/readyz", &[], "").await.status() == StatusCode::OK
+    };
+    assert!(is_ready(drain.ingest).await && is_ready(drain.control).await);
+    let body = fly_record("a", &"x".repeat(30_000));
+    let mut status = StatusCode::OK;
+    for _ in 0..60 {
+        status = Client::connect(drain.ingest).await.send(Method::POST, "/", &[], body.clone()).await.status();
+    }
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((is_ready(drain.ingest).await, is_ready(drain.control).await), (false, false));
+}
