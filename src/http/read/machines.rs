@@ -5,7 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::params::{Query, bad, bad_value};
+use super::params::{Query, bad, bad_value, parse_count};
 use crate::{
     collector::{LogCollector, MACHINE_ID_BYTES_MAX, MachineFacts, SubscribeError, SubscribeOptions},
     config::Full,
@@ -87,7 +87,8 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn of(query: &Query<'_>) -> Result<Self, Problem> {
         let sort = query.read("sort", Sort::parse, "one of lines, bytes, dropped and lag")?.unwrap_or(Sort::Lines);
-        let limit = |text: &str| text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+        let limit =
+            |text: &str| usize::try_from(parse_count(text)?).ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
         let limit = query.read("limit", limit, &format!("a whole number from 1 to {LIMIT_MAX}"))?.unwrap_or(LIMIT);
         let form = format!("the `next` of a page sorted by {}", sort.name());
         let after = query.read("after", |token| Place::parse(token, sort), &form)?;

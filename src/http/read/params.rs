@@ -95,7 +95,7 @@ impl<'a> Query<'a> {
     }
 
     pub(super) fn count(&self, name: &str) -> Result<Option<u64>, Problem> {
-        self.read(name, parse_count, "a whole number")
+        self.read(name, parse_count, &format!("a whole number up to {}", u64::MAX))
     }
 
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
@@ -174,7 +174,7 @@ impl fmt::Debug for Shortened<'_> {
     }
 }
 
-fn parse_count(text: &str) -> Option<u64> {
+pub(super) fn parse_count(text: &str) -> Option<u64> {
     // `parse` alone would take a sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -264,6 +264,12 @@ mod tests {
         assert_eq!(parse("one=true").unwrap().flag("one").unwrap(), Some(true));
         assert!(parse("one=1").unwrap().flag("one").is_err());
         assert!(parse("one").unwrap().flag("one").is_err());
+    }
+
+    #[test]
+    fn a_count_that_is_too_large_is_told_its_bound() {
+        let problem = parse("one=18446744073709551616").unwrap().count("one").unwrap_err();
+        assert!(problem.detail.contains("up to 18446744073709551615"), "{problem:?}");
     }
 
     #[test]
