@@ -206,7 +206,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 
 #[test]
 fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
-    let text = "# a comment\n[ingest]\n  body_byte_max = 5\n[qeue]\nlines = 1\n[ingest.listen]\n";
+    let text = "# a comment\n[ingest]\n  body_byte_max = 5\n[qeue]\nlines = 1\n[ingest.listen]\n[sinkss.a]\n";
     let mistakes = mistakes(&file(text));
     let lines: Vec<_> = mistakes.lines().collect();
     assert!(
@@ -215,6 +215,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
     );
     assert!(lines.contains(&"fleetdrain.toml:4:2: qeue: unknown section, the nearest is queue"), "{mistakes}");
     assert!(mistakes.contains("ingest.listen: a table is not HOST:PORT"), "{mistakes}");
+    assert!(mistakes.contains("fleetdrain.toml:7:2: sinkss: unknown section, the nearest is sinks"), "{mistakes}");
 }
 
 #[test]

@@ -464,7 +464,10 @@ async fn a_changed_sink_delivers_what_the_one_before_it_could_not() {
             let count = |told: &Value, name: &str| told[name].as_u64().unwrap();
             let settled = |told: &Value| count(told, "lines_delivered") + count(told, "lines_filtered");
             configured.until("store", |told| told.is_some_and(|told| settled(told) == 4_000 + 1_000 * bodies)).await;
-            if count(&configured.told("store").await.unwrap(), "lines_filtered") > 0 {
+            let told = configured.told("store").await.unwrap();
+            if count(&told, "lines_filtered") > 0 {
+                assert_eq!(told["lines_filtered"], 1_000, "all of a body, and of none before it: {told}");
+                assert!(has_all(Some(&told), 3_000 + 1_000 * bodies as usize), "{told}");
                 break;
             }
             assert!(bodies < 100, "the new filter never came");

@@ -69,13 +69,16 @@ async fn machines_are_kept_as_long_as_they_must_be() {
         messages
     };
     assert_eq!(messages(), [("0".to_owned(), 1)]);
-    let bytes = collector.machine_facts("idle").map(|facts| facts.bytes);
+    assert!(collector.machine_facts("idle").is_none(), "who is looked for was not seen");
     advance(Duration::from_secs(100)).await;
     collector.maintain();
-    assert_eq!((known(&collector), bytes), (vec!["subscribed".to_owned()], None), "who is looked for was not seen");
+    assert_eq!(known(&collector), ["subscribed"]);
     let _ = push_numbers(&collector, "idle", 1..2).unwrap();
+    let _ = push_numbers(&collector, "fresh", 1..2).unwrap();
     assert_eq!(messages(), [("0".to_owned(), 1), ("1".to_owned(), 2)]);
-    assert_eq!(collector.machine_facts("idle").unwrap().lines, 2);
+    let [idle, fresh] = ["idle", "fresh"].map(|id| collector.machine_facts(id).unwrap());
+    assert_eq!((idle.lines, fresh.lines), (2, 1));
+    assert!(idle.bytes > fresh.bytes, "{} {}", idle.bytes, fresh.bytes);
 }
 
 #[tokio::test(start_paused = true)]

@@ -271,6 +271,19 @@ mod tests {
         record::{Limits, Parser},
     };
 
+    #[test]
+    fn a_frame_takes_room_for_as_much_as_the_last_held_and_not_twice_that() {
+        let encoder = Encoder { format: Format::Text, raw: false };
+        for (last, bytes_max, room) in [
+            (0, FRAME_BYTES, 1 << 10),
+            (5000, FRAME_BYTES, 8 << 10),
+            (FRAME_BYTES + 300, FRAME_BYTES, 64 << 10),
+            (FRAME_BYTES, FRAME_BYTES_LEAST, 4 << 10),
+        ] {
+            assert_eq!(Frame::new(encoder, 1, bytes_max).with_room_for(last).bytes_first, room, "{last} {bytes_max}");
+        }
+    }
+
     fn format(accept: &str) -> Format {
         Format::of(&HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]))
     }

@@ -95,7 +95,7 @@ impl<'a> Query<'a> {
     }
 
     pub(super) fn count(&self, name: &str) -> Result<Option<u64>, Problem> {
-        self.read(name, parse_count, &format!("a whole number up to {}", u64::MAX))
+        self.read(name, parse_count, "a whole number up to 18446744073709551615")
     }
 
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
