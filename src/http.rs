@@ -57,7 +57,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use self::{
     counters::{HttpCounters, Role},
     guard::Deadlines,
-    listen::{INGEST_DEFAULT, ListenError, listen, raise_open_files},
+    listen::{INGEST_DEFAULT, ListenError, listen, prepare_open_files},
 };
 use self::{
     guard::{Guard, REFUSED_METHOD},

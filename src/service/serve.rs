@@ -38,7 +38,8 @@ const CONTROL_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 pub async fn serve(loaded: Loaded, loader: Loader) -> Result<(), ServeError> {
     let Loaded { config, warnings, .. } = loaded;
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
-    http::raise_open_files();
+    // Both listeners have so many.
+    http::prepare_open_files(2 * config.ingest.connections_max);
     let collector = collector(&config).await?;
     let ingest = config.ingest.listen.unwrap_or(http::INGEST_DEFAULT);
     let control = config.control.listen.unwrap_or(CONTROL_DEFAULT);
