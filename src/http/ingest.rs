@@ -160,11 +160,19 @@ impl Ingest {
     }
 
     async fn post(&self, request: Request<Incoming>) -> Response<Body> {
-        let (head, body) = request.into_parts();
-        let link = head.extensions.get::<Arc<Link>>().map(Arc::as_ref);
+        let (mut head, body) = request.into_parts();
+        let link = head.extensions.remove::<Arc<Link>>();
+        let terms = self.terms(&head.headers);
         let deadline = Instant::now() + self.body_deadline;
-        let mut inbound = Inbound { body, link, deadline, asks: asks(&head.headers), ended: false };
-        let mut response = match self.take(&head.headers, &mut inbound).await {
+        let asks = asks(&head.headers);
+        // It lies in hyper's buffer, which is read into again once nobody holds it.
+        drop(head);
+        let mut inbound = Inbound { body, link: link.as_deref(), deadline, asks, ended: false };
+        let outcome = match terms {
+            Ok(terms) => self.take(terms, &mut inbound).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = match outcome {
             Ok((answer, ack)) => taken(answer, ack),
             Err(refusal) => self.refuse(&refusal),
         };
@@ -192,31 +200,31 @@ impl Ingest {
         ))
     }
 
+    /// What the headers of a body say of it.
+    fn terms(&self, headers: &HeaderMap) -> Result<Terms, Problem> {
+        self.authorize(headers)?;
+        Ok(Terms { key: idempotency_key(headers)?.map(Into::into), encoding: encoding(headers)? })
+    }
+
     /// Takes a body, or nothing of it; the account as JSON, and what the answer is worth.
     ///
     /// Cancel safe: dropped before the collector took the body, nothing is taken; dropped later, all of it is, or nothing.
-    async fn take(&self, headers: &HeaderMap, inbound: &mut Inbound<'_>) -> Result<(String, Ack), Problem> {
-        self.authorize(headers)?;
-        let key = idempotency_key(headers)?;
-        let encoding = encoding(headers)?;
-        let Some(key) = key else {
-            return self.take_new(None, encoding, inbound).await.map(|receipt| (account(&receipt, false), receipt.ack));
-        };
-        match self.keys.claim(key) {
-            Known::New(claim) => self
-                .take_new(Some(claim), encoding, inbound)
-                .await
-                .map(|receipt| (account(&receipt, false), receipt.ack)),
-            Known::UnderWay => {
+    async fn take(&self, terms: Terms, inbound: &mut Inbound<'_>) -> Result<(String, Ack), Problem> {
+        let claim = match terms.key.map(|key| self.keys.claim(&key)) {
+            None => None,
+            Some(Known::New(claim)) => Some(claim),
+            Some(Known::UnderWay) => {
                 let detail = "a body with this Idempotency-Key is under way and not yet answered";
-                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER))
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY_AFTER));
             }
-            Known::Taken(receipt) => {
+            Some(Known::Taken(receipt)) => {
                 self.counters.repeated();
                 inbound.skip_short().await;
-                Ok((account(&receipt, true), receipt.ack))
+                return Ok((account(&receipt, true), receipt.ack));
             }
-        }
+        };
+        let receipt = self.take_new(claim, terms.encoding, inbound).await?;
+        Ok((account(&receipt, false), receipt.ack))
     }
 
     /// `claim` is settled when the body is taken, though its sender may have gone by then.
@@ -364,6 +372,12 @@ impl Ingest {
             () = self.holding.shutdown_grace() => Err(not_acknowledged(ended.to_owned())),
         }
     }
+}
+
+/// How a body is to be read, and by what it is known when it comes again.
+struct Terms {
+    key: Option<Box<[u8]>>,
+    encoding: Encoding,
 }
 
 /// A whole body, decoded, and the permit on what it holds.
