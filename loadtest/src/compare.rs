@@ -174,7 +174,7 @@ pub(crate) fn measure_all(args: &CompareArgs) -> Result<Vec<Series>, Failure> {
     if empty || args.lines_per_body.contains(&0) || args.lines == 0 || args.distinct_lines == 0 {
         return Err(Failure::usage("lines, distinct lines and lines per body must be above 0, and no list empty"));
     }
-    process::raise_open_files();
+    process::prepare_open_files();
     let cpus = process::cpus();
     let lists = args.machines.iter().map(|&machines| MachineList::write(machines)).collect::<Result<Vec<_>, _>>()?;
     let mut contenders = Vec::new();

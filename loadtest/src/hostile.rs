@@ -37,8 +37,12 @@ const BUDGET: &str = "256MiB";
 const BUDGET_BYTES: u64 = 256 << 20;
 /// What the process may need beside its budget, in hundredths of it: code, tables, decoders' states, the allocator's rest.
 const BESIDE_BUDGET_PERCENT: u64 = 15;
-/// What a connection may hold.
+/// What the drain keeps of the healthy senders' lines, and in what time they send twice as many.
+const HISTORY: &str = "4MiB";
+const WARM_UP: Duration = Duration::from_secs(3);
+/// What a connection may hold, and what one may on which a body is under way: hyper takes two buffers of 8 KiB for it.
 const CONNECTION_BYTES_MAX: u64 = 16 << 10;
+const BODY_BYTES_MAX: u64 = 32 << 10;
 const HEALTHY: u32 = 4;
 /// Lines of a healthy sender's body.
 const HEALTHY_LINES: u32 = 50;
@@ -93,7 +97,7 @@ struct Trial {
 
 /// Runs it.
 pub(crate) fn run(args: &HostileArgs) -> Result<(), Failure> {
-    process::raise_open_files();
+    process::prepare_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(Failure::io)?;
     // What peers cost us is no cost of the drain's: healthy senders, who are timed, go before them.
@@ -110,13 +114,8 @@ pub(crate) fn run(args: &HostileArgs) -> Result<(), Failure> {
         .set("ingest.idle", &seconds(IDLE))
         .set("ingest.connections_max", &(args.connections + args.slow + 1_000).to_string())
         .set("memory.budget", BUDGET)
-        // Full before anything is measured: what the healthy senders' lines take must not be counted for others.
-        .set("history.bytes", "4MiB");
-    let mut server = Server::start("drain", &launch)?;
-    let target = runtime.block_on(Target::resolve(&server.ingest, None))?;
-    let hostile = Hostile { args, target, server: &server, peers: peers.handle() };
-    let trials = runtime.block_on(hostile.all());
-    let trials = trials.map_err(|failure| server.explain(failure))?;
+        .set("history.bytes", HISTORY);
+    let trials = runtime.block_on(all(args, &launch, peers.handle()))?;
     write_json(args.json.as_deref(), &trials)?;
     println!(
         "\nmemory.budget = {BUDGET}; p99 is of the healthy senders meanwhile, and how many times as long as alone"
@@ -129,10 +128,11 @@ pub(crate) fn run(args: &HostileArgs) -> Result<(), Failure> {
     }
 }
 
+/// A drain, and who is set on it.
 struct Hostile<'a> {
     args: &'a HostileArgs,
+    server: Server,
     target: Target,
-    server: &'a Server,
     /// Where hostile peers run.
     peers: &'a Handle,
 }
@@ -144,60 +144,68 @@ struct Expected {
     deadline: Duration,
 }
 
-impl Hostile<'_> {
-    async fn all(&self) -> Result<Vec<Trial>, Failure> {
-        let [peers, ended, last, each, most, p99] = ["peers", "ended", "last", "bytes each", "resident", "p99"];
-        println!("{:<34} {peers:>7}  {ended:<30} {last:>7} {each:>10} {most:>9} {p99:>10}", "");
-        let alone = Duration::from_secs(self.args.seconds);
-        let base = self.trial("healthy senders alone", 0, tokio::time::sleep(alone)).await.1;
-        print(&base, &base);
-        let mut trials = Vec::new();
-        let (many, slow) = (self.args.connections, self.args.slow);
-        let peers = [
-            (Manner::Idle, "idle connections", many, Expected { ends: &[End::Closed], deadline: IDLE }),
-            (
-                Manner::SlowHead,
-                "heads that trickle",
-                slow,
-                Expected { ends: &[End::Status(408)], deadline: HEADER_DEADLINE },
-            ),
-            (
-                Manner::SlowBody,
-                "bodies that trickle",
-                slow,
-                Expected { ends: &[End::Status(408)], deadline: BODY_DEADLINE },
-            ),
-            (
-                Manner::SilentBody,
-                "bodies whose sender vanished",
-                slow,
-                Expected { ends: &[End::Status(408)], deadline: BODY_DEADLINE },
-            ),
-            (
-                Manner::HalfBody,
-                "bodies half sent, then closed",
-                slow,
-                Expected { ends: &[End::Status(400), End::Closed], deadline: Duration::ZERO },
-            ),
-            (Manner::NeverReads, "senders that read no answer", 20, Expected { ends: &[End::Closed], deadline: IDLE }),
-        ];
-        for (manner, name, count, expected) in peers {
-            if self.is_wanted(name) {
-                trials.push(self.peers(manner, name, count, &expected).await);
-                print(&trials[trials.len() - 1], &base);
-            }
-        }
-        for bomb in bombs()?.into_iter().filter(|bomb| self.is_wanted(bomb.name)) {
-            trials.push(self.bomb(&bomb).await);
+async fn all(args: &HostileArgs, launch: &Launch<'_>, peers: &Handle) -> Result<Vec<Trial>, Failure> {
+    // A new drain for each crowd: one that had held a crowd before would hold the next in the same memory.
+    let fresh = async || {
+        let mut server = Server::start("drain", launch)?;
+        let target = Target::resolve(&server.ingest, None).await.map_err(|failure| server.explain(failure))?;
+        let hostile = Hostile { args, server, target, peers };
+        // Full before anything is measured: what the healthy senders' lines take must not be counted for others.
+        hostile.trial("warm-up", 0, tokio::time::sleep(WARM_UP)).await;
+        Ok::<_, Failure>(hostile)
+    };
+    let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
+    let [peers, ended, last, each, most, p99] = ["peers", "ended", "last", "bytes each", "resident", "p99"];
+    println!("{:<34} {peers:>7}  {ended:<30} {last:>7} {each:>10} {most:>9} {p99:>10}", "");
+    let alone = Duration::from_secs(args.seconds);
+    let mut hostile = fresh().await?;
+    let base = hostile.trial("healthy senders alone", 0, tokio::time::sleep(alone)).await.1;
+    print(&base, &base);
+    let mut trials = Vec::new();
+    let (many, slow) = (args.connections, args.slow);
+    let peers = [
+        (Manner::Idle, "idle connections", many, Expected { ends: &[End::Closed], deadline: IDLE }),
+        (
+            Manner::SlowHead,
+            "heads that trickle",
+            slow,
+            Expected { ends: &[End::Status(408)], deadline: HEADER_DEADLINE },
+        ),
+        (
+            Manner::SlowBody,
+            "bodies that trickle",
+            slow,
+            Expected { ends: &[End::Status(408)], deadline: BODY_DEADLINE },
+        ),
+        (
+            Manner::SilentBody,
+            "bodies whose sender vanished",
+            slow,
+            Expected { ends: &[End::Status(408)], deadline: BODY_DEADLINE },
+        ),
+        (
+            Manner::HalfBody,
+            "bodies half sent, then closed",
+            slow,
+            Expected { ends: &[End::Status(400), End::Closed], deadline: Duration::ZERO },
+        ),
+        (Manner::NeverReads, "senders that read no answer", 20, Expected { ends: &[End::Closed], deadline: IDLE }),
+    ];
+    for (manner, name, count, expected) in peers {
+        if is_wanted(name) {
+            hostile = fresh().await?;
+            trials.push(hostile.peers(manner, name, count, &expected).await);
             print(&trials[trials.len() - 1], &base);
         }
-        Ok(trials)
     }
-
-    fn is_wanted(&self, name: &str) -> bool {
-        self.args.only.as_ref().is_none_or(|only| name.contains(only))
+    for bomb in bombs()?.into_iter().filter(|bomb| is_wanted(bomb.name)) {
+        trials.push(hostile.bomb(&bomb).await);
+        print(&trials[trials.len() - 1], &base);
     }
+    Ok(trials)
+}
 
+impl Hostile<'_> {
     /// Lets healthy senders send while `hostile` is under way.
     async fn trial<T>(&self, name: &str, peers: usize, hostile: impl Future<Output = T>) -> (T, Trial) {
         let stop = Arc::new(AtomicBool::default());
@@ -238,6 +246,7 @@ impl Hostile<'_> {
         let patience = expected.deadline + LATE_MAX;
         let before = self.server.anonymous_bytes();
         let ((ends, held), mut trial) = self.trial(name, count, self.crowd(manner, count, patience)).await;
+        trial.peers = ends.len();
         let mut early = 0;
         for (end, after) in ends {
             // Half a second for the difference between its clock and ours.
@@ -259,23 +268,40 @@ impl Hostile<'_> {
         if ![Manner::HalfBody, Manner::NeverReads].contains(&manner) {
             let each = held.saturating_sub(before) / count.max(1) as u64;
             trial.bytes_each = Some(each);
-            if each > CONNECTION_BYTES_MAX {
-                trial.broken.push(format!("{name}: {each} bytes for each, over {CONNECTION_BYTES_MAX}"));
+            let has_body = [Manner::SlowBody, Manner::SilentBody].contains(&manner);
+            let max = if has_body { BODY_BYTES_MAX } else { CONNECTION_BYTES_MAX };
+            if each > max {
+                trial.broken.push(format!("{name}: {each} bytes for each, over {max}"));
             }
         }
         trial
     }
 
-    /// How each of them ended, and the drain's memory while all of them were there.
+    /// How each of them ended, and the drain's memory while all of them were there. Those who are gone at once come again: a percentile of
+    /// half a second would be that of a single answer.
     async fn crowd(&self, manner: Manner, count: usize, patience: Duration) -> (Vec<(End, Duration)>, u64) {
-        let mut peers = JoinSet::new();
-        for _ in 0..count {
-            let connected = Arc::new(Notify::new());
-            let peer = behave(manner, self.target.address, patience, Arc::clone(&connected));
-            peers.spawn_on(peer, self.peers);
-            // One after the other, or the listener's backlog overflows.
-            let _ = tokio::time::timeout(Duration::from_secs(1), connected.notified()).await;
+        let until = Instant::now() + Duration::from_secs(self.args.seconds);
+        let (mut ends, held) = self.crowd_once(manner, count, patience).await;
+        while manner == Manner::HalfBody && Instant::now() < until {
+            ends.extend(self.crowd_once(manner, count, patience).await.0);
         }
+        (ends, held)
+    }
+
+    async fn crowd_once(&self, manner: Manner, count: usize, patience: Duration) -> (Vec<(End, Duration)>, u64) {
+        let address = self.target.address;
+        // Their coming, too, is no cost of the drain's.
+        let coming = self.peers.spawn(async move {
+            let mut peers = JoinSet::new();
+            for _ in 0..count {
+                let connected = Arc::new(Notify::new());
+                peers.spawn(behave(manner, address, patience, Arc::clone(&connected)));
+                // One after the other, or the listener's backlog overflows.
+                let _ = tokio::time::timeout(Duration::from_secs(1), connected.notified()).await;
+            }
+            peers
+        });
+        let peers = coming.await.expect("no peer panics before it has come");
         tokio::time::sleep(HEADER_DEADLINE / 4).await;
         let held = self.server.anonymous_bytes();
         (peers.join_all().await, held)

@@ -373,18 +373,33 @@ pub(crate) fn cpus() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }
 
-/// Lets this process have as many open files as the system allows: the usual 1,024 are fewer than the readers may be.
-pub(crate) fn raise_open_files() {
+/// More than any of the measurements takes unless told to.
+const OPEN_FILES: i32 = 32 << 10;
+
+/// Lets this process have as many open files as the system allows: the usual 1,024 are fewer than the readers may be. And has room
+/// made for them before there are threads, all of which wait where the kernel makes it later: that is not the server's delay.
+pub(crate) fn prepare_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     // If it is not allowed, opening too many says so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let last = maximum.map_or(OPEN_FILES, |maximum| OPEN_FILES.min(i32::try_from(maximum).unwrap_or(i32::MAX) - 1));
+    // Closed at once: the kernel's table stays as large.
+    let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), last);
 }
 
-/// Lets other threads go before this one.
+/// Lets other threads go before this one, wherever one wants to: niceness alone lets it finish its turn first.
 pub(crate) fn give_way() {
-    // Linux takes a process id of a thread for that thread, and none for the one that asks.
-    let _ = rustix::process::setpriority_process(None, 19);
+    #[cfg(target_os = "linux")]
+    {
+        use thread_priority::{
+            NormalThreadSchedulePolicy::Idle, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+            thread_native_id,
+        };
+        // Where it is not allowed, figures are worse than they need be.
+        let policy = ThreadSchedulePolicy::Normal(Idle);
+        let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
+    }
 }
 
 #[cfg(test)]

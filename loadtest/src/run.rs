@@ -145,7 +145,7 @@ impl RunArgs {
 /// Runs a scenario.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let scenario = args.scenario()?;
-    process::raise_open_files();
+    process::prepare_open_files();
     let own = args.drain.as_deref().map(|drain| start_drain(drain, &scenario)).transpose()?;
     let threads = args.threads.unwrap_or_else(|| process::cpus().len().clamp(1, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()

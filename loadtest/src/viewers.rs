@@ -87,7 +87,7 @@ pub(crate) struct ViewersArgs {
 
 /// Runs it.
 pub(crate) fn run(args: &ViewersArgs) -> Result<(), Failure> {
-    process::raise_open_files();
+    process::prepare_open_files();
     let cpus = process::cpus();
     // One CPU for the drain where there are several: CPU time per line grows by being moved about.
     let (own, rest) = cpus.split_at(usize::from(cpus.len() > 1));
