@@ -1,4 +1,4 @@
-//! How the process ends: what it says, what it leaves, and its exit code.
+//! How the process starts and ends: what it prepares and says, what it leaves, and its exit code.
 
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, reason = "a panic here is the test's failure report")]
@@ -298,4 +298,12 @@ async fn a_reload_swaps_tokens_and_a_bad_one_keeps_the_old() {
 async fn status_with(drain: &Drain, token: &str) -> StatusCode {
     let authorization = format!("Bearer {token}");
     Client::connect(drain.ingest).await.post(&[("authorization", &authorization)], "").await.0
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_start_makes_room_for_the_files_of_all_connections() {
+    let drain = Drain::start(&[("FLEETDRAIN_INGEST__CONNECTIONS_MAX", "900")]);
+    // Of both listeners.
+    assert!(drain.room_for_files() >= 2 * 900, "{}", drain.room_for_files());
 }

@@ -72,6 +72,13 @@ impl Drain {
         Self { child, stderr, ingest, control, schemes: [ingest_scheme, control_scheme] }
     }
 
+    /// How many open files its kernel has room for without making more.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn room_for_files(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim().parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
