@@ -302,8 +302,9 @@ async fn status_with(drain: &Drain, token: &str) -> StatusCode {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_start_makes_room_for_the_files_of_all_connections() {
+fn a_start_makes_room_for_the_files_of_all_connections_and_takes_small_pages() {
     let drain = Drain::start(&[("FLEETDRAIN_INGEST__CONNECTIONS_MAX", "900")]);
     // Of both listeners.
-    assert!(drain.room_for_files() >= 2 * 900, "{}", drain.room_for_files());
+    assert!(drain.status("FDSize") >= 2 * 900, "{}", drain.status("FDSize"));
+    assert_eq!(drain.status("THP_enabled"), 0);
 }

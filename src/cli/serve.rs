@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Exit, Failure, logging};
+use super::{Exit, Failure, allocator::keep_pages_small, logging};
 use crate::config::{Flag, Loader, LogFormat};
 #[cfg(feature = "spool")]
 use crate::service::ServeError;
@@ -82,6 +82,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let loader = args.settings.loader();
     let loaded = loader.load()?;
     logging::start(loaded.config.log.format, &loaded.config.log.level)?;
+    keep_pages_small();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fleetdrain").build();
     let runtime = runtime.map_err(Failure::io("cannot start the runtime"))?;
     let served = runtime.block_on(crate::service::serve(loaded, loader));

@@ -72,11 +72,12 @@ impl Drain {
         Self { child, stderr, ingest, control, schemes: [ingest_scheme, control_scheme] }
     }
 
-    /// How many open files its kernel has room for without making more.
+    /// A number that the kernel knows of the process; see proc_pid_status(5).
     #[cfg(target_os = "linux")]
-    pub(crate) fn room_for_files(&self) -> usize {
+    pub(crate) fn status(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim().parse().unwrap()
+        let is_it = |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok();
+        status.lines().find_map(is_it).unwrap()
     }
 
     pub(crate) fn signal(&self, name: &str) {
