@@ -509,11 +509,11 @@ mod forms {
     #[test]
     fn many_objects_cut_short_take_no_whole_one_along_and_none_goes_uncounted() {
         let cut = "{\"machine_id\":\"x\",\"fly\":\n";
-        for cuts in [3, 100, 30_500] {
+        for cuts in [3, 100, 3_000] {
             let body = format!("{}{}\n{}{}\n", m("a"), m("b"), cut.repeat(cuts), m("good"));
             let found = agreed(body);
             let is_taken = found.entries.iter().any(|entry| entry.machine == "good");
-            assert_eq!(is_taken, cuts < 30_500, "of so many not all are read again");
+            assert_eq!(is_taken, cuts < 3_000, "of so many not all are read again");
             assert_eq!(found.received as usize, cuts + 3);
         }
     }
