@@ -125,12 +125,15 @@ pub(crate) fn run(args: &KeeperArgs) -> Result<(), Failure> {
     let keeper = Arc::new(Keeper::open(args).map_err(Failure::io)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(Failure::io)?.block_on(async {
-        for address in [args.listen, args.control] {
-            let listener = TcpListener::bind(address).await.map_err(Failure::io)?;
+        // All of it before the first answer: with that it counts as ready, and may be read or told to end at once.
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        let mut told = tokio::signal::unix::signal(kind).map_err(Failure::io)?;
+        let ingest = TcpListener::bind(args.listen).await.map_err(Failure::io)?;
+        let control = TcpListener::bind(args.control).await.map_err(Failure::io)?;
+        for listener in [ingest, control] {
             tokio::spawn(accept(listener, Arc::clone(&keeper)));
         }
-        let kind = tokio::signal::unix::SignalKind::terminate();
-        tokio::signal::unix::signal(kind).map_err(Failure::io)?.recv().await;
+        told.recv().await;
         // Nothing is half done while the file is held.
         let _file = keeper.file.lock();
         std::process::exit(if args.fault == Fault::EndBadly { 3 } else { 0 })
