@@ -32,7 +32,7 @@ pub(crate) const DECODED_FREELY_MAX: usize = 1 << 20;
 /// wait.
 const DECODED_AT_ONCE: usize = 256 << 10;
 /// The smallest buffer worth having, and the smallest growth.
-const STEP_MIN: usize = 4 << 10;
+const STEP_MIN: usize = 512;
 /// No snappy block expands further: its densest element is a copy of 64 bytes in 3.
 const SNAPPY_RATIO_MAX: usize = 22;
 

@@ -27,7 +27,7 @@ pub(crate) mod status;
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, ready},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -37,6 +37,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::Either};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -207,7 +208,7 @@ async fn connection<S, H, F>(
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Send + Unpin,
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -219,9 +220,8 @@ async fn connection<S, H, F>(
         return close(guard, &shutdown).await;
     }
     // Boxed, so that a connection without a request does not keep room for one: hyper has it from the first byte on.
-    let service = service_fn(move |request| {
-        Box::pin(answer(request, peer, handler.clone(), Arc::clone(&link), Arc::clone(&settings)))
-    });
+    let service =
+        service_fn(move |request| Box::pin(answer(request, peer, &handler, Arc::clone(&link), Arc::clone(&settings))));
     let mut builder = http1::Builder::new();
     // The guard has the header deadline: hyper's begins with the wait for a request and would end idle connections.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX);
@@ -242,20 +242,29 @@ async fn connection<S, H, F>(
 }
 
 /// Closes a connection so that the far side can read what was sent, while the drain shuts down in less time.
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(guard: Guard<S>, shutdown: &CancellationToken) {
-    tokio::select! {
-        () = guard.close() => {}
-        () = async { shutdown.cancelled().await; tokio::time::sleep(SHUTDOWN_DISCARD).await } => {}
-    }
+///
+/// Boxed: it takes as much as all that comes before, for which a connection would keep room while it is open.
+fn close<'a, S>(guard: Guard<S>, shutdown: &'a CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'a,
+{
+    Box::pin(async move {
+        tokio::select! {
+            () = guard.close() => {}
+            () = async { shutdown.cancelled().await; tokio::time::sleep(SHUTDOWN_DISCARD).await } => {}
+        }
+    })
 }
 
-async fn answer<H, F>(
+/// Answers one request. A connection has room for this future while a body is on its way, and an `async fn` has room twice for
+/// what it takes: so nothing here is one, and no step keeps the request.
+fn answer<H, F>(
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    handler: H,
+    handler: &H,
     link: Arc<Link>,
     settings: Arc<Settings>,
-) -> Result<Response<Tracked>, Infallible>
+) -> impl Future<Output = Result<Response<Tracked>, Infallible>> + use<H, F>
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F,
     F: Future<Output = Response<Body>>,
@@ -264,22 +273,24 @@ where
     let is_last = request.version() == Version::HTTP_10;
     let takes_body = settings.role == Role::Ingest && matches!(*request.method(), Method::POST | Method::PUT);
     let has_unwanted_body = !takes_body && !request.body().is_end_stream();
-    let mut response = match refused_by_guard(&request, &link, &settings) {
-        Some(problem) => problem.response(),
+    let response = match refused_by_guard(&request, &link, &settings) {
+        Some(problem) => Either::Left(ready(problem.response())),
         None => {
             request.extensions_mut().insert(Arc::clone(&link));
-            handler(request, peer).await
+            Either::Right(handler(request, peer))
         }
     };
-    if is_last {
-        // The version too: hyper adds `keep-alive` to an answer of 1.1 to a request of 1.0 that asks for it.
-        *response.version_mut() = Version::HTTP_10;
-    }
-    if is_last || has_unwanted_body {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    settings.counters.answered(settings.role, response.status(), since.elapsed());
-    Ok(response.map(|body| Tracked { body, link }))
+    response.map(move |mut response| {
+        if is_last {
+            // The version too: hyper adds `keep-alive` to an answer of 1.1 to a request of 1.0 that asks for it.
+            *response.version_mut() = Version::HTTP_10;
+        }
+        if is_last || has_unwanted_body {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        settings.counters.answered(settings.role, response.status(), since.elapsed());
+        Ok(response.map(|body| Tracked { body, link }))
+    })
 }
 
 /// The answer to what the guard did not let through, if `request` stands in for that.

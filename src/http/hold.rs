@@ -4,7 +4,10 @@
 //! connection and perhaps memory: not for long, and not many.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -66,7 +69,7 @@ impl Holding {
         sleep(SHUTDOWN_GRACE).await;
     }
 
-    pub(super) fn hold<'a>(&'a self, link: Option<&'a Link>) -> Hold<'a> {
+    pub(super) fn hold(&self, link: Option<Arc<Link>>) -> Hold<'_> {
         Hold { holding: self, link, waited: Duration::ZERO }
     }
 }
@@ -74,7 +77,7 @@ impl Holding {
 /// One body's wait for room: all its waits together are bounded by `backpressure.wait`.
 pub(super) struct Hold<'a> {
     holding: &'a Holding,
-    link: Option<&'a Link>,
+    link: Option<Arc<Link>>,
     waited: Duration,
 }
 
@@ -127,7 +130,7 @@ impl Hold<'_> {
             biased;
             () = self.holding.shutdown.cancelled() => Err(Expired::ShuttingDown),
             _ = timeout(left.min(RETRY_EVERY), woken) => Ok(()),
-            () = gone(self.link) => Err(Expired::Refuse),
+            () = gone(self.link.as_deref()) => Err(Expired::Refuse),
         };
         self.waited += since.elapsed();
         outcome

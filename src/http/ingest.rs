@@ -9,9 +9,15 @@
 
 mod receive;
 
-use std::{num::NonZero, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    num::NonZero,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -128,14 +134,14 @@ impl Ingest {
     }
 
     /// Answers one request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) fn answer(self: Arc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> {
         let is_probe = matches!(request.uri().path(), "/livez" | "/readyz");
-        match *request.method() {
-            Method::POST | Method::PUT => self.post(request).await,
+        Either::Right(ready(match *request.method() {
+            Method::POST | Method::PUT => return Either::Left(self.post(request)),
             Method::HEAD => self.head(request.headers()),
             Method::GET if is_probe => self.probe(request.uri().path()),
             _ => method_not_allowed(request.method(), is_probe),
-        }
+        }))
     }
 
     fn head(&self, headers: &HeaderMap) -> Response<Body> {
@@ -159,28 +165,29 @@ impl Ingest {
         }
     }
 
-    async fn post(&self, request: Request<Incoming>) -> Response<Body> {
+    fn post(self: Arc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> {
         let (mut head, body) = request.into_parts();
         let link = head.extensions.remove::<Arc<Link>>();
         let terms = self.terms(&head.headers);
         let deadline = Instant::now() + self.body_deadline;
         let asks = asks(&head.headers);
-        // It lies in hyper's buffer, which is read into again once nobody holds it.
-        drop(head);
-        let mut inbound = Inbound { body, link: link.as_deref(), deadline, asks, ended: false };
-        let outcome = match terms {
-            Ok(terms) => self.take(terms, &mut inbound).await,
-            Err(refusal) => Err(refusal),
-        };
-        let mut response = match outcome {
-            Ok((answer, ack)) => taken(answer, ack),
-            Err(refusal) => self.refuse(&refusal),
-        };
-        // What is left of the body is not read as a body any more, so nothing behind it can be read either.
-        if !inbound.is_over() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        // The head ends here: it lies in hyper's buffer, which is read into again once nobody holds it.
+        let mut inbound = Inbound { body, link, deadline, asks, ended: false };
+        async move {
+            let outcome = match terms {
+                Ok(terms) => self.take(terms, &mut inbound).await,
+                Err(refusal) => Err(refusal),
+            };
+            let mut response = match outcome {
+                Ok((answer, ack)) => taken(answer, ack),
+                Err(refusal) => self.refuse(&refusal),
+            };
+            // What is left of the body is not read as a body any more, so nothing behind it can be read either.
+            if !inbound.is_over() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
-        response
     }
 
     fn refuse(&self, refusal: &Problem) -> Response<Body> {
@@ -209,7 +216,7 @@ impl Ingest {
     /// Takes a body, or nothing of it; the account as JSON, and what the answer is worth.
     ///
     /// Cancel safe: dropped before the collector took the body, nothing is taken; dropped later, all of it is, or nothing.
-    async fn take(&self, terms: Terms, inbound: &mut Inbound<'_>) -> Result<(String, Ack), Problem> {
+    async fn take(&self, terms: Terms, inbound: &mut Inbound) -> Result<(String, Ack), Problem> {
         let claim = match terms.key.map(|key| self.keys.claim(&key)) {
             None => None,
             Some(Known::New(claim)) => Some(claim),
@@ -232,33 +239,26 @@ impl Ingest {
         &self,
         claim: Option<Claim>,
         encoding: Encoding,
-        inbound: &mut Inbound<'_>,
+        inbound: &mut Inbound,
     ) -> Result<Receipt, Problem> {
         if self.holding.is_shutting_down() {
             return Err(shutting_down());
         }
         self.check_announced(inbound.announced(), &encoding)?;
-        let mut hold = self.holding.hold(inbound.link);
+        let mut hold = self.holding.hold(inbound.link.clone());
         let arrived = tokio::select! {
             biased;
             arrived = self.receive(encoding, inbound, &mut hold) => arrived?,
             () = self.holding.shutdown_grace() => return Err(shutting_down()),
         };
-        let mut draft = self.build(arrived, &mut hold).await?;
+        // Nothing here borrows the draft: this future would keep a place for it beside that of `admit`.
+        let draft = self.build(arrived, &mut hold).await?;
         if draft.received == 0 {
             let receipt = Receipt { ack: self.collector.ack(), ..Receipt::default() };
             claim.into_iter().for_each(|claim| claim.settle(&receipt));
             return Ok(receipt);
         }
-        if draft.is_unreadable() {
-            return Err(unreadable(&draft));
-        }
-        draft.asks_sinks = true;
-        if let Some(claim) = claim {
-            draft.key = Some(claim.key().into());
-            draft.taken = Some(Box::new(move |receipt| claim.settle(receipt)));
-        }
-        self.admit(draft, &mut hold).await
+        self.admit(claimed(draft, claim)?, &mut hold).await
     }
 
     /// Refuses by its Content-Length a body that would be refused anyway, before it is sent.
@@ -327,35 +327,38 @@ impl Ingest {
     }
 
     /// Offers `draft` to the collector until it is taken, or its sender was held for long enough.
-    async fn admit(&self, mut draft: Draft, hold: &mut Hold<'_>) -> Result<Receipt, Problem> {
+    fn admit(&self, mut draft: Draft, hold: &mut Hold<'_>) -> impl Future<Output = Result<Receipt, Problem>> {
         let samples = std::mem::take(&mut draft.samples);
         let at = draft.batch.received_at;
-        let (mut draft, mut refusal) = (Some(draft), None);
-        let attempt = || match self.collector.admit(draft.take()?) {
-            Ok(admission) => Some(Ok(admission)),
-            // Waiting makes neither better.
-            Err(Refused { cause: cause @ (Cause::ShuttingDown | Cause::TooLarge), retry_after, .. }) => {
-                Some(Err(not_admitted(cause, retry_after)))
+        let mut draft = Some(draft);
+        async move {
+            let mut refusal = None;
+            let attempt = || match self.collector.admit(draft.take()?) {
+                Ok(admission) => Some(Ok(admission)),
+                // Waiting makes neither better.
+                Err(Refused { cause: cause @ (Cause::ShuttingDown | Cause::TooLarge), retry_after, .. }) => {
+                    Some(Err(not_admitted(cause, retry_after)))
+                }
+                Err(Refused { draft: back, cause, retry_after }) => {
+                    draft = Some(*back);
+                    refusal = Some(not_admitted(cause, retry_after));
+                    None
+                }
+            };
+            let outcome = hold.until(self.collector.budget(), 0, attempt).await;
+            let admission = outcome.map_err(|expired| match expired {
+                Expired::Refuse => refusal.unwrap_or_else(shutting_down),
+                Expired::ShuttingDown => shutting_down(),
+            })??;
+            let committed = match admission {
+                Admission::Taken(committed) => committed,
+                Admission::Writing(writing) => writing.await.map_err(|cause| not_admitted(cause, RETRY_AFTER))?,
+            };
+            self.rejected.keep(samples, at);
+            match committed.by_sinks {
+                None => Ok(committed.receipt),
+                Some(settled) => self.acknowledged(settled).await,
             }
-            Err(Refused { draft: back, cause, retry_after }) => {
-                draft = Some(*back);
-                refusal = Some(not_admitted(cause, retry_after));
-                None
-            }
-        };
-        let outcome = hold.until(self.collector.budget(), 0, attempt).await;
-        let admission = outcome.map_err(|expired| match expired {
-            Expired::Refuse => refusal.unwrap_or_else(shutting_down),
-            Expired::ShuttingDown => shutting_down(),
-        })??;
-        let committed = match admission {
-            Admission::Taken(committed) => committed,
-            Admission::Writing(writing) => writing.await.map_err(|cause| not_admitted(cause, RETRY_AFTER))?,
-        };
-        self.rejected.keep(samples, at);
-        match committed.by_sinks {
-            None => Ok(committed.receipt),
-            Some(settled) => self.acknowledged(settled).await,
         }
     }
 
@@ -392,6 +395,19 @@ struct Arrived {
 fn build(parsers: &Parsers, arrived: Arrived, limits: Limits, whole: bool) -> (Draft, Permit) {
     let parsed = parsers.parse(&arrived.bytes, limits);
     (Draft::new(arrived.bytes, parsed, Timestamp::now(), whole), arrived.permit)
+}
+
+/// A draft that is offered for its sender, and settles its claim when it is taken.
+fn claimed(mut draft: Draft, claim: Option<Claim>) -> Result<Draft, Problem> {
+    if draft.is_unreadable() {
+        return Err(unreadable(&draft));
+    }
+    draft.asks_sinks = true;
+    if let Some(claim) = claim {
+        draft.key = Some(claim.key().into());
+        draft.taken = Some(Box::new(move |receipt| claim.settle(receipt)));
+    }
+    Ok(draft)
 }
 
 /// Whether a sender waits for a 100 before it sends the body.

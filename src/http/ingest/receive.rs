@@ -1,5 +1,7 @@
 //! A body off the wire: decoded and charged as it grows, within its sender's time.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -24,7 +26,7 @@ impl Ingest {
     pub(super) async fn receive(
         &self,
         encoding: Encoding,
-        inbound: &mut Inbound<'_>,
+        inbound: &mut Inbound,
         hold: &mut Hold<'_>,
     ) -> Result<Arrived, Problem> {
         let mut reader = BodyReader::new(encoding, self.limits, inbound.announced());
@@ -41,7 +43,7 @@ impl Ingest {
     async fn fill(
         &self,
         reader: &mut BodyReader,
-        inbound: &mut Inbound<'_>,
+        inbound: &mut Inbound,
         hold: &mut Hold<'_>,
     ) -> Result<Permit, Problem> {
         let budget = self.collector.budget();
@@ -77,7 +79,7 @@ impl Ingest {
         permit: &mut Permit,
         want: usize,
         turn: &mut Option<SemaphorePermit<'a>>,
-        inbound: &Inbound<'_>,
+        inbound: &Inbound,
         hold: &mut Hold<'_>,
     ) -> Result<(), Problem> {
         if reader.is_plain() || want <= DECODED_FREELY_MAX {
@@ -97,7 +99,7 @@ impl Ingest {
         Ok(())
     }
 
-    async fn turn(&self, inbound: &Inbound<'_>, hold: &Hold<'_>) -> Result<SemaphorePermit<'_>, Problem> {
+    async fn turn(&self, inbound: &Inbound, hold: &Hold<'_>) -> Result<SemaphorePermit<'_>, Problem> {
         match timeout_at(inbound.ends_by(hold), self.decoding.acquire()).await {
             Ok(turn) => turn.map_err(|_| shutting_down()),
             Err(_) => Err(too_slow()),
@@ -125,9 +127,9 @@ fn too_slow() -> Problem {
 }
 
 /// A body on its way in from hyper.
-pub(super) struct Inbound<'a> {
+pub(super) struct Inbound {
     pub(super) body: Incoming,
-    pub(super) link: Option<&'a Link>,
+    pub(super) link: Option<Arc<Link>>,
     pub(super) deadline: Instant,
     /// Its sender waits for a 100, which hyper sends when the body is first read.
     pub(super) asks: bool,
@@ -135,7 +137,7 @@ pub(super) struct Inbound<'a> {
     pub(super) ended: bool,
 }
 
-impl Inbound<'_> {
+impl Inbound {
     /// Its Content-Length.
     pub(super) fn announced(&self) -> Option<u64> {
         self.body.size_hint().exact()
@@ -208,7 +210,7 @@ impl Inbound<'_> {
 
     /// Why the body broke: by its framing, or because the sender went away in the middle of it.
     fn broken(&self) -> Problem {
-        let fault = self.link.and_then(Link::fault);
+        let fault = self.link.as_deref().and_then(Link::fault);
         let detail = fault.map_or_else(|| "the body ended before its end".to_owned(), |fault| fault.to_string());
         Problem::refusal(Reason::BadRequest, detail)
     }
