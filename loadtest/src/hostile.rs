@@ -40,9 +40,8 @@ const BESIDE_BUDGET_PERCENT: u64 = 15;
 /// What the drain keeps of the healthy senders' lines, and in what time they send twice as many.
 const HISTORY: &str = "4MiB";
 const WARM_UP: Duration = Duration::from_secs(3);
-/// What a connection may hold, and what one may on which a body is under way: hyper takes two buffers of 8 KiB for it.
+/// What a connection may hold, also with a body under way.
 const CONNECTION_BYTES_MAX: u64 = 16 << 10;
-const BODY_BYTES_MAX: u64 = 32 << 10;
 const HEALTHY: u32 = 4;
 /// Lines of a healthy sender's body.
 const HEALTHY_LINES: u32 = 50;
@@ -268,10 +267,8 @@ impl Hostile<'_> {
         if ![Manner::HalfBody, Manner::NeverReads].contains(&manner) {
             let each = held.saturating_sub(before) / count.max(1) as u64;
             trial.bytes_each = Some(each);
-            let has_body = [Manner::SlowBody, Manner::SilentBody].contains(&manner);
-            let max = if has_body { BODY_BYTES_MAX } else { CONNECTION_BYTES_MAX };
-            if each > max {
-                trial.broken.push(format!("{name}: {each} bytes for each, over {max}"));
+            if each > CONNECTION_BYTES_MAX {
+                trial.broken.push(format!("{name}: {each} bytes for each, over {CONNECTION_BYTES_MAX}"));
             }
         }
         trial
