@@ -21,18 +21,21 @@ use flate2::DecompressError;
 
 use self::{inflate::Inflate, zstd::Zstd};
 
-/// What a plain body of known length reserves at most before its bytes are there.
-const FIRST_RESERVE_MAX: usize = 1 << 20;
-/// What is first reserved for each byte that has arrived: who sends a trickle holds a trickle, whatever it announced. As an
-/// expansion it fits compressed logs too, which shrink to a tenth.
-const FIRST_RESERVE_RATIO: usize = 16;
+/// What a plain body reserves at first, the least that takes what has arrived: who sends a trickle holds a trickle, whatever it
+/// announced.
+const FIRST_STEPS: [usize; 3] = [512, STEP_MIN, 64 << 10];
+/// What a plain body of known length grows by: what was announced becomes more believable the more of it is there.
+const BELIEVED_RATIO: usize = 16;
+/// What a compressed body reserves at first for each byte that has arrived, and at most: logs shrink to a tenth and less.
+const EXPANSION: usize = 16;
+const FIRST_DECODED_MAX: usize = 1 << 20;
 /// How large a compressed buffer becomes by doubling: few of real senders' are larger.
 pub(crate) const DECODED_FREELY_MAX: usize = 1 << 20;
 /// What it grows by beyond that, and so what one call decodes before its caller is asked for room again: some 200 µs, for which others
 /// wait.
 const DECODED_AT_ONCE: usize = 256 << 10;
-/// The smallest buffer worth having, and the smallest growth.
-const STEP_MIN: usize = 512;
+/// The smallest growth.
+const STEP_MIN: usize = 4 << 10;
 /// No snappy block expands further: its densest element is a copy of 64 bytes in 3.
 const SNAPPY_RATIO_MAX: usize = 22;
 
@@ -240,7 +243,7 @@ impl BodyReader {
         if self.wire_bytes + frame.len() as u64 > self.limits.wire_bytes_max as u64 {
             return Err(BodyError::WireTooLarge { bound: self.limits.wire_bytes_max });
         }
-        if let Some(want) = self.start(room) {
+        if let Some(want) = self.start(frame.len(), room) {
             return Ok(Progress::NeedsRoom { consumed: 0, want });
         }
         let mut consumed = 0;
@@ -326,14 +329,14 @@ impl BodyReader {
     }
 
     /// Sets the decoder up at the first byte; `Some(want)`: there is no room for its state.
-    fn start(&mut self, room: usize) -> Option<usize> {
+    fn start(&mut self, incoming: usize, room: usize) -> Option<usize> {
         if matches!(self.decoder, Decoder::Idle) {
             let state = match self.encoding {
                 Encoding::Identity | Encoding::Snappy => 0,
                 Encoding::Gzip | Encoding::Deflate => inflate::STATE_BYTES,
                 Encoding::Zstd => zstd::STATE_BYTES,
             };
-            let want = state + STEP_MIN.min(self.capacity_max());
+            let want = state + self.next_capacity(incoming);
             if want > room {
                 return Some(want);
             }
@@ -384,12 +387,12 @@ impl BodyReader {
     /// The capacity to grow to: double, but of what is decoded no more than [`DECODED_AT_ONCE`] once it is large; for a plain body what was
     /// announced if that is enough and not far more than has arrived; and no more than the caps need.
     fn next_capacity(&self, incoming: usize) -> usize {
-        let plain = matches!(self.decoder, Decoder::Plain);
+        let plain = self.arrives_plain();
         let needed = self.out.len() + if plain { incoming } else { 1 };
         let mut target = match self.out.capacity() {
-            0 => incoming.saturating_mul(FIRST_RESERVE_RATIO).clamp(STEP_MIN, FIRST_RESERVE_MAX),
-            // What was announced becomes more believable the more of it is there.
-            capacity if plain && self.size_hint.is_some() => capacity.saturating_mul(FIRST_RESERVE_RATIO),
+            0 => self.first_capacity(incoming),
+            capacity if capacity < STEP_MIN => STEP_MIN,
+            capacity if plain && self.size_hint.is_some() => capacity.saturating_mul(BELIEVED_RATIO),
             capacity if plain => capacity.saturating_mul(2),
             capacity if capacity < DECODED_FREELY_MAX => capacity.saturating_mul(2).min(DECODED_FREELY_MAX),
             capacity => capacity.saturating_add(DECODED_AT_ONCE),
@@ -399,6 +402,19 @@ impl BodyReader {
             target = target.min(if hint >= needed { hint } else { needed.saturating_mul(2) });
         }
         target.max(needed).min(self.capacity_max())
+    }
+
+    fn first_capacity(&self, incoming: usize) -> usize {
+        if self.arrives_plain() {
+            let fitting = FIRST_STEPS.into_iter().find(|&step| step >= incoming);
+            return fitting.unwrap_or(FIRST_STEPS[FIRST_STEPS.len() - 1]);
+        }
+        incoming.saturating_mul(EXPANSION).clamp(STEP_MIN, FIRST_DECODED_MAX)
+    }
+
+    /// Whether what is held while it arrives are the wire's bytes.
+    fn arrives_plain(&self) -> bool {
+        matches!(self.encoding, Encoding::Identity | Encoding::Snappy)
     }
 
     /// The largest capacity that this body can use. A decoder needs one byte beyond the cap to show that there is more.
