@@ -24,7 +24,7 @@ use self::row::{move_row, text};
 pub(crate) use self::{
     entry::write_json_string,
     id::Origin,
-    row::{Row, Span, same_bytes},
+    row::{NOTE, Row, Sent, Span, same_bytes},
     streams::Kind,
 };
 pub use self::{

@@ -22,7 +22,7 @@ use self::{
     shape::Shapes,
 };
 use crate::{
-    batch::{EntryView, LogEntry, Row, Span},
+    batch::{EntryView, LogEntry, Row, Sent, Span},
     config::BootLines,
 };
 
@@ -187,7 +187,7 @@ pub fn parse_log_entry(record: &[u8]) -> Result<LogEntry, RejectReason> {
     let mut found = Found::default();
     let scan = Scanner::default().scan(record, 0, &mut found);
     scan.verdict(record.len())?;
-    let texts = Texts { body: record, valid: false };
+    let texts = Texts { body: record, sent: Sent::Any };
     let mut arena = Vec::new();
     let raw = Span::body(0, record.len());
     let row = found.row(&texts, raw, false, &mut arena).ok_or(RejectReason::NoMachineId)?;

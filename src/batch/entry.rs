@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     id::{EntryId, Origin},
-    row::{Row, Span, move_row, text},
+    row::{Row, Sent, Span, move_row, text},
     shown_seq,
     streams::Kind,
 };
@@ -91,6 +91,20 @@ impl<'a> EntryView<'a> {
         self.origin.map(|origin| origin.id(self.machine_id().as_bytes()))
     }
 
+    /// All that is read from the record.
+    fn texts(&self) -> [&'a str; 8] {
+        [
+            self.machine_id(),
+            self.message(),
+            self.stream(),
+            self.timestamp(),
+            self.app_name(),
+            self.region(),
+            self.host(),
+            self.level(),
+        ]
+    }
+
     /// When the drain had received it; `None` for what was parsed but never pushed.
     #[must_use]
     pub fn received_at(&self) -> Option<Timestamp> {
@@ -154,10 +168,10 @@ impl<'a> EntryView<'a> {
     /// U+FFFD.
     pub(crate) fn write_raw(&self, out: &mut Vec<u8>) {
         let (raw, start) = (self.raw(), out.len());
-        if self.row.utf8 {
-            out.extend_from_slice(raw);
-        } else {
-            out.extend_from_slice(String::from_utf8_lossy(raw).as_bytes());
+        match self.row.sent {
+            Sent::Ready => return out.extend_from_slice(raw),
+            Sent::Utf8 => out.extend_from_slice(raw),
+            Sent::Any => out.extend_from_slice(String::from_utf8_lossy(raw).as_bytes()),
         }
         // A line break inside a string would have been malformed, so every one that is left stands between tokens.
         let mut rest = &mut out[start..];
@@ -278,7 +292,7 @@ pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
 /// One parsed record, owned: `Clone + Send + Sync + 'static`, one allocation, outside the byte budget.
 ///
 /// The counterpart of the Python module's `LogEntry`. The fields and where they come from are in the crate's record rules.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct LogEntry {
     bytes: Box<[u8]>,
     row: Row,
@@ -328,6 +342,16 @@ impl LogEntry {
         EntryView { body: &self.bytes, arena: &[], row: &self.row, origin: self.origin }
     }
 }
+
+/// By what it tells, whatever batch it was in.
+impl PartialEq for LogEntry {
+    fn eq(&self, other: &Self) -> bool {
+        let told = |entry: &Self| (entry.id(), entry.received_at(), entry.machine_seq());
+        told(self) == told(other) && self.raw() == other.raw() && self.view().texts() == other.view().texts()
+    }
+}
+
+impl Eq for LogEntry {}
 
 impl fmt::Debug for LogEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

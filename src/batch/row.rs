@@ -82,9 +82,34 @@ pub(crate) struct Row {
     pub(crate) runner: bool,
     /// Over a limit: its machine's queue drops it. Set when the batch is published.
     pub(crate) limited: bool,
-    /// The record is valid UTF-8 for certain.
-    pub(crate) utf8: bool,
+    pub(crate) sent: Sent,
 }
+
+/// What is known of a record's bytes: what need not be looked for when it is written as sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Nothing.
+    #[default]
+    Any,
+    /// Valid UTF-8.
+    Utf8,
+    /// Also an object without a line break and without a member [`NOTE`].
+    Ready,
+}
+
+impl Sent {
+    /// What is known when no more was looked at than whether it is UTF-8.
+    pub(crate) fn by_utf8(is_utf8: bool) -> Self {
+        if is_utf8 { Self::Utf8 } else { Self::Any }
+    }
+
+    pub(crate) fn is_utf8(self) -> bool {
+        self != Self::Any
+    }
+}
+
+/// The member that sinks add to a record, with its quotes.
+pub(crate) const NOTE: &str = "\"fleetdrain\"";
 
 impl Row {
     /// Bytes of this row's text that do not lie in its record.

@@ -6,7 +6,7 @@
 use std::{ops::Range, str};
 
 use super::{boot::is_boot_line, text};
-use crate::batch::{Kind, Row, Span};
+use crate::batch::{Kind, Row, Sent, Span};
 
 /// The longest id that names a machine, in bytes (contract, section 2).
 const MACHINE_BYTES_MAX: usize = 128;
@@ -212,15 +212,14 @@ impl Value {
 /// Where the text of found values is.
 pub(super) struct Texts<'a> {
     pub(super) body: &'a [u8],
-    /// Whether the record is known to be valid UTF-8.
-    pub(super) valid: bool,
+    pub(super) sent: Sent,
 }
 
 impl Texts<'_> {
     /// A span of valid UTF-8: of the body where the text can be used as it stands there, else of the arena.
     #[inline]
     fn span(&self, value: Value, arena: &mut Vec<u8>) -> Span {
-        if self.valid && !value.is(Sort::Escaped) {
+        if self.sent.is_utf8() && !value.is(Sort::Escaped) {
             return if value.is_present() { Span::body(value.start(), value.len()) } else { Span::EMPTY };
         }
         self.rewritten(value, arena)
@@ -230,7 +229,7 @@ impl Texts<'_> {
     fn rewritten(&self, value: Value, arena: &mut Vec<u8>) -> Span {
         let (source, from) = (self.source(value), arena.len());
         if value.is(Sort::Escaped) {
-            text::unescape(source, self.valid, arena);
+            text::unescape(source, self.sent.is_utf8(), arena);
         } else if str::from_utf8(source).is_ok() {
             return if value.is_present() { Span::body(value.start(), value.len()) } else { Span::EMPTY };
         } else {
@@ -341,7 +340,7 @@ impl Found {
             kind,
             runner,
             limited: false,
-            utf8: texts.valid,
+            sent: texts.sent,
         })
     }
 

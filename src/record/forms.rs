@@ -7,7 +7,7 @@ use memchr::{memchr, memchr_iter, memmem};
 use super::{
     Limits, Parsed, Parser, RecordError, RejectReason, RejectedSample, fields::Texts, lex::skip_blanks, scan::Scan,
 };
-use crate::batch::{Row, Span};
+use crate::batch::{Row, Sent, Span};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -130,9 +130,9 @@ impl Reader<'_> {
     /// Takes the line at `start` if it is one record of a known shape, and gives the start of the next.
     #[inline]
     fn known_line(&mut self, start: usize) -> Option<usize> {
-        let (scan, utf8) = self.known(self.body.len(), start, true)?;
+        let (scan, sent) = self.known(self.body.len(), start, true)?;
         let next = line_end(self.body, scan.end)?;
-        self.by_scan(start..scan.end, &scan, utf8);
+        self.by_scan(start..scan.end, &scan, sent);
         Some(next)
     }
 
@@ -153,8 +153,8 @@ impl Reader<'_> {
             return self.reject(range, RejectReason::LineTooLong);
         }
         let known = if is_new { None } else { self.known(range.end, range.start, true) };
-        let (scan, utf8) = known.unwrap_or_else(|| self.scan(range.end, range.start));
-        self.by_scan(range, &scan, utf8);
+        let (scan, sent) = known.unwrap_or_else(|| self.scan(range.end, range.start));
+        self.by_scan(range, &scan, sent);
     }
 
     fn array(&mut self, open: usize) {
@@ -223,8 +223,8 @@ impl Reader<'_> {
     /// The value at `start`, which may be broken there already.
     fn element(&mut self, start: usize) -> Element {
         let end = self.body.len();
-        let (scan, utf8) = self.known(end, start, false).unwrap_or_else(|| self.scan(end, start));
-        self.by_scan(start..scan.end, &scan, utf8);
+        let (scan, sent) = self.known(end, start, false).unwrap_or_else(|| self.scan(end, start));
+        self.by_scan(start..scan.end, &scan, sent);
         Element { end: scan.end, whole: scan.whole }
     }
 
@@ -236,15 +236,15 @@ impl Reader<'_> {
         }
     }
 
-    /// The record at `start`, which ends at `end` or before, if its shape is known; and whether it is valid UTF-8.
+    /// The record at `start`, which ends at `end` or before, if its shape is known.
     #[inline]
-    fn known(&mut self, end: usize, start: usize, one_line: bool) -> Option<(Scan, bool)> {
+    fn known(&mut self, end: usize, start: usize, one_line: bool) -> Option<(Scan, Sent)> {
         let Parser { shapes, found, .. } = &mut *self.parser;
         shapes.read(&self.body[..end], start, one_line, found)
     }
 
-    /// What stands at `start` and ends at `end` or before, by the scanner, and whether that is valid UTF-8.
-    fn scan(&mut self, end: usize, start: usize) -> (Scan, bool) {
+    /// What stands at `start` and ends at `end` or before, by the scanner.
+    fn scan(&mut self, end: usize, start: usize) -> (Scan, Sent) {
         let body = &self.body[..end];
         let Parser { scanner, shapes, found, .. } = &mut *self.parser;
         let scan = scanner.scan(body, start, found);
@@ -252,33 +252,33 @@ impl Reader<'_> {
         if utf8 {
             shapes.learn(body, start, &scan, scanner.holes(), found);
         }
-        (scan, utf8)
+        (scan, Sent::by_utf8(utf8))
     }
 
-    /// Counts the record at `range` after it was read; `utf8` says whether all that was read is valid UTF-8.
+    /// Counts the record at `range` after it was read.
     #[inline]
-    fn by_scan(&mut self, range: Range<usize>, scan: &Scan, utf8: bool) {
-        if let Err(reason) = self.judge(&range, scan, utf8) {
+    fn by_scan(&mut self, range: Range<usize>, scan: &Scan, sent: Sent) {
+        if let Err(reason) = self.judge(&range, scan, sent) {
             self.reject(range, reason);
         }
     }
 
     /// Accepts the record, or says why not.
     #[inline]
-    fn judge(&mut self, range: &Range<usize>, scan: &Scan, utf8: bool) -> Result<(), RejectReason> {
+    fn judge(&mut self, range: &Range<usize>, scan: &Scan, sent: Sent) -> Result<(), RejectReason> {
         if range.len() > self.limits.line_bytes_max || !self.has_room(range) {
             return Err(RejectReason::LineTooLong);
         }
         scan.verdict(range.end)?;
         self.make_room_for_row(range.start);
-        let texts = Texts { body: self.body, valid: utf8 };
+        let texts = Texts { body: self.body, sent };
         let Parsed { rows, arena, .. } = &mut self.parsed;
         let Parser { found, boot_is_system, .. } = &*self.parser;
         let row = found.row(&texts, raw_span(range), *boot_is_system, arena).ok_or(RejectReason::NoMachineId)?;
         // Written in one go where it will stay.
         rows.push(Row { ordinal: rows.len() as u32, ..row });
         self.parsed.received += 1;
-        self.parsed.repaired += u64::from(!utf8 || scan.lone_surrogate);
+        self.parsed.repaired += u64::from(!sent.is_utf8() || scan.lone_surrogate);
         Ok(())
     }
 

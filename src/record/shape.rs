@@ -14,11 +14,14 @@ use std::{
     str,
 };
 
+use memchr::{memchr2, memmem};
+
 use super::{
     fields::{Found, Slot, Value},
     lex::{Lexer, Step},
     scan::Scan,
 };
+use crate::batch::{NOTE, Sent};
 
 /// Shapes kept: one for each template of a connection's senders; a few suffice.
 const SHAPES_MAX: usize = 16;
@@ -93,6 +96,8 @@ struct Shape {
     gaps: Box<[Gap]>,
     /// Whether a piece holds a line break, which no record of lines can.
     breaks: bool,
+    /// What is known of its records that are valid UTF-8: the names of their members and all between their tokens are pieces.
+    sent: Sent,
     /// Which of all shapes ever kept this is; tells whose values [`Found`] holds.
     number: u64,
     /// Its pieces' hash.
@@ -109,8 +114,7 @@ const PIECES_PADDING: usize = 32;
 pub(super) struct Match {
     pub(super) end: usize,
     lone_surrogate: bool,
-    /// Whether all of it is valid UTF-8.
-    utf8: bool,
+    sent: Sent,
 }
 
 /// The shapes of one connection.
@@ -180,7 +184,7 @@ impl Shapes {
 
     /// Reads the record at `start` if it has a known shape, and puts what its keys bring into `found`.
     ///
-    /// `one_line` leaves out shapes that go over several lines. The second is whether all of the record is valid UTF-8.
+    /// `one_line` leaves out shapes that go over several lines.
     #[inline]
     pub(super) fn read(
         &mut self,
@@ -188,7 +192,7 @@ impl Shapes {
         start: usize,
         one_line: bool,
         found: &mut Found,
-    ) -> Option<(Scan, bool)> {
+    ) -> Option<(Scan, Sent)> {
         if self.shapes.is_empty() || self.is_passed_over() {
             return None;
         }
@@ -197,7 +201,7 @@ impl Shapes {
             Some(_) => (self.luck + LUCK_OF_A_HIT).min(LUCK_MAX),
             None => self.luck.saturating_sub(1),
         };
-        known.map(|read| (Scan::valid_object(read.end, read.lone_surrogate), read.utf8))
+        known.map(|read| (Scan::valid_object(read.end, read.lone_surrogate), read.sent))
     }
 
     /// Whether the next record is not worth a look.
@@ -311,8 +315,15 @@ impl Shape {
         let gaps = holes.iter().map(gap).collect();
         pieces.extend_from_slice(&body[from..end]);
         let breaks = pieces.contains(&b'\n');
+        let is_ready = memchr2(b'\r', b'\n', &pieces).is_none() && memmem::find(&pieces, NOTE.as_bytes()).is_none();
+        let sent = if is_ready { Sent::Ready } else { Sent::Utf8 };
         pieces.extend_from_slice(&[0; PIECES_PADDING]);
-        Self { pieces: pieces.into(), gaps, breaks, number: 0, hash: 0, then: 0 }
+        Self { pieces: pieces.into(), gaps, breaks, sent, number: 0, hash: 0, then: 0 }
+    }
+
+    #[inline]
+    fn sent(&self, is_utf8: bool) -> Sent {
+        if is_utf8 { self.sent } else { Sent::Any }
     }
 
     #[inline]
@@ -346,7 +357,7 @@ impl Shape {
         let read = |lexer: Lexer<'_>| Match {
             end: lexer.pos,
             lone_surrogate: lexer.lone_surrogate,
-            utf8: str::from_utf8(&body[start..lexer.pos]).is_ok(),
+            sent: self.sent(str::from_utf8(&body[start..lexer.pos]).is_ok()),
         };
         Ok(lexer.skip_piece(pieces).then(|| read(lexer)))
     }

@@ -589,6 +589,15 @@ mod library {
     }
 
     #[test]
+    fn a_record_is_the_same_entry_however_it_was_read() {
+        let entries = parse_ndjson([FLY; 4].join("\n")).into_entries();
+        let alone = parse_log_entry(FLY.as_bytes()).expect("valid");
+        assert!(entries.iter().all(|entry| *entry == alone));
+        assert_ne!(alone, parse_log_entry(FLY.replace("checked", "chequed").as_bytes()).expect("valid"));
+        assert_ne!(alone, parse_log_entry(FLY.replace('{', "{ ").as_bytes()).expect("valid"));
+    }
+
+    #[test]
     fn one_record_gives_an_entry_or_its_reason() {
         let entry = parse_log_entry(format!(" \n{FLY}\r\n").as_bytes()).expect("valid");
         assert_eq!((entry.raw(), entry.level(), entry.host()), (FLY.as_bytes(), "info", "c0de"));
@@ -634,6 +643,32 @@ mod shapes {
             assert_eq!(got, wanted, "{other}");
         }
         wanted
+    }
+
+    #[test]
+    fn of_a_known_shape_is_known_what_need_not_be_mended_when_it_is_written() {
+        let cases: [(&[u8], Sent); 8] = [
+            (FLY.as_bytes(), Sent::Ready),
+            ("{\"instance\":\"m\",\"message\":\"\u{e9}\"}".as_bytes(), Sent::Ready),
+            (b"{\"instance\":\"m\",\"message\":\"\xE9\"}", Sent::Any),
+            (b"{\"instance\":\"m\",\r\"message\":\"\"}", Sent::Utf8),
+            (b"{\"instance\":\"m\",\n\"message\":\"\"}", Sent::Utf8),
+            (b"{\"instance\":\"m\",\"fleetdrain\":{\"id\":\"a\"}}", Sent::Utf8),
+            (b"{\"instance\":\"m\",\"a\":{\"fleetdrain\":1}}", Sent::Utf8),
+            (b"{\"instance\":\"m\",\"message\":\"fleetdrain\"}", Sent::Ready),
+        ];
+        for (record, sent) in cases {
+            let learned = String::from_utf8_lossy(record);
+            let [best, portable, never] = trained(&[&learned]).map(|mut parser| {
+                let body = [b"[", record, b"]"].concat();
+                let parsed = parser.parse(&body, LIMITS);
+                let sent = parsed.rows[0].sent;
+                expected(&body, parsed);
+                sent
+            });
+            assert_eq!((best, portable), (sent, sent), "{learned}");
+            assert_eq!(never, Sent::by_utf8(sent.is_utf8()), "{learned}");
+        }
     }
 
     #[test]

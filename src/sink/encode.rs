@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::member::FLEETDRAIN;
-use crate::batch::{Clock, EntryView};
+use crate::batch::{Clock, EntryView, Sent};
 
 /// The form of each line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -40,7 +40,10 @@ fn write_noted(entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
     if entry.line().is_none() {
         return;
     }
-    let before = FLEETDRAIN.take(entry.raw(), out, start);
+    let before = match entry.row.sent {
+        Sent::Ready => None,
+        Sent::Utf8 | Sent::Any => FLEETDRAIN.take(entry.raw(), out, start),
+    };
     FLEETDRAIN.begin(out);
     out.push(b'{');
     entry.write_given(clock, out);

@@ -5,6 +5,8 @@ use std::{ops::Range, sync::LazyLock};
 
 use memchr::memmem::Finder;
 
+use crate::batch::NOTE;
+
 /// The name of such a member.
 pub(super) struct Member {
     /// With its quotes.
@@ -13,8 +15,7 @@ pub(super) struct Member {
 }
 
 /// What the drain knows of a line.
-pub(super) static FLEETDRAIN: Member =
-    Member { name: "\"fleetdrain\"", finder: LazyLock::new(|| Finder::new("\"fleetdrain\"")) };
+pub(super) static FLEETDRAIN: Member = Member { name: NOTE, finder: LazyLock::new(|| Finder::new(NOTE)) };
 /// Its time, for Elasticsearch.
 pub(super) static AT_TIMESTAMP: Member =
     Member { name: "\"@timestamp\"", finder: LazyLock::new(|| Finder::new("\"@timestamp\"")) };

@@ -38,7 +38,7 @@ pub(super) fn read(shape: &mut Shape, body: &[u8], start: usize, found: &mut Fou
     cursor.skip_piece(&shape.pieces, piece, last).then_some(Match {
         end: cursor.pos,
         lone_surrogate: cursor.lone_surrogate,
-        utf8: cursor.utf8,
+        sent: shape.sent(cursor.utf8),
     })
 }
 
