@@ -86,6 +86,8 @@ pub(crate) struct Standing {
     pub(crate) lines: u64,
     /// All of these are in batches before this number.
     pub(crate) to: u64,
+    /// Lines that were dropped before, of which its reader is still to be told.
+    pub(crate) skipped: u64,
 }
 
 /// What a queue takes and what it does when it is full; for its whole life.
@@ -639,7 +641,19 @@ impl Queue {
         let to = state.until_the_end(trail).end;
         let at = [held, waiting, behind].into_iter().flatten().min().unwrap_or(to);
         let lines = state.lines + state.behind.as_ref().map_or(0, |behind| behind.lines);
-        Standing { at, lines, to }
+        let skips = state.rare.iter().flat_map(|rare| &rare.skips);
+        let skipped = skips.filter(|skip| skip.what == Missing::Skipped).map(|skip| skip.lines).sum();
+        Standing { at, lines, to, skipped }
+    }
+
+    /// A queue that was taken up where an earlier process left it is to tell of so many lines that were dropped, and counted, there:
+    /// before the one with `machine_seq` `before`. For who takes it up, before anything else of it.
+    #[cfg(feature = "spool")]
+    pub(crate) fn skipped_before(&self, before: u64, lines: u64) {
+        if lines > 0 {
+            let skip = Skip { from: before.saturating_sub(lines), to: before, lines, what: Missing::Skipped };
+            self.state.lock().rare.get_or_insert_default().skips.push_back(skip);
+        }
     }
 
     /// A queue that was taken up where an earlier process left it has lost lines meanwhile, before the one with `machine_seq`
@@ -720,6 +734,32 @@ impl Queue {
             self.skip(state, from, from, behind.lines, ids, reason);
         }
         state.held_lines
+    }
+
+    /// Drops what waits of the batches before number `to`. Returns where the queue stands then.
+    #[cfg(feature = "spool")]
+    pub(crate) fn give_up_before(&self, to: u64, reason: Reason, history: &History, trail: Trail) -> Place {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        while let Some(item) = state.pop() {
+            if item.origin.batch >= to {
+                state.front.push_front(item);
+                break;
+            }
+            state.lines -= item.lines;
+            state.bytes -= item.bytes;
+            let ids = item.ids(item.rows.clone(), self.terms.streams);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
+        }
+        let trail = state.until_the_end(trail);
+        while let Some(Stand::Held(at, _)) = state.behind.as_ref().map(|behind| &behind.stand) {
+            if at.batch >= to {
+                break;
+            }
+            let Held::Batch(batch) = history.batch(at.batch) else { break };
+            self.drop_group(state, &batch, reason, history, trail);
+        }
+        state.behind.as_ref().map(|behind| behind.place())
     }
 
     /// Lines in readers' hands.

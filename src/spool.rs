@@ -65,10 +65,12 @@ use std::{
     io,
     path::Path,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use self::{fs::Disk, log::Log, threads::Threads};
 pub use self::{
@@ -89,7 +91,11 @@ struct Counts {
     dropped_expired: AtomicU64,
     dropped_full: AtomicU64,
     dropped_corrupt: AtomicU64,
+    /// Of these, what somebody has journaled.
+    corrupt_journaled: AtomicU64,
     corrupt_records: AtomicU64,
+    /// When it last refused what it had room for, if it has taken nothing since.
+    failed: Mutex<Option<Instant>>,
     fsync: Arc<Histogram>,
 }
 
@@ -102,7 +108,9 @@ impl Default for Counts {
             dropped_expired: zero(),
             dropped_full: zero(),
             dropped_corrupt: zero(),
+            corrupt_journaled: zero(),
             corrupt_records: zero(),
+            failed: Mutex::default(),
             fsync: Arc::new(Histogram::new(Histogram::LATENCY)),
         }
     }
@@ -374,6 +382,18 @@ impl Spool {
     #[cfg(feature = "server")]
     pub(crate) fn lines_damaged(&self) -> u64 {
         self.log.counts.dropped_corrupt.load(Relaxed)
+    }
+
+    /// Lines that damage has cost since this was asked last. What an earlier process has found is not found again.
+    pub(crate) fn take_lines_damaged(&self) -> u64 {
+        let all = self.log.counts.dropped_corrupt.load(Relaxed);
+        all.saturating_sub(self.log.counts.corrupt_journaled.swap(all, Relaxed))
+    }
+
+    /// Whether its disk refuses what there is room for: it did when it was last asked to write, and that was within so long a time.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_failed_within(&self, time: std::time::Duration) -> bool {
+        self.log.counts.failed.lock().is_some_and(|failed| failed.elapsed() < time)
     }
 
     /// How long syncs took.

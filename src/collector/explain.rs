@@ -121,7 +121,7 @@ impl LogCollector {
         let left = held.or_else(|| place.and_then(|place| past.load(&place)).map(Arc::new));
         let why = match found {
             Lookup::Found(stored) => {
-                kept.spool = Some(stored);
+                kept.spool = left.is_some().then_some(stored);
                 left.is_none().then(|| "its record in the spool is damaged".to_owned())
             }
             Lookup::Unreadable if left.is_none() => return Err(Unexplained::Unreadable),

@@ -14,6 +14,7 @@ impl LogCollector {
     /// Has the queues that dropped lines tell the journal. Who leaves the roster has told before.
     pub(crate) fn journal_losses(&self) {
         let _one_at_a_time = self.shared.journaling.lock();
+        self.journal_damage();
         self.shared.outlets.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
         let losers = std::mem::take(&mut *self.shared.queues.losers.lock());
         if losers.is_empty() {
@@ -25,6 +26,17 @@ impl LogCollector {
         };
         for (machine, queue) in queues {
             self.journal_queue(&machine, &queue);
+        }
+    }
+
+    /// Notes what damage in the spool has cost: whose lines they were stood in the damaged records.
+    fn journal_damage(&self) {
+        let lines = self.take_lines_damaged();
+        if lines > 0 {
+            let now = Timestamp::now();
+            let (machine, app) = (String::new(), String::new());
+            let (place, reason) = ("spool".into(), "corrupt");
+            self.shared.journal.note(Loss { machine, app, place, reason, lines, from: now, to: now, ids: None });
         }
     }
 

@@ -33,6 +33,10 @@ use crate::{
     spool::{Bounds, Observer, OpenError, Removing, Spool},
 };
 
+/// For how long a spool whose disk refused a body is not ready for another, while none has been taken.
+#[cfg(feature = "server")]
+const FAILED_FOR: Duration = Duration::from_secs(5);
+
 /// Batches of a machine that are looked at for its exit: Fly tells that a few seconds behind the last line.
 #[cfg(feature = "server")]
 const RECALLED_MAX: usize = 16;
@@ -157,10 +161,16 @@ impl LogCollector {
         decoded.collect()
     }
 
-    /// Whether the spool, if there is one, would take a body of so many bytes.
+    /// Whether the spool, if there is one, would take a body of so many bytes. One whose disk has just refused a body would not; only
+    /// another body tells whether that is over, so it counts for a time.
     #[cfg(feature = "server")]
     pub(crate) fn spool_takes(&self, bytes: usize) -> bool {
-        self.spool().is_none_or(|spool| spool.reserve(bytes).is_ok())
+        self.spool().is_none_or(|spool| !spool.has_failed_within(FAILED_FOR) && spool.reserve(bytes).is_ok())
+    }
+
+    /// Lines that damage in the spool has cost and nobody has journaled.
+    pub(super) fn take_lines_damaged(&self) -> u64 {
+        self.spool().map_or(0, Spool::take_lines_damaged)
     }
 
     /// What the spool has counted.
@@ -206,10 +216,11 @@ impl LogCollector {
         }
     }
 
-    /// Writes what waits, notes where the queues stand, and lets go of the spool: for who ends it, after the last push. Waits for the
-    /// disk. Does nothing without a spool.
+    /// Writes what waits, notes where the queues stand, and lets go of the spool: for who ends it, after the last push. What queues
+    /// have in memory alone, since it has left the spool, is dropped (`shutdown`). Waits for the disk. Does nothing without a spool.
     pub fn close_spool(&self) {
         if let Some(spool) = self.spool() {
+            self.give_up_unspooled();
             self.store_positions(false);
             self.shared.outlets.store_cursors();
             spool.shut();

@@ -510,7 +510,8 @@ fn undeclared(body: &[u8]) -> Option<Encoding> {
 
 fn undecodable(error: &BodyError) -> Problem {
     match error {
-        BodyError::WireTooLarge { .. } | BodyError::DecodedTooLarge { .. } => too_large(error.to_string()),
+        BodyError::WireTooLarge { bound } => too_large(format!("{error}: ingest.body_bytes_max = {bound}")),
+        BodyError::DecodedTooLarge { bound } => too_large(format!("{error}: ingest.decoded_bytes_max = {bound}")),
         _ => Problem::refusal(Reason::BadRequest, error.to_string()),
     }
 }

@@ -111,12 +111,14 @@ async fn collector(config: &Config) -> Result<LogCollector, ServeError> {
     }
 }
 
-/// Nothing that was acknowledged is lost with the process: what no reader has taken is in the spool.
+/// What no reader has taken is in the spool, but for what that had no room or time for while a queue had it in memory.
 async fn close(collector: LogCollector) -> Result<(), ServeError> {
-    let left = collector.stats().queue_lines;
-    on_a_thread_for_it(move || collector.close_spool()).await;
+    let before = collector.queue_lines_dropped();
+    let closing = collector.clone();
+    on_a_thread_for_it(move || closing.close_spool()).await;
+    let (left, lines) = (collector.stats().queue_lines, collector.queue_lines_dropped() - before);
     tracing::info!(queue_lines = left, "the spool is closed; queues go on from there at the next start");
-    Ok(())
+    if lines > 0 { Err(ServeError::LinesLeft { lines }) } else { Ok(()) }
 }
 
 /// Says where it listens, what an acknowledgement means, what an earlier run has left and what is unsafe. The two listening lines are

@@ -158,7 +158,9 @@ impl Log {
     /// group: in the log's order, with no lock held.
     pub(super) fn commit(&self, mut records: VecDeque<Handed>, mut known: impl FnMut(Committed)) {
         while !records.is_empty() {
-            known(self.commit_group(&mut records));
+            let committed = self.commit_group(&mut records);
+            *self.counts.failed.lock() = committed.1.is_err().then(Instant::now);
+            known(committed);
         }
     }
 

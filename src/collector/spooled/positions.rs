@@ -99,7 +99,7 @@ impl LogCollector {
         let (all, wanted) = (lines.iter().sum::<u64>(), note.streams.count_all(&lines));
         let lost = lost_of(past, machine_id, position.at, &note);
         let unsure = left.unsure(position.at, to, past.oldest_seq());
-        if note.end.is_some() && wanted == 0 && lost == 0 && unsure.is_empty() {
+        if note.end.is_some() && wanted == 0 && lost == 0 && note.skipped == 0 && unsure.is_empty() {
             // It was read to its end.
             return None;
         }
@@ -122,6 +122,7 @@ impl LogCollector {
             publisher.moved(&machine, &queue, None, place);
         }
         let seq_at = |batch: &u64| FIRST_SEQ - past.machine_lines(machine_id, *batch..to).iter().sum::<u64>();
+        queue.skipped_before((FIRST_SEQ - all).saturating_sub(lost), note.skipped);
         queue.lost_before(FIRST_SEQ - all, lost, unsure.iter().map(seq_at));
         if note.end.is_some() {
             // Before the machine's, which would take in what came behind it.
@@ -203,10 +204,22 @@ impl LogCollector {
     /// Where a queue stands, and what is kept beside that.
     fn noted(&self, machine: &Machine, queue: &Queue) -> (u64, Note) {
         let state = machine.state.lock();
-        let Standing { at, lines, to } = queue.standing(machine.trail.load());
+        let Standing { at, lines, to, skipped } = queue.standing(machine.trail.load());
         drop(state);
         let (Terms { streams, full }, began) = (queue.terms, queue.began.line());
-        (at, Note { streams, full, began, left: Some((lines, to)), end: queue.end_at() })
+        (at, Note { streams, full, began, left: Some((lines, to)), skipped, end: queue.end_at() })
+    }
+
+    /// Drops from the queues what waits in memory alone, since it has left the spool: the next process will not find it.
+    pub(super) fn give_up_unspooled(&self) {
+        let Some(oldest) = self.shared.history.past().map(Past::oldest_seq) else { return };
+        let roster = self.shared.roster.lock().all();
+        let mut publisher = self.shared.publisher.lock();
+        for (machine, queue) in roster {
+            let from = queue.place();
+            let to = queue.give_up_before(oldest, Reason::Shutdown, &self.shared.history, machine.trail());
+            publisher.moved(&machine, &queue, from, to);
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use super::*;
 use crate::{
     batch::EntryId,
     collector::{CollectorConfig, SubscribeOptions},
-    spool::{Bounds, Place, Seek},
+    spool::{
+        Bounds, Place, Seek, Spool,
+        sim::{Faults, Sim},
+    },
     stream::{
         LogStream,
         view::{FleetStream, MachineView, Seen, ViewStart},
@@ -390,6 +393,76 @@ async fn a_damaged_batch_costs_its_own_lines_alone_and_is_told() {
     assert_eq!((messages.len(), skipped), (87, 3));
     let (messages, skipped) = play_fleet(&mut FleetStream::new(&collector, &backlog(), |_| true)).await;
     assert_eq!((messages.len(), skipped), (116, 4));
+    assert_eq!(lost_in(&collector, "spool"), [("corrupt".to_owned(), Some(4))]);
+    assert_eq!(lost_in(&collector, "queue"), [("history_evicted".to_owned(), Some(2))]);
+    drop(stream);
+    drop(collector);
+    // Noted with the tables, which were closed before it was found.
+    for found in [vec![("corrupt".to_owned(), Some(4))], Vec::new()] {
+        let next = dir.open();
+        assert_eq!(play_fleet(&mut FleetStream::new(&next, &backlog(), |_| true)).await.1, 4);
+        assert_eq!(lost_in(&next, "spool"), found);
+        next.close_spool();
+    }
+}
+
+#[test]
+fn a_spool_whose_disk_refused_a_body_is_not_ready_until_it_has_taken_one() {
+    let sim = Sim::new(1);
+    let open = |observer| Spool::open_on(Arc::new(sim.clone()), Bounds::new(1 << 30), Some(observer));
+    let collector = LogCollector::over_spool(CollectorConfig::default(), open).unwrap();
+    assert!(collector.spool_takes(1));
+    sim.set_faults(Faults { syncs_fail: 1, ..Faults::default() });
+    assert!(collector.push(body(0)).is_err());
+    assert!(!collector.spool_takes(1));
+    let _ = collector.push(body(1)).unwrap();
+    assert!(collector.spool_takes(1));
+    collector.close_spool();
+}
+
+/// The reason and the lines of each of the losses in one place.
+fn lost_in(collector: &LogCollector, place: &str) -> Vec<(String, Option<u64>)> {
+    let losses = collector.losses(None, None).entries.into_iter().filter(|loss| loss.place == place);
+    losses.map(|loss| (loss.reason.into_owned(), loss.lines)).collect()
+}
+
+#[tokio::test]
+async fn what_was_dropped_before_a_stop_or_by_it_is_told_behind_it() {
+    for is_clean in [true, false] {
+        let dir = Dir::new();
+        let bounds = Bounds { segment_bytes: 4_096, bytes_max: 16_384, ..Bounds::new(1 << 20) };
+        let first = dir.open_with(bounds);
+        let queue = first.subscribe("m").unwrap();
+        push_bodies(&first, 0..200);
+        let evicted = first.stats().queue_lines_dropped;
+        assert!(evicted > 0);
+        first.shut_down();
+        if is_clean {
+            first.close_spool();
+        } else {
+            first.store_positions(true);
+            first.spool().unwrap().shut();
+        }
+        let stats = first.stats();
+        assert_eq!(stats.queue_lines + stats.queue_lines_dropped, 400);
+        let by_reason = |reason: &str| -> u64 {
+            let lost = lost_in(&first, "queue");
+            lost.iter().filter(|(of, _)| of == reason).map(|(_, lines)| lines.unwrap()).sum()
+        };
+        assert_eq!(by_reason("shutdown"), stats.queue_lines_dropped - evicted);
+        assert_eq!(by_reason("history_evicted"), evicted);
+        drop((queue, first));
+
+        let second = dir.open_with(bounds);
+        let mut stream = LogStream::new(second.queue_to_read("m").unwrap());
+        let read = drain(&mut stream).await;
+        assert!(stdout_of_m(0..200).ends_with(&read), "{read:?}");
+        assert_eq!(read.len() as u64 + stream.lines_skipped(), 400, "clean: {is_clean}");
+        check_balance(&second);
+        let lost_meanwhile = stats.queue_lines - read.len() as u64;
+        assert_eq!(second.stats().queue_lines_dropped, lost_meanwhile, "what was counted is not counted again");
+        assert!(!is_clean || lost_meanwhile == 0, "{lost_meanwhile}");
+    }
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ pub(super) fn facts(collector: &LogCollector, id: &str) -> Result<MachineFacts, 
 
 /// An answer 404 for a machine.
 pub(super) fn never_seen(id: &str) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, format!("no machine {id:?} was ever seen"))
+    Problem::new(StatusCode::NOT_FOUND, format!("no machine {id:?} was seen since the drain started"))
 }
 
 /// The terms that a query asks for.
