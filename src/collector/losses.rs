@@ -5,6 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{LogCollector, Machine};
+#[cfg(feature = "spool")]
+use crate::spool::Spool;
 use crate::{
     journal::{Loss, Losses, Undelivered},
     queue::{Lost, Queue, Reason},
@@ -14,6 +16,7 @@ impl LogCollector {
     /// Has the queues that dropped lines tell the journal. Who leaves the roster has told before.
     pub(crate) fn journal_losses(&self) {
         let _one_at_a_time = self.shared.journaling.lock();
+        #[cfg(feature = "spool")]
         self.journal_damage();
         self.shared.outlets.take_lost().into_iter().for_each(|loss| self.shared.journal.note(loss));
         let losers = std::mem::take(&mut *self.shared.queues.losers.lock());
@@ -30,8 +33,9 @@ impl LogCollector {
     }
 
     /// Notes what damage in the spool has cost: whose lines they were stood in the damaged records.
+    #[cfg(feature = "spool")]
     fn journal_damage(&self) {
-        let lines = self.take_lines_damaged();
+        let lines = self.spool().map_or(0, Spool::take_lines_damaged);
         if lines > 0 {
             let now = Timestamp::now();
             let (machine, app) = (String::new(), String::new());

@@ -168,11 +168,6 @@ impl LogCollector {
         self.spool().is_none_or(|spool| !spool.has_failed_within(FAILED_FOR) && spool.reserve(bytes).is_ok())
     }
 
-    /// Lines that damage in the spool has cost and nobody has journaled.
-    pub(super) fn take_lines_damaged(&self) -> u64 {
-        self.spool().map_or(0, Spool::take_lines_damaged)
-    }
-
     /// What the spool has counted.
     #[cfg(feature = "server")]
     pub(crate) fn spool_counted(&self) -> SpoolSnapshot {

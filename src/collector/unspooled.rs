@@ -21,10 +21,6 @@ impl LogCollector {
         SpoolSnapshot::default()
     }
 
-    pub(super) fn take_lines_damaged(&self) -> u64 {
-        0
-    }
-
     pub(crate) fn spool_lines_damaged(&self) -> u64 {
         0
     }

@@ -211,6 +211,11 @@ impl Past {
         })
     }
 
+    /// Whether records are missing between batches of these numbers, of which nobody knows whose they were.
+    pub(crate) fn has_gap(&self, seqs: Range<u64>) -> bool {
+        self.spool.gaps().iter().any(|gap| gap.start < seqs.end && gap.end > seqs.start)
+    }
+
     /// Makes the batch at `place` again; `None` if it is damaged, or was removed meanwhile.
     pub(crate) fn load(&self, place: &Place) -> Option<Batch> {
         self.load_into(self.wait_for_room(place.bytes() + place.bytes() / TABLE_SHARE), place)

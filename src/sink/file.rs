@@ -87,10 +87,11 @@ impl Settings {
             return bad("directory", format!("{} is no absolute path", self.directory.display()));
         }
         if self.file_bytes_max < BYTES_MIN {
-            return bad("file_bytes_max", format!("must be at least {}", format_size(BYTES_MIN)));
+            let (given, least) = (format_size(self.file_bytes_max), format_size(BYTES_MIN));
+            return bad("file_bytes_max", format!("{given} is less than {least}"));
         }
         if self.file_age_max < TICK {
-            return bad("file_age_max", "must be at least 1s".to_owned());
+            return bad("file_age_max", format!("{:?} is less than {TICK:?}", self.file_age_max));
         }
         Ok(FileSink {
             template: self.template()?,

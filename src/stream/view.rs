@@ -130,7 +130,7 @@ pub(crate) struct MachineView {
     cursor: MachineCursor,
     /// Whether the next step needs the disk, and what was fetched for it.
     on_disk: bool,
-    fetching: Option<Fetching<(MachineCursor, Next<MachineStep>)>>,
+    fetching: Option<Fetching<(MachineCursor, Next<MachineStep>, bool)>>,
     fetched: Option<Next<MachineStep>>,
     /// Lines lost where it cannot be known how many, still to be told.
     unknown_skipped: bool,
@@ -230,13 +230,20 @@ impl MachineView {
         let fetching = self.fetching.get_or_insert_with(|| {
             let (machine, mut cursor) = (Arc::clone(machine), cursor.clone());
             fetch(collector, move |history| {
+                let from = cursor.from();
                 let next = cursor.read_past(history, &machine.id, machine.trail());
-                (cursor, next)
+                let to = match &next {
+                    Next::Lines(step) => step.at.batch,
+                    Next::Lost(_) | Next::Past => cursor.from(),
+                };
+                // Records that are missing may have been this machine's.
+                let has_gap = history.past().is_some_and(|past| past.has_gap(from..to));
+                (cursor, next, has_gap)
             })
         });
-        let (cursor, next) = fetching.await;
+        let (cursor, next, has_gap) = fetching.await;
         self.fetching = None;
-        (self.cursor, self.on_disk) = (cursor, false);
+        (self.cursor, self.on_disk, self.unknown_skipped) = (cursor, false, has_gap);
         self.fetched = Some(next);
     }
 

@@ -6,7 +6,7 @@ use crate::{
     spool::Bounds,
     stream::{
         LogStream, StreamEvent,
-        view::{FleetStream, ViewStart},
+        view::{FleetStream, Seen, ViewStart},
     },
 };
 
@@ -183,6 +183,19 @@ async fn damage_that_is_found_at_the_start_after_a_kill_is_told_in_its_place() {
 
     for restart in 0..2 {
         let second = copy.open();
+        let mut look = view(&second, &backlog());
+        let (mut seen, mut unknown) = (Vec::new(), Vec::new());
+        loop {
+            match look.step() {
+                Some(Seen::Lines(lines)) => seen.extend(lines.entries().map(|entry| entry.message().to_owned())),
+                Some(Seen::Skipped(None)) => unknown.push(seen.len()),
+                Some(Seen::Skipped(lines)) => panic!("{lines:?} at {}", seen.len()),
+                Some(Seen::Past) => look.fetch().await,
+                None => break,
+            }
+        }
+        assert_eq!((seen.len(), unknown), (57, vec![39]), "where body 13 was");
+        drop(look);
         let losses = second.losses(None, Some("m")).entries;
         assert!(losses.iter().any(|loss| loss.lines.is_none() && loss.place == "queue"), "{restart}: {losses:?}");
         let mut stream = LogStream::new(second.queue_to_read("m").unwrap());

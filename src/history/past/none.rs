@@ -39,6 +39,10 @@ impl Past {
         match *self {}
     }
 
+    pub(crate) fn has_gap(&self, _seqs: std::ops::Range<u64>) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn has_left(&self, _seq: u64) -> bool {
         match *self {}
     }
