@@ -181,6 +181,12 @@ async fn the_start_says_what_the_spool_holds_and_damage_in_it_is_a_loss_to_the_v
         (StatusCode::SERVICE_UNAVAILABLE, &"losing".into()),
         "{health}"
     );
+    let (_, losses) = Client::connect(drain.0.control).await.call(Method::GET, "/api/v1/losses?since=1h").await;
+    let lost = &losses["losses"][0];
+    assert_eq!((&lost["where"], &lost["reason"], &lost["lines"]), (&"spool".into(), &"corrupt".into(), &5.into()));
+    let (read, events) = drain.messages(&format!("/api/v1/machines/b/logs?{NOW}")).await;
+    assert_eq!(read, expected(1, 5, Some(1)));
+    assert_eq!(events[0], serde_json::json!({"event": "skipped", "lines": null}), "nobody knows whose they were");
     let (code, said) = drain.terminate();
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("lines of before, the oldest received"), "{said}");
@@ -247,6 +253,41 @@ async fn a_stopped_drain_leaves_nothing_behind_and_its_queues_go_on() {
     let drain = Spooled::start(&dir);
     let (read, _) = drain.messages(&format!("{path}/queue?{NOW}")).await;
     assert_eq!(read, Vec::<String>::new(), "all of it was delivered");
+}
+
+#[tokio::test]
+async fn what_a_queue_has_in_memory_alone_is_lost_by_a_stop_that_says_so() {
+    let dir = dir("memory_alone");
+    let start = || {
+        Spooled(Drain::start(&[
+            ("FLEETDRAIN_SPOOL__DIR", dir.to_str().unwrap()),
+            ("FLEETDRAIN_SPOOL__BYTES_MAX", "1MiB"),
+        ]))
+    };
+    let drain = start();
+    let path = "/api/v1/machines/quiet";
+    assert_eq!(Client::connect(drain.0.control).await.call(Method::PUT, path).await.0, StatusCode::CREATED);
+    drain.post(&[], (0..3).map(|number| fly_record("quiet", &format!("line {number}"))).collect()).await;
+    // The spool lets go of the oldest; the queue holds its lines.
+    for _ in 0..60 {
+        drain.post(&[], fly_record("noisy", &"x".repeat(30_000))).await;
+    }
+    let (code, said) = drain.terminate();
+    assert_eq!(code, 74, "{said}");
+    assert!(said.contains("3 acknowledged lines"), "{said}");
+
+    let drain = start();
+    let (_, losses) = Client::connect(drain.0.control).await.call(Method::GET, "/api/v1/losses?since=1h").await;
+    let lost: Vec<_> = losses["losses"].as_array().unwrap().iter().collect();
+    assert_eq!(lost.len(), 1, "{losses}");
+    assert_eq!(
+        (&lost[0]["machine"], &lost[0]["reason"], &lost[0]["lines"]),
+        (&"quiet".into(), &"shutdown".into(), &3.into())
+    );
+    drain.post(&[], fly_record("quiet", "line 3")).await;
+    let (read, events) = drain.messages(&format!("{path}/queue?{NOW}")).await;
+    assert_eq!((read, &events[0]), (vec!["line 3".to_owned()], &serde_json::json!({"event": "skipped", "lines": 3})));
+    drain.assert_balances().await;
 }
 
 #[tokio::test]
