@@ -118,13 +118,27 @@ pub(crate) fn read_format(text: &[u8]) -> Result<Option<u64>, UnknownVersion> {
     let words = || {
         let text = std::str::from_utf8(text).ok()?;
         let mut words = text.strip_prefix("fleetdrain spool ")?.split_ascii_whitespace();
-        Some((words.next()?.parse().ok()?, words.next()))
+        let (version, id) = (words.next()?, words.next());
+        let version = version.parse().ok().or_else(|| id.filter(|id| is_id(id)).and(worded_version(version)))?;
+        Some((version, id))
     };
     match words() {
         Some((version, _)) if version != u64::from(VERSION) => Err(UnknownVersion(version)),
         Some((_, Some(id))) => Ok(u64::from_str_radix(id, 16).ok()),
         _ => Ok(None),
     }
+}
+
+fn is_id(word: &str) -> bool {
+    word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A version that is no number, as `2.0`: what of it is one, or the largest. No flipped bit makes more than one letter of ours.
+fn worded_version(word: &str) -> Option<u64> {
+    let digits: String =
+        word.chars().skip_while(|char| !char.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    let number = digits.parse().ok().filter(|&number| number != u64::from(VERSION)).unwrap_or(u64::MAX);
+    (word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_graphic())).then_some(number)
 }
 
 /// What a segment's header says beside its name.
@@ -379,6 +393,19 @@ mod tests {
         assert_eq!(SegmentHeader::decode(&bytes), Err(UnknownVersion(2)));
         assert_eq!(read_format(format_text(0xabc).as_bytes()), Ok(Some(0xabc)));
         assert_eq!(read_format(b"fleetdrain spool 7 89ab and more\n"), Err(UnknownVersion(7)));
+        for (word, version) in
+            [("2.0", 2), ("v2", 2), ("1.5", u64::MAX), ("next", u64::MAX), ("99999999999999999999", u64::MAX)]
+        {
+            let text = format!("fleetdrain spool {word} 89abcdef01234567\n");
+            assert_eq!(read_format(text.as_bytes()), Err(UnknownVersion(version)), "{word}");
+        }
+        let ours = format_text(0x89ab_cdef_0123_4567).into_bytes();
+        for bit in 0..ours.len() * 8 {
+            let mut bytes = ours.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let is_version = bit / 8 == "fleetdrain spool ".len() && bytes[bit / 8].is_ascii_digit();
+            assert_eq!(read_format(&bytes).is_err(), is_version, "bit {bit}");
+        }
         for damaged in ["", "fleetdrain spool 1", "fleetdrain spool x 12", "fleetdrbin spool 7 89ab"] {
             assert_eq!(read_format(damaged.as_bytes()), Ok(None), "{damaged}");
         }
