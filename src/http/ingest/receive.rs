@@ -87,7 +87,11 @@ impl Ingest {
         }
         self.check_fits(want)?;
         match turn {
-            Some(_) => yield_now().await,
+            Some(_) => {
+                // Other threads, too: on a busy processor they would wait for the rest of this one's slice, some milliseconds.
+                std::thread::yield_now();
+                yield_now().await;
+            }
             None => *turn = Some(self.turn(inbound, hold).await?),
         }
         if !permit.try_resize(want) {
