@@ -10,7 +10,7 @@ use super::types::{KINDS, Lines};
 /// The version of the format that this code writes; it reads this and the one before, of which there is none yet.
 pub(crate) const VERSION: u32 = 1;
 /// The largest that there may ever be.
-const VERSION_MAX: u32 = u16::MAX as u32;
+const VERSION_MAX: u32 = 99;
 
 /// The file that names the format and the spool; the first to be written, and rewritten only by another version.
 pub(crate) const FORMAT_FILE: &str = "format";
@@ -391,6 +391,8 @@ mod tests {
         let mut bytes = SegmentHeader { spool: 0, base: Base::default(), marker: 0 }.encode();
         bytes[8..16].copy_from_slice(&[2, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff]);
         assert_eq!(SegmentHeader::decode(&bytes), Err(UnknownVersion(2)));
+        bytes[8..16].copy_from_slice(&[0xff, 1, 0, 0, 0, 0xfe, 0xff, 0xff]);
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(None), "zeros that meet ones");
         assert_eq!(read_format(format_text(0xabc).as_bytes()), Ok(Some(0xabc)));
         assert_eq!(read_format(b"fleetdrain spool 7 89ab and more\n"), Err(UnknownVersion(7)));
         for (word, version) in
