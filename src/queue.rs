@@ -688,27 +688,48 @@ impl Queue {
             return (before, false);
         }
         let too_old = |batch: &Batch| now.duration_since(batch.received) >= after;
+        let moved = self.drop_while(state, |_, batch| too_old(batch), Reason::Abandoned, history, trail);
+        (place(state), moved)
+    }
+
+    /// Drops the oldest batches that `goes` is true of, by number and content. Whether one was dropped that the queue stood at, being
+    /// behind. What is on the disk is looked at by who may wait for it.
+    fn drop_while(
+        &self,
+        state: &mut State,
+        goes: impl Fn(u64, &Batch) -> bool,
+        reason: Reason,
+        history: &History,
+        trail: Trail,
+    ) -> bool {
+        if !self.drop_waiting(state, &goes, reason) {
+            return false;
+        }
+        let mut moved = false;
+        while let Some(Stand::Held(at, _)) = state.behind.as_ref().map(|behind| &behind.stand) {
+            let Held::Batch(batch) = history.batch(at.batch) else { break };
+            if !goes(batch.seq, &batch) {
+                break;
+            }
+            self.drop_group(state, &batch, reason, history, trail);
+            moved = true;
+        }
+        moved
+    }
+
+    /// As [`Queue::drop_while`], of what waits in memory. Whether that was all of it.
+    fn drop_waiting(&self, state: &mut State, goes: impl Fn(u64, &Batch) -> bool, reason: Reason) -> bool {
         while let Some(item) = state.pop() {
-            if !too_old(&item.batch) {
+            if !goes(item.origin.batch, &item.batch) {
                 state.front.push_front(item);
-                return (before, false);
+                return false;
             }
             state.lines -= item.lines;
             state.bytes -= item.bytes;
             let ids = item.ids(item.rows.clone(), self.terms.streams);
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, Reason::Abandoned);
+            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
         }
-        let mut moved = false;
-        // What is on the disk is looked at by who may wait for it.
-        while let Some(Stand::Held(at, _)) = state.behind.as_ref().map(|behind| &behind.stand) {
-            let Held::Batch(batch) = history.batch(at.batch) else { break };
-            if !too_old(&batch) {
-                break;
-            }
-            self.drop_group(state, &batch, Reason::Abandoned, history, trail);
-            moved = true;
-        }
-        (place(state), moved)
+        true
     }
 
     /// Sets the end behind what is queued, which goes up to `trail`.
@@ -722,12 +743,7 @@ impl Queue {
     pub(crate) fn give_up(&self, reason: Reason, history: &History, trail: Trail) -> u64 {
         let mut state = self.state.lock();
         let state = &mut *state;
-        while let Some(item) = state.pop() {
-            state.lines -= item.lines;
-            state.bytes -= item.bytes;
-            let ids = item.ids(item.rows.clone(), self.terms.streams);
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
-        }
+        self.drop_waiting(state, |_, _| true, reason);
         if let Some(behind) = state.behind.take() {
             let from = behind.cursor.next_seq();
             let ids = self.ids_of_rest(&behind, history, state.until_the_end(trail));
@@ -741,24 +757,8 @@ impl Queue {
     pub(crate) fn give_up_before(&self, to: u64, reason: Reason, history: &History, trail: Trail) -> Place {
         let mut state = self.state.lock();
         let state = &mut *state;
-        while let Some(item) = state.pop() {
-            if item.origin.batch >= to {
-                state.front.push_front(item);
-                break;
-            }
-            state.lines -= item.lines;
-            state.bytes -= item.bytes;
-            let ids = item.ids(item.rows.clone(), self.terms.streams);
-            self.skip(state, item.first_seq(), item.end_seq(), item.lines, ids, reason);
-        }
         let trail = state.until_the_end(trail);
-        while let Some(Stand::Held(at, _)) = state.behind.as_ref().map(|behind| &behind.stand) {
-            if at.batch >= to {
-                break;
-            }
-            let Held::Batch(batch) = history.batch(at.batch) else { break };
-            self.drop_group(state, &batch, reason, history, trail);
-        }
+        self.drop_while(state, |seq, _| seq < to, reason, history, trail);
         state.behind.as_ref().map(|behind| behind.place())
     }
 

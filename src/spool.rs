@@ -235,7 +235,12 @@ impl Spool {
     /// to that of the next. What a damaged index cannot tell is left out.
     #[must_use]
     pub fn gaps(&self) -> Vec<std::ops::Range<u64>> {
-        self.log.gaps()
+        self.log.gaps_in(&(0..u64::MAX))
+    }
+
+    /// Whether records are missing in `seqs`; asks the indexes of damaged segments about that part alone.
+    pub(crate) fn has_gap(&self, seqs: &std::ops::Range<u64>) -> bool {
+        !seqs.is_empty() && !self.log.gaps_in(seqs).is_empty()
     }
 
     /// Reads one record, in [`Place::bytes`] of memory.

@@ -37,17 +37,14 @@ impl LogCollector {
     fn journal_damage(&self) {
         let lines = self.spool().map_or(0, Spool::take_lines_damaged);
         if lines > 0 {
-            let now = Timestamp::now();
-            let (machine, app) = (String::new(), String::new());
-            let (place, reason) = ("spool".into(), "corrupt");
-            self.shared.journal.note(Loss { machine, app, place, reason, lines, from: now, to: now, ids: None });
+            self.shared.journal.note(loss("spool", "corrupt", lines));
         }
     }
 
     /// Has one queue tell the journal what it dropped.
     pub(super) fn journal_queue(&self, machine: &Arc<Machine>, queue: &Queue) {
         for Lost { reason, lines, from, to, ids } in queue.take_lost() {
-            self.journal(machine, Loss { from, to, ids, ..loss(reason, lines) });
+            self.journal(machine, Loss { from, to, ids, ..loss("queue", reason.as_str(), lines) });
         }
     }
 
@@ -57,7 +54,7 @@ impl LogCollector {
         for (machine, queue) in queues {
             let held = queue.held_lines();
             if held > 0 {
-                self.journal(&machine, loss(Reason::Shutdown, held));
+                self.journal(&machine, loss("queue", Reason::Shutdown.as_str(), held));
             }
         }
     }
@@ -97,9 +94,9 @@ impl LogCollector {
     }
 }
 
-/// Lines of a queue that are lost now.
-fn loss(reason: Reason, lines: u64) -> Loss {
+/// Lines that are lost now, nobody says of which machine.
+fn loss(place: &'static str, reason: &'static str, lines: u64) -> Loss {
     let now = Timestamp::now();
     let (machine, app) = (String::new(), String::new());
-    Loss { machine, app, place: "queue".into(), reason: reason.as_str(), lines, from: now, to: now, ids: None }
+    Loss { machine, app, place: place.into(), reason, lines, from: now, to: now, ids: None }
 }

@@ -213,7 +213,7 @@ impl Past {
 
     /// Whether records are missing between batches of these numbers, of which nobody knows whose they were.
     pub(crate) fn has_gap(&self, seqs: Range<u64>) -> bool {
-        self.spool.gaps().iter().any(|gap| gap.start < seqs.end && gap.end > seqs.start)
+        self.spool.has_gap(&seqs)
     }
 
     /// Makes the batch at `place` again; `None` if it is damaged, or was removed meanwhile.

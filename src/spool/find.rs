@@ -121,19 +121,22 @@ impl Log {
     }
 
     /// Where records are missing of damaged segments: the lines of one segment's records follow each other.
-    pub(crate) fn gaps(&self) -> Vec<Range<u64>> {
+    /// Only those that reach into `seqs`.
+    pub(crate) fn gaps_in(&self, seqs: &Range<u64>) -> Vec<Range<u64>> {
         let damaged: Vec<_> = {
             let list = self.list.read();
             let segments = list.segments.iter().enumerate();
             segments
-                .filter(|(_, segment)| segment.lost.lock().lines > 0)
+                .filter(|(_, segment)| segment.base.seq < seqs.end && segment.lost.lock().lines > 0)
                 .map(|(index, segment)| (Arc::clone(segment), list.end_of(index)))
+                .filter(|(_, end)| end.seq > seqs.start)
                 .collect()
         };
         let of = |(segment, end): &(Arc<Segment>, Base)| {
-            self.with_index(segment, |index| gaps_of(index, segment.base, *end))
+            self.with_index(segment, |index| gaps_of(index, segment.base, *end, seqs))
         };
-        damaged.iter().flat_map(|damaged| of(damaged).unwrap_or_default()).collect()
+        let gaps = damaged.iter().flat_map(|damaged| of(damaged).unwrap_or_default());
+        gaps.filter(|gap| gap.start < seqs.end && gap.end > seqs.start).collect()
     }
 
     /// The first segment whose last record was not received before `time`: a binary search that reads a few footers.
@@ -220,15 +223,21 @@ impl Log {
     }
 }
 
-/// Where lines are missing of a segment that holds those from `base` to `end`.
-fn gaps_of(index: &mut dyn Index, base: Base, end: Base) -> io::Result<Vec<Range<u64>>> {
-    let (mut gaps, mut next) = (Vec::new(), base);
-    for at in 0..index.records() {
+/// Where lines are missing of a segment that holds those from `base` to `end`, as far as that reaches into `seqs`.
+fn gaps_of(index: &mut dyn Index, base: Base, end: Base, seqs: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let behind = |entry: &Entry| Base { seq: entry.seq + 1, line: entry.first_line + u64::from(entry.lines) };
+    let from = index.partition(&|entry| entry.seq < seqs.start)?;
+    let before = from.checked_sub(1).map(|last| index.entry(last)).transpose()?;
+    let (mut gaps, mut next) = (Vec::new(), before.as_ref().map_or(base, behind));
+    for at in from..index.records() {
         let entry = index.entry(at)?;
         if entry.first_line > next.line {
             gaps.push(next.seq..entry.seq);
         }
-        next = Base { seq: entry.seq + 1, line: entry.first_line + u64::from(entry.lines) };
+        if entry.seq >= seqs.end {
+            return Ok(gaps);
+        }
+        next = behind(&entry);
     }
     if end.line > next.line {
         gaps.push(next.seq..end.seq);
