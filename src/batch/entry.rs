@@ -155,7 +155,7 @@ impl<'a> EntryView<'a> {
         }
         if let Some(origin) = self.origin {
             out.push(b',');
-            self.write_origin(origin, clock, out);
+            clock.write_members(out, origin, self.row.machine.of(self.body, self.arena));
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
@@ -191,20 +191,7 @@ impl<'a> EntryView<'a> {
     #[cfg(feature = "sinks")]
     pub(crate) fn write_given(&self, clock: &mut Clock, out: &mut Vec<u8>) {
         if let Some(origin) = self.origin {
-            self.write_origin(origin, clock, out);
-        }
-    }
-
-    /// Appends the members `id`, `received_at` and `machine_seq`.
-    fn write_origin(&self, origin: Origin, clock: &mut Clock, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"\"id\":\"");
-        origin.id(self.row.machine.of(self.body, self.arena)).write(out);
-        out.extend_from_slice(b"\",\"received_at\":\"");
-        clock.write(out, origin.received_at);
-        out.extend_from_slice(b"\",\"machine_seq\":");
-        match shown_seq(origin.machine_seq) {
-            Some(seq) => write_decimal(out, seq),
-            None => out.extend_from_slice(b"null"),
+            clock.write_members(out, origin, self.row.machine.of(self.body, self.arena));
         }
     }
 
@@ -240,25 +227,67 @@ impl<'a> EntryView<'a> {
     }
 }
 
-/// The last time of receipt that was written, as text: to write one anew costs as much as half of the entry.
+/// Writes what the drain gave lines, and keeps what those of one batch have alike: to write a time of receipt anew costs as much as
+/// half of the entry.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    at: Option<Timestamp>,
-    text: String,
+    /// Whose epoch and time of receipt `front` and `behind` hold.
+    of: Option<(u64, Timestamp)>,
+    time: String,
+    /// What stands before the line's number, and what behind its id.
+    front: Vec<u8>,
+    behind: Vec<u8>,
 }
 
+/// The longest that a line has of its own: three numbers in hex, and what stands behind each.
+const OWN_MAX: usize = 3 * 17;
+
+/// Digits of the largest number.
+const DECIMAL_MAX: usize = 20;
+
 impl Clock {
+    /// Appends a time.
+    #[cfg(feature = "sinks")]
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
-        if self.at != Some(at) {
-            (self.at, self.text) = (Some(at), at.to_string());
+        self.set((0, at));
+        out.extend_from_slice(self.time.as_bytes());
+    }
+
+    /// Appends the members `id`, `received_at` and `machine_seq`.
+    fn write_members(&mut self, out: &mut Vec<u8>, origin: Origin, machine: &[u8]) {
+        self.set((origin.epoch, origin.received_at));
+        let id = origin.id(machine);
+        let (mut own, mut len) = ([0; OWN_MAX + 16], 0);
+        for (number, behind) in [(id.line, b'-'), (id.machine_seq, b'-'), (id.machine.into(), b'"')] {
+            len = put_hex(&mut own, len, number);
+            own[len] = behind;
+            len += 1;
         }
-        out.extend_from_slice(self.text.as_bytes());
+        out.reserve(self.front.len() + own.len() + self.behind.len() + DECIMAL_MAX);
+        out.extend_from_slice(&self.front);
+        let len = out.len() + len;
+        out.extend_from_slice(&own);
+        out.truncate(len);
+        out.extend_from_slice(&self.behind);
+        match shown_seq(origin.machine_seq) {
+            Some(seq) => write_decimal(out, seq),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+
+    fn set(&mut self, of: (u64, Timestamp)) {
+        if self.of != Some(of) {
+            let (epoch, at) = of;
+            (self.of, self.time) = (Some(of), at.to_string());
+            self.front = format!("\"id\":\"{epoch:x}-").into();
+            self.behind = format!(",\"received_at\":\"{}\",\"machine_seq\":", self.time).into();
+        }
     }
 }
 
 pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
+    let mut digits = [0; 2 * DECIMAL_MAX];
+    let mut start = DECIMAL_MAX;
     loop {
         start -= 1;
         digits[start] = b'0' + (number % 10) as u8;
@@ -267,21 +296,31 @@ pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    out.extend_from_slice(&digits[start..]);
+    // As many bytes each time are a few moves, not a call.
+    let (len, fixed) = (out.len() + DECIMAL_MAX - start, digits[start..].first_chunk::<DECIMAL_MAX>());
+    out.extend_from_slice(fixed.expect("as many stand behind the digits"));
+    out.truncate(len);
 }
 
-pub(super) fn write_hex(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 16];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b"0123456789abcdef"[number as usize & 15];
-        number >>= 4;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
+/// Writes `number` in hex at `at`, where sixteen bytes have room, and gives where it ends: behind that may stand anything.
+pub(super) fn put_hex(out: &mut [u8], at: usize, number: u64) -> usize {
+    let mut digits = [0; 32];
+    digits[..8].copy_from_slice(&hex_digits((number >> 32) as u32));
+    digits[8..16].copy_from_slice(&hex_digits(number as u32));
+    let zeros = (number.leading_zeros() as usize / 4).min(15);
+    out[at..at + 16].copy_from_slice(&digits[zeros..zeros + 16]);
+    at + 16 - zeros
+}
+
+/// All digits of `number`, at once: each nibble to a byte of its own, the highest first.
+fn hex_digits(number: u32) -> [u8; 8] {
+    let mut nibbles = u64::from(number);
+    nibbles = (nibbles | nibbles << 16) & 0x0000_ffff_0000_ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
+    nibbles = (nibbles | nibbles << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // One in each byte that is to be a letter.
+    let letters = (nibbles + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (nibbles + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Appends `text` as a JSON string.
@@ -385,5 +424,29 @@ impl Serialize for LogEntry {
             map.serialize_entry("machine_seq", &self.machine_seq())?;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_written_as_the_formatter_shows_them(shift in 0..64_u32, any: u64) {
+            let number = any >> shift;
+            let mut out = b"1".to_vec();
+            write_decimal(&mut out, number);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), format!("1{number}"));
+            let mut text = [b'-'; 17];
+            let end = put_hex(&mut text, 1, number);
+            prop_assert_eq!(std::str::from_utf8(&text[..end]).unwrap(), format!("-{number:x}"));
+            let id = EntryId { epoch: any, line: number, machine_seq: shift.into(), machine: number as u32 };
+            let mut out = Vec::new();
+            id.write(&mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), id.to_string());
+        }
     }
 }

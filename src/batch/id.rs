@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 
-use super::{SPOOLED, entry::write_hex, shown_seq};
+use super::{SPOOLED, entry::put_hex, shown_seq};
 
 /// Names one line for as long as this process lives (with a spool: longer). Opaque to users, who hand it back to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,23 +24,27 @@ impl EntryId {
     }
 
     fn mark_of(machine: &[u8]) -> u32 {
-        // FNV-1a, folded. Two machines with the same mark cost a wrong number of skipped lines, no line.
-        let hash = machine
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        (hash ^ hash >> 32) as u32
+        // Eight bytes at a time, by the golden ratio's odd multiple. Two machines with the same mark cost a wrong number of skipped lines,
+        // no line.
+        let mut hash = machine.len() as u64;
+        for chunk in machine.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^= hash >> 32;
+        }
+        hash as u32
     }
 
     /// Appends what `Display` shows, without its machinery.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
-        out.reserve(64);
-        write_hex(out, self.epoch);
-        out.push(b'-');
-        write_hex(out, self.line);
-        out.push(b'-');
-        write_hex(out, self.machine_seq);
-        out.push(b'-');
-        write_hex(out, self.machine.into());
+        let (mut text, mut len) = ([0; 4 * 17 + 16], 0);
+        for number in [self.epoch, self.line, self.machine_seq, self.machine.into()] {
+            len = put_hex(&mut text, len, number);
+            text[len] = b'-';
+            len += 1;
+        }
+        out.extend_from_slice(&text[..len - 1]);
     }
 }
 

@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::member::FLEETDRAIN;
 use crate::batch::{Clock, EntryView, Sent};
 
+/// About what [`Encoding::Raw`] adds to a record.
+pub(super) const NOTE_BYTES: usize = 144;
+
 /// The form of each line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +39,7 @@ impl Encoding {
 
 fn write_noted(entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
     let start = out.len();
+    out.reserve(entry.raw().len() + NOTE_BYTES);
     entry.write_raw(out);
     if entry.line().is_none() {
         return;

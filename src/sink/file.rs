@@ -187,7 +187,15 @@ impl Sink for FileSink {
         Box::pin(async move {
             let mut state = Arc::clone(&self.state).lock_owned().await;
             self.keep(&mut state);
-            let lots = split(parcel, &self.template, self.encoding, false, &mut state.spare);
+            let State { directory, spare, .. } = &mut *state;
+            let begin = |name: &str| {
+                let mut buffer = spare.pop().unwrap_or_default();
+                if let Some(directory) = directory {
+                    directory.begin(name, &mut buffer);
+                }
+                buffer
+            };
+            let lots = split(parcel, &self.template, self.encoding, false, begin);
             let target = self.target.clone();
             Self::blocking(state, move |state| state.write(&target, lots)).await?
         })
@@ -241,8 +249,8 @@ async fn keep(state: Weak<Mutex<State>>) {
 }
 
 impl State {
-    fn write(&mut self, target: &Target, lots: Vec<Lot>) -> Result<(), Failure> {
-        let outcome = self.open(target).map(|directory| directory.write(&lots));
+    fn write(&mut self, target: &Target, mut lots: Vec<Lot>) -> Result<(), Failure> {
+        let outcome = self.open(target).map(|directory| directory.write(&mut lots));
         let lots_left = outcome.as_ref().map_or(0, |outcome| outcome.failed.len());
         let result = match outcome {
             Ok(Outcome { error: None, .. }) => Ok(()),
@@ -273,13 +281,13 @@ impl State {
 
     fn give_back(&mut self, lots: Vec<Lot>) {
         let mut kept: usize = self.spare.iter().map(Vec::capacity).sum();
-        for mut lines in lots.into_iter().map(|lot| lot.lines) {
-            kept += lines.capacity();
+        for mut buffer in lots.into_iter().map(|lot| lot.buffer) {
+            kept += buffer.capacity();
             if kept > SPARE_BYTES {
                 break;
             }
-            lines.clear();
-            self.spare.push(lines);
+            buffer.clear();
+            self.spare.push(buffer);
         }
     }
 }

@@ -39,6 +39,7 @@ use tokio::{
 use super::{
     BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
+    encode::NOTE_BYTES,
     lots::{Lot, split, told},
     secret::{Secret, read_file, secret},
     template::Template,
@@ -63,9 +64,6 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
 /// The most that JetStream keeps (docs.nats.io, "Streams").
 const REPLICAS_MAX: usize = 5;
-
-/// What is added to a line at most, beside its record as sent; only a guess at a buffer's size.
-const NOTE_BYTES: usize = 128;
 
 /// `type = "jetstream"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -275,9 +273,11 @@ impl Sink for JetStream {
         Box::pin(async move {
             let link = self.link().await?;
             let size = parcel.bytes() as usize + parcel.lines() * NOTE_BYTES;
-            let lots = split(parcel, &self.template, self.encoding, true, &mut vec![Vec::with_capacity(size)]);
+            let mut first = Some(Vec::with_capacity(size));
+            let begin = |_: &str| first.take().unwrap_or_default();
+            let lots = split(parcel, &self.template, self.encoding, true, begin);
             let (count, link) = (lots.len(), &link);
-            let put = |Lot { name, lines, places, id }| async move {
+            let put = |Lot { name, buffer: lines, places, id, .. }| async move {
                 let put = self.put(link, subject_named(&name), &id, lines).await;
                 put.err().map(|failure| (places, failure))
             };

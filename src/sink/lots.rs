@@ -20,8 +20,10 @@ use crate::batch::{Clock, EntryView};
 #[derive(Debug)]
 pub(super) struct Lot {
     pub(super) name: String,
-    /// Encoded, each with its newline.
-    pub(super) lines: Vec<u8>,
+    /// Encoded, each with its newline, behind what their buffer began with.
+    pub(super) buffer: Vec<u8>,
+    /// Where they begin there.
+    pub(super) start: usize,
     /// Which they are, by their place in [`Parcel::entries`].
     pub(super) places: Vec<usize>,
     /// The same for the same lines, whatever else is in their parcel; empty where nobody asks for it.
@@ -30,13 +32,14 @@ pub(super) struct Lot {
 
 /// Splits a parcel by the names that a template gives its lines, in the order of their first line.
 ///
-/// With `ids` each lot has its own. `spare` are buffers that were used before: to take fresh memory for each parcel costs half as much as to fill it.
+/// With `ids` each lot has its own. `begin` gives the buffer for the lines of a name, of which what it holds already stays: one that
+/// was used before, for to take fresh memory for each parcel costs half as much as to fill it.
 pub(super) fn split(
     parcel: &Parcel,
     template: &Template,
     encoding: Encoding,
     ids: bool,
-    spare: &mut Vec<Vec<u8>>,
+    mut begin: impl FnMut(&str) -> Vec<u8>,
 ) -> Vec<Lot> {
     let hasher = foldhash::fast::RandomState::default();
     let mut lots: Vec<Lot> = Vec::new();
@@ -66,12 +69,9 @@ pub(super) fn split(
                 let name = template.name(&entry, "");
                 let lot = *by_name.entry(name.clone()).or_insert(lots.len());
                 if lot == lots.len() {
-                    lots.push(Lot {
-                        name,
-                        lines: spare.pop().unwrap_or_default(),
-                        places: Vec::new(),
-                        id: String::new(),
-                    });
+                    let buffer = begin(&name);
+                    let start = buffer.len();
+                    lots.push(Lot { name, buffer, start, places: Vec::new(), id: String::new() });
                     of_lots.push((entry, Lines::default()));
                 }
                 kinds.push((entry, lot));
@@ -81,8 +81,8 @@ pub(super) fn split(
                 of_lots[lot].1.add(run.batch.epoch, entry.line().unwrap_or_default());
             }
             let lot = &mut lots[lot];
-            encoding.write(&entry, &mut clock, &mut lot.lines);
-            lot.lines.push(b'\n');
+            encoding.write(&entry, &mut clock, &mut lot.buffer);
+            lot.buffer.push(b'\n');
             lot.places.push(place);
             place += 1;
         }
@@ -113,10 +113,10 @@ pub(super) fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Resu
 
 /// Of what lines with the same name have in common.
 fn hash_of(template: &Template, entry: &EntryView<'_>, mut hasher: impl Hasher) -> u64 {
-    let texts = [(Field::App, entry.app_name()), (Field::Machine, entry.machine_id()), (Field::Region, entry.region())];
-    for (field, text) in texts {
+    let row = entry.row;
+    for (field, span) in [(Field::App, row.app), (Field::Machine, row.machine), (Field::Region, row.region)] {
         if template.has(field) {
-            text.hash(&mut hasher);
+            span.of(entry.body, entry.arena).hash(&mut hasher);
         }
     }
     hasher.finish()
@@ -140,11 +140,11 @@ mod tests {
             .collect();
         let parcel = Parcel::of_body(body);
         let template = Template::parse("{app}-{region}", false).unwrap();
-        let lots = split(&parcel, &template, Encoding::Entry, false, &mut Vec::new());
+        let lots = split(&parcel, &template, Encoding::Entry, false, |_| b"in front".to_vec());
         let found: Vec<_> = lots.iter().map(|lot| (lot.name.as_str(), lot.places.as_slice())).collect();
         assert_eq!(found, [("a-d", &[0, 2, 5][..]), ("b-c-d", &[1, 4]), ("_-d", &[3])]);
         for lot in &lots {
-            let lines = std::str::from_utf8(&lot.lines).unwrap().lines();
+            let lines = std::str::from_utf8(&lot.buffer).unwrap().strip_prefix("in front").unwrap().lines();
             let numbers =
                 lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].to_string());
             let expected: Vec<_> = lot.places.iter().map(|place| format!("\"{place}\"")).collect();
@@ -158,7 +158,7 @@ mod tests {
         let parcel = Parcel::of_body(["a", "b", "a", "b", "c"].map(line).concat());
         let template = Template::parse("{app}/{id}", true).unwrap();
         let of = |parcel: &Parcel| {
-            let lots = split(parcel, &template, Encoding::Raw, true, &mut Vec::new());
+            let lots = split(parcel, &template, Encoding::Raw, true, |_| Vec::new());
             lots.into_iter().map(|lot| (lot.name, lot.id)).collect::<Vec<_>>()
         };
         let all = of(&parcel);

@@ -200,9 +200,9 @@ impl Drop for InParts {
 impl Sink for S3 {
     fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
         Box::pin(async move {
-            let lots = split(parcel, &self.template, self.encoding, true, &mut Vec::new());
+            let lots = split(parcel, &self.template, self.encoding, true, |_| Vec::new());
             let count = lots.len();
-            let put = |Lot { name, lines, places, .. }: Lot| async move {
+            let put = |Lot { name, buffer: lines, places, .. }: Lot| async move {
                 self.put_lot(name, lines).await.map_err(|failure| (places, failure))
             };
             let done: Vec<_> = stream::iter(lots).map(put).buffer_unordered(OBJECTS_AT_ONCE).collect().await;

@@ -3,6 +3,8 @@
 //! The disk then takes whole blocks only, from memory that begins where a block may. What fills none yet is written with zeros behind
 //! it, and again with what follows.
 
+use std::ops::Range;
+
 /// The least that is worth it: the write waits for the disk, as the sync behind it does once more.
 pub(super) const BYTES_MIN: usize = 64 << 10;
 
@@ -45,6 +47,31 @@ impl Blocks {
             (bytes, filled, before) = (rest, 0, before + whole as u64);
         }
     }
+}
+
+/// Begins an empty buffer with a file's `tail`, so that what comes behind it lies as it will in the file's blocks: where the buffer
+/// does not grow any more.
+pub(super) fn begin(buffer: &mut Vec<u8>, tail: &[u8]) {
+    buffer.resize(buffer.as_ptr().align_offset(BLOCK) % BLOCK, 0);
+    buffer.extend_from_slice(tail);
+}
+
+/// Fills the last block of a buffer with zeros, if it has room. Gives where its lines are, which begin at `start`.
+pub(super) fn fill_up(buffer: &mut Vec<u8>, start: usize) -> Range<usize> {
+    let lines = start..buffer.len();
+    let missing = buffer.as_ptr_range().end.align_offset(BLOCK);
+    if missing <= buffer.capacity() - buffer.len() {
+        buffer.resize(buffer.len() + missing, 0);
+    }
+    lines
+}
+
+/// The blocks of a buffer that hold `tail` and what begins at `start`, zeros behind; `None` if they are no blocks, or have another
+/// tail.
+pub(super) fn in_place<'a>(buffer: &'a [u8], start: usize, tail: &[u8]) -> Option<&'a [u8]> {
+    let blocks = &buffer[start.checked_sub(tail.len())?..];
+    let are_whole = blocks.as_ptr().addr().is_multiple_of(BLOCK) && blocks.len().is_multiple_of(BLOCK);
+    (are_whole && blocks.starts_with(tail)).then_some(blocks)
 }
 
 /// The bytes of a file that fill no block yet.
@@ -97,6 +124,33 @@ mod tests {
                 prop_assert_eq!(tail.bytes().len(), wanted.len() % BLOCK);
                 prop_assert!(file[..wanted.len()] == wanted && file[wanted.len()..].iter().all(|&byte| byte == 0));
             }
+        }
+
+        #[test]
+        fn a_buffer_that_does_not_grow_is_blocks_as_it_is(
+            offset in 0..2 * BLOCK, tail in 0..BLOCK, size in 0..3 * BLOCK, spare in 0..2 * BLOCK,
+        ) {
+            let tail: Vec<u8> = (0..tail).map(|at| (at / 7) as u8 | 1).collect();
+            let mut buffer = Vec::with_capacity(offset + 2 * BLOCK + size + spare);
+            let before = buffer.as_ptr();
+            begin(&mut buffer, &tail);
+            let start = buffer.len();
+            buffer.resize(start + size, b'x');
+            let lines = fill_up(&mut buffer, start);
+            assert_eq!(buffer.as_ptr(), before);
+            prop_assert_eq!(&lines, &(start..start + size));
+            let Some(blocks) = in_place(&buffer, start, &tail) else {
+                prop_assert!(offset + spare + 2 * BLOCK < start + BLOCK, "there was room");
+                return Ok(());
+            };
+            assert_eq!((blocks.len() % BLOCK, blocks.as_ptr().addr() % BLOCK), (0, 0));
+            let (front, rest) = blocks.split_at(tail.len());
+            prop_assert!(front == tail && rest[..size].iter().all(|&byte| byte == b'x'));
+            prop_assert!(rest[size..].iter().all(|&byte| byte == 0) && rest.len() - size < BLOCK);
+            // The file has been completed in between, or something else was written.
+            let other: Vec<u8> = tail.iter().map(|&byte| byte ^ 2).collect();
+            prop_assert!(in_place(&buffer, start, &other).is_none() || tail.is_empty());
+            prop_assert!(in_place(&buffer, start, &[]).is_none() || tail.is_empty());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The directory: who may write there, which files are being written, and when each is complete.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::{self, File, TryLockError},
     io,
@@ -12,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    direct::Blocks,
+    direct::{self, Blocks},
     disk::{Disk, Real},
     part::{Part, create_directory, settle, target_of},
     recover::whole,
@@ -108,14 +109,21 @@ impl Directory {
         written.and(removed)
     }
 
+    /// Begins the buffer of a lot so that it can go to its file as it is: with what the file's last block has already.
+    pub(super) fn begin(&self, name: &str, buffer: &mut Vec<u8>) {
+        if self.compression == Compression::None {
+            direct::begin(buffer, self.parts.get(name).map_or(&[], Part::tail));
+        }
+    }
+
     /// Appends each lot to its file and syncs it.
-    pub(super) fn write(&mut self, lots: &[Lot]) -> Outcome {
+    pub(super) fn write(&mut self, lots: &mut [Lot]) -> Outcome {
         let mut outcome = Outcome::default();
-        for (chunk, first) in lots.chunks(SYNCED_TOGETHER).zip((0..).step_by(SYNCED_TOGETHER)) {
+        for (chunk, first) in lots.chunks_mut(SYNCED_TOGETHER).zip((0..).step_by(SYNCED_TOGETHER)) {
             let mut written = Vec::with_capacity(chunk.len());
-            for (lot, place) in chunk.iter().zip(first..) {
+            for (lot, place) in chunk.iter_mut().zip(first..) {
                 let name = self.compression.named(lot.name.clone());
-                match self.append(&name, &lot.lines) {
+                match self.append(&name, lot) {
                     Ok(()) => written.push((name, place)),
                     Err(error) => outcome.fails(place, error),
                 }
@@ -130,8 +138,9 @@ impl Directory {
         outcome
     }
 
-    fn append(&mut self, name: &str, lines: &[u8]) -> io::Result<()> {
-        let bytes = self.compression.pack(lines)?;
+    fn append(&mut self, name: &str, lot: &mut Lot) -> io::Result<()> {
+        let lines = direct::fill_up(&mut lot.buffer, lot.start);
+        let bytes = self.compression.pack(&lot.buffer[lines])?;
         let is_full = |part: &Part| {
             part.is_suspect
                 || (part.len() > 0 && part.len() + bytes.len() as u64 > self.bounds.bytes)
@@ -150,7 +159,11 @@ impl Directory {
         let part = self.parts.get_mut(name).expect("it is there, or was made");
         let was_open = part.is_open();
         part.used = self.turn;
-        let written = part.write(&*self.disk, &bytes, &mut self.blocks);
+        let in_place = match bytes {
+            Cow::Borrowed(_) => direct::in_place(&lot.buffer, lot.start, part.tail()),
+            Cow::Owned(_) => None,
+        };
+        let written = part.write(&*self.disk, &bytes, in_place, &mut self.blocks);
         self.open = self.open + usize::from(part.is_open()) - usize::from(was_open);
         written
     }

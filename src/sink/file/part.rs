@@ -77,6 +77,11 @@ impl Part {
         self.len
     }
 
+    /// The bytes of it that fill no block yet.
+    pub(super) fn tail(&self) -> &[u8] {
+        self.tail.bytes()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.file.is_some()
     }
@@ -93,12 +98,19 @@ impl Part {
         }
     }
 
-    /// Writes behind what is synced, all of it or nothing.
-    pub(super) fn write(&mut self, disk: &dyn Disk, bytes: &[u8], blocks: &mut Blocks) -> io::Result<()> {
+    /// Writes behind what is synced, all of it or nothing. `in_place` are whole blocks of the same, its tail in front of them, where there
+    /// are; elsewhere they are put together in `blocks`.
+    pub(super) fn write(
+        &mut self,
+        disk: &dyn Disk,
+        bytes: &[u8],
+        in_place: Option<&[u8]>,
+        blocks: &mut Blocks,
+    ) -> io::Result<()> {
         self.mend(disk)?;
         self.open()?;
         let len = self.len;
-        let written = match self.write_direct(disk, bytes, blocks) {
+        let written = match self.write_direct(disk, bytes, in_place, blocks) {
             Some(written) => written,
             None => write_all_at(disk, self.open()?, bytes, len),
         };
@@ -113,13 +125,22 @@ impl Part {
     }
 
     /// As [`Part::write`], past the page cache; `None` if that is not to be, or cannot.
-    fn write_direct(&mut self, disk: &dyn Disk, bytes: &[u8], blocks: &mut Blocks) -> Option<io::Result<()>> {
+    fn write_direct(
+        &mut self,
+        disk: &dyn Disk,
+        bytes: &[u8],
+        in_place: Option<&[u8]>,
+        blocks: &mut Blocks,
+    ) -> Option<io::Result<()>> {
         self.set_direct(disk, self.may_be_direct && bytes.len() >= direct::BYTES_MIN);
         let file = self.file.as_ref().filter(|_| self.is_direct)?;
         self.is_padded = true;
         let tail = self.tail.bytes();
         let start = self.len - tail.len() as u64;
-        let written = blocks.fill(tail, bytes, |whole, before| write_all_at(disk, file, whole, start + before));
+        let written = match in_place {
+            Some(whole) => write_all_at(disk, file, whole, start),
+            None => blocks.fill(tail, bytes, |whole, before| write_all_at(disk, file, whole, start + before)),
+        };
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
             // Its blocks are larger, or it cannot after all.
             self.may_be_direct = false;

@@ -419,10 +419,10 @@ async fn a_disk_that_fails_leaves_no_more_files_open_than_may_be() {
     let lot = |number: u64| {
         let mut lines = vec![b'x'; direct::BYTES_MIN];
         lines.push(b'\n');
-        Lot { name: format!("{number}.ndjson"), lines, places: vec![0], id: String::new() }
+        Lot { name: format!("{number}.ndjson"), buffer: lines, start: 0, places: vec![0], id: String::new() }
     };
     for number in 0..300 {
-        assert!(directory.write(&[lot(number)]).error.is_none());
+        assert!(directory.write(&mut [lot(number)]).error.is_none());
     }
     let open = directory.open_files();
     tokio::time::advance(bounds.age).await;
@@ -461,7 +461,7 @@ async fn of_several_files_those_that_failed_are_told() {
     let settings = settings(dir.path(), "path = \"{app}.ndjson\"\ncompression = \"none\"");
     let sink = made_on(&settings, Arc::clone(&disk) as _);
     let parcel = of_apps([("a", 0), ("b", 1), ("a", 2), ("b", 3)].into_iter());
-    let bytes = split(&parcel, &sink.template, sink.encoding, false, &mut Vec::new())[0].lines.len();
+    let bytes = split(&parcel, &sink.template, sink.encoding, false, |_| Vec::new())[0].buffer.len();
     disk.room.store(bytes as u64 + 5, Relaxed);
     match sink.deliver(&parcel).await.unwrap_err() {
         Failure::Partly { again, never, .. } => assert_eq!((again, never), (vec![1, 3], vec![])),
@@ -541,8 +541,8 @@ proptest! {
         });
         let unacknowledged = numbered(taken..taken + 20);
         let template = settings.template().unwrap();
-        let lots = split(&unacknowledged, &template, Encoding::Raw, false, &mut Vec::new());
-        let mut bytes = compression.pack(&lots[0].lines).unwrap().into_owned();
+        let lots = split(&unacknowledged, &template, Encoding::Raw, false, |_| Vec::new());
+        let mut bytes = compression.pack(&lots[0].buffer).unwrap().into_owned();
         let torn = match left {
             Left::Some(at) => { let torn = at.index(bytes.len()); bytes.truncate(torn); torn }
             Left::Hole(at) => { let at = at.index(bytes.len() - 1); bytes[at..].fill(0); at }

@@ -51,7 +51,7 @@ fn the_stream_takes_every_subject_that_the_template_makes() {
         .iter()
         .map(|app| format!("{{\"fly\":{{\"app\":{{\"name\":\"{app}\",\"instance\":\"m\"}},\"region\":\"lax\"}}}}\n"))
         .collect();
-    let lots = split(&Parcel::of_body(body), &sink.template, Encoding::Raw, false, &mut Vec::new());
+    let lots = split(&Parcel::of_body(body), &sink.template, Encoding::Raw, false, |_| Vec::new());
     let subjects: Vec<_> = lots.iter().map(|lot| subject_named(&lot.name)).collect();
     let expected = ["shop", "a%2Eb", "_", "%2A", "%3E", "a%20b"].map(|app| format!("logs.{app}-x.lax.all"));
     assert_eq!(subjects, expected);
