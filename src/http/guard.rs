@@ -19,7 +19,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
@@ -46,6 +46,11 @@ const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How much is thrown away at a time.
 const DISCARD_READ_BYTES: usize = 16 << 10;
+
+/// After so much of it others have their turn, for so long: whoever sends on and on what nobody reads has a quarter of a gigabyte a
+/// second at most.
+const DISCARD_PACE_BYTES: u64 = 256 << 10;
+const DISCARD_PACE: Duration = Duration::from_millis(1);
 
 /// The deadlines of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -414,13 +419,17 @@ fn broken(link: &Link, fault: Fault) -> io::Error {
 
 async fn discard(io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut space = vec![0; DISCARD_READ_BYTES];
-    let mut left = DISCARD_BYTES_MAX;
-    while left > 0 {
-        let length = io.read(&mut space).await?;
-        if length == 0 {
-            break;
+    let mut paces = (0..DISCARD_BYTES_MAX).step_by(DISCARD_PACE_BYTES as usize);
+    while paces.next().is_some() {
+        let mut left = DISCARD_PACE_BYTES;
+        while left > 0 {
+            let length = io.read(&mut space).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            left = left.saturating_sub(length as u64);
         }
-        left = left.saturating_sub(length as u64);
+        sleep(DISCARD_PACE).await;
     }
     Ok(())
 }

@@ -34,6 +34,8 @@ pub(super) fn bombs() -> Result<Vec<Bomb>, Failure> {
         bomb("zstd, a window of 2 GiB", "zstd", b"\x28\xb5\x2f\xfd\x00\xa8\x0b\x00\x00\x00".to_vec(), &[400, 413]),
         // The length comes first in a raw block: 4 GiB less one byte.
         bomb("snappy, 4 GiB by its own word", "snappy", b"\xff\xff\xff\xff\x0f\x00\x00".to_vec(), &[400, 413]),
+        // Nothing of it is decoded: what as many bytes cost that are read and thrown away.
+        bomb("as large as the gzip one, unknown", "br", vec![0; gzip.len() * PIECES], &[415]),
         bomb("gzip in gzip", "gzip, gzip", self::gzip(&gzip)?, &[415]),
         bomb("nothing of it is what it says", "zstd", gzip, &[400]),
     ])
