@@ -29,7 +29,7 @@ mod null;
 mod s3;
 mod stdout;
 
-use std::{error::Error, panic::resume_unwind, pin::Pin, time::Duration};
+use std::{error::Error, panic::resume_unwind, path::Path, pin::Pin, time::Duration};
 
 use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
@@ -53,6 +53,11 @@ pub(crate) trait Destination: DeserializeOwned {
     /// How much makes a parcel unless it is set: what the store is known to like.
     fn parcel_defaults(&self) -> ParcelBounds {
         ParcelBounds::default()
+    }
+
+    /// The directory that it wants for itself, with all that is below it.
+    fn directory(&self) -> Option<&Path> {
+        None
     }
 }
 
@@ -87,6 +92,13 @@ macro_rules! destinations {
             pub(crate) fn parcel_defaults(&self) -> ParcelBounds {
                 match self {
                     $($(#[$only])? Self::$variant(settings) => settings.parcel_defaults(),)+
+                }
+            }
+
+            /// As [`Destination::directory`].
+            pub(crate) fn directory(&self) -> Option<&Path> {
+                match self {
+                    $($(#[$only])? Self::$variant(settings) => settings.directory(),)+
                 }
             }
         }
@@ -143,6 +155,11 @@ pub(crate) type Delivery<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> 
 
 /// One destination.
 pub(crate) trait Sink: Send + Sync + 'static {
+    /// Takes what is its own, and completes what an earlier run has left there: before the first parcel, which does it again if this fails.
+    fn open(&self) -> Delivery<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Hands a parcel to the store and waits for its word. `Ok` means that the store has every line of it.
     ///
     /// May be called again with the same parcel, and with several at once up to [`Sink::concurrency_max`]. Dropped at any await

@@ -219,6 +219,43 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
 }
 
 #[test]
+fn all_mistakes_of_a_sink_are_told_at_once() {
+    let text = "[sinks.store]\ntype = \"http\"\nformat = \"loki\"\nurl = \"ftp://u:secret@a/b?key=secret\"\nbatch_lines_max = 0\n\
+                ack = \"maybe\"\n[sinks.files]\ntype = \"file\"\ncompression = \"lz4\"\nfile_byte_max = 1\n\
+                [sinks.table]\ntype = \"http\"\nurl = \"http://a\"\nindex = \"logs\"\n";
+    let mistakes = mistakes(&file(text));
+    let wanted = [
+        "fleetdrain.toml:4:1: sinks.store.url: \"…@a/b\": expected http:// or https://",
+        "fleetdrain.toml:5:1: sinks.store.batch_lines_max: 0 is not between 1 and 1000000",
+        "fleetdrain.toml:6:1: sinks.store.ack: unknown variant `maybe`, expected `none` or `sink`",
+        "fleetdrain.toml:9:1: sinks.files.compression: unknown variant `lz4`",
+        "fleetdrain.toml:10:1: sinks.files.file_byte_max: unknown key, the nearest is file_bytes_max",
+        "fleetdrain.toml:7:8: sinks.files: missing field `directory`",
+        "fleetdrain.toml:14:1: sinks.table.index: it is for format = \"elasticsearch\" alone",
+    ];
+    for wanted in wanted {
+        assert!(mistakes.lines().any(|line| line.starts_with(wanted)), "{wanted}\n{mistakes}");
+    }
+    assert_eq!(mistakes.lines().count(), wanted.len(), "{mistakes}");
+}
+
+#[test]
+fn a_directory_of_two_sinks_is_a_mistake() {
+    let sinks = |one: &str, other: &str| {
+        let sink = |name, directory| format!("[sinks.{name}]\ntype = \"file\"\ndirectory = {directory:?}\n");
+        file(&[sink("archive", one), sink("copy", other)].concat())
+    };
+    for (one, other) in [("/var/a", "/var/a"), ("/var/a", "/var/a/"), ("/var/a", "/var/a/b"), ("/var", "/var/a")] {
+        let mistakes = mistakes(&sinks(one, other));
+        let wanted = format!(
+            "fleetdrain.toml:6:1: sinks.copy.directory: {other:?}: sinks.archive has {one:?} for itself, with all below it"
+        );
+        assert!(mistakes.contains(&wanted), "{mistakes}");
+    }
+    config(&sinks("/var/a", "/var/ab"));
+}
+
+#[test]
 fn a_key_in_the_wrong_section_is_led_to_the_right_one() {
     let mistakes = mistakes(&file("budget = 5\n[queue]\nbudget = 5\n"));
     assert!(mistakes.contains("fleetdrain.toml:1:1: budget: unknown key, the nearest is memory.budget"), "{mistakes}");

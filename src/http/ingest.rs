@@ -370,7 +370,8 @@ impl Ingest {
             biased;
             settled = timeout(self.ack_deadline, settled) => settled.unwrap_or_else(|_| {
                 let detail = "no word from a sink with ack = \"sink\" within ingest.ack_deadline";
-                Err(not_acknowledged(format!("{detail} = {:?}", self.ack_deadline)))
+                let which = "`fleetdrain sinks` says which, and why";
+                Err(not_acknowledged(format!("{detail} = {:?}; {which}", self.ack_deadline)))
             }),
             () = self.holding.shutdown_grace() => Err(not_acknowledged(ended.to_owned())),
         }

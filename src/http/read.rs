@@ -109,10 +109,10 @@ pub(crate) enum SinkCall {
 }
 
 /// Why a sink does not do what it is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SinkRefusal {
-    #[error("there is no such sink")]
-    Unknown,
+    #[error("there is no sink {name:?}; there are: {}", if known.is_empty() { "none" } else { known })]
+    Unknown { name: String, known: String },
     #[cfg_attr(not(feature = "sinks"), expect(dead_code, reason = "sinks refuse so"))]
     #[error("there is no spool to go back in")]
     NoSpool,
@@ -129,7 +129,7 @@ impl Default for Hooks {
         Self {
             metrics: Box::new(String::new),
             counters: Box::new(Map::new),
-            sinks: Box::new(|_| Err(SinkRefusal::Unknown)),
+            sinks: Box::new(|_| Err(SinkRefusal::Unknown { name: String::new(), known: String::new() })),
             rejected: Arc::default(),
             counted: Box::new(Counted::default),
             troubles: Box::new(Vec::new),
@@ -330,12 +330,12 @@ impl Asked<'_> {
     async fn sinks(&self, call: SinkCall) -> Result<Response<Body>, Problem> {
         let state = Arc::clone(self.state);
         let answer = aside(move || (state.hooks.sinks)(call)).await?;
-        let status = |refusal| match refusal {
-            SinkRefusal::Unknown => StatusCode::NOT_FOUND,
+        let status = |refusal: &SinkRefusal| match refusal {
+            SinkRefusal::Unknown { .. } => StatusCode::NOT_FOUND,
             SinkRefusal::NoSpool => StatusCode::CONFLICT,
             SinkRefusal::Unreadable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let answer = answer.map_err(|refusal| Problem::new(status(refusal), refusal.to_string()))?;
+        let answer = answer.map_err(|refusal| Problem::new(status(&refusal), refusal.to_string()))?;
         Ok(document(StatusCode::OK, &answer))
     }
 

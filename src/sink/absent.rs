@@ -40,7 +40,9 @@ pub(crate) mod running {
         pub(crate) fn hook(&self) -> SinksHook {
             Box::new(|call| match call {
                 SinkCall::List => Ok(serde_json::json!({ "sinks": [] })),
-                SinkCall::Pause { .. } | SinkCall::Rewind { .. } => Err(SinkRefusal::Unknown),
+                SinkCall::Pause { name, .. } | SinkCall::Rewind { name, .. } => {
+                    Err(SinkRefusal::Unknown { name, known: String::new() })
+                }
             })
         }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    mem::take,
     time::Duration,
 };
 
@@ -125,6 +126,53 @@ impl Default for Common {
     }
 }
 
+/// What every sink has, within its bounds.
+struct Checked {
+    common: Common,
+    parcels: ParcelBounds,
+    filter: Filter,
+}
+
+impl Common {
+    fn check(mut self, defaults: ParcelBounds, wrongs: &mut Vec<Wrong>) -> Checked {
+        let parcels = ParcelBounds {
+            lines: self.batch_lines_max.unwrap_or(defaults.lines),
+            bytes: self.batch_bytes_max.unwrap_or(defaults.bytes),
+            age: self.batch_age_max.unwrap_or(defaults.age),
+        };
+        let counts = [
+            ("batch_lines_max", parcels.lines, LINES_MAX),
+            ("batch_bytes_max", parcels.bytes, 1 << 30),
+            ("concurrency_max", self.concurrency_max, CONCURRENCY_MAX),
+        ];
+        for (key, value, max) in counts {
+            if value == 0 || value > max {
+                wrongs.push(Wrong::new(key, format!("{value} is not between 1 and {max}")));
+            }
+        }
+        let hour = Duration::from_secs(3600);
+        for (key, time) in [("batch_age_max", parcels.age), ("deliver_deadline", self.deliver_deadline)] {
+            if time.is_zero() || time > hour {
+                wrongs.push(Wrong::new(key, format!("{time:?} is not between 1ms and 1h")));
+            }
+        }
+        let mut compiled = |key, text: Option<String>| {
+            let text = text?;
+            pattern(&text).map_err(|wrong| wrongs.push(Wrong::new(key, format!("{text:?} is not {wrong}")))).ok()
+        };
+        let filter = Filter {
+            include: compiled("include", self.include.take()),
+            exclude: compiled("exclude", self.exclude.take()),
+            machines: take(&mut self.machines),
+            apps: take(&mut self.apps),
+            regions: take(&mut self.regions),
+            streams: take(&mut self.streams),
+            levels: take(&mut self.levels),
+        };
+        Checked { common: self, parcels, filter }
+    }
+}
+
 /// The keys of [`Common`].
 const COMMON: [&str; 16] = [
     "batch_lines_max",
@@ -150,67 +198,56 @@ impl SinkConfig {
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, by its key.
-    pub(crate) fn read(name: &str, mut table: toml::Table) -> Result<Self, Wrong> {
+    /// All that is wrong, by its key; what a mistake hides is told with the next try.
+    pub(crate) fn read(name: &str, mut table: toml::Table) -> Result<Self, Vec<Wrong>> {
+        let mut wrongs = Vec::new();
         if !is_name(name) {
             let problem = format!("a sink's name is 1 to {NAME_BYTES_MAX} of a-z, 0-9 and _, and begins with a letter");
-            return Err(Wrong::new("", problem));
+            wrongs.push(Wrong::new("", problem));
         }
         let fingerprint = fingerprint(&table);
         let kinds = Settings::KINDS.join(", ");
+        let common = read_common(&mut table, &mut wrongs);
+        let own = table
+            .iter()
+            .filter(|(key, _)| *key != "type")
+            .map(|(key, value)| (key.clone(), shown(key, value)))
+            .collect();
         let kind = match table.remove("type") {
-            Some(toml::Value::String(kind)) => kind,
-            Some(other) => return Err(Wrong::new("type", format!("{other} is none of {kinds}"))),
-            None => return Err(Wrong::new("type", format!("it needs one of {kinds}"))),
+            Some(toml::Value::String(kind)) if Settings::KINDS.contains(&kind.as_str()) => Some(kind),
+            Some(other) => {
+                wrongs.push(Wrong::new("type", format!("{other} is none of {kinds}")));
+                None
+            }
+            None => {
+                wrongs.push(Wrong::new("type", format!("it needs one of {kinds}")));
+                None
+            }
         };
-        let common = read_common(&mut table)?;
-        let known: Vec<String> = table.keys().cloned().collect();
-        let own = table.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect();
-        let settings = Settings::read(&kind, table)
-            .ok_or_else(|| Wrong::new("type", format!("{kind:?} is none of {kinds}")))?
-            .map_err(|error| of_its_own(&error, &known))?;
-        let config = Self { fingerprint, own, ..Self::of(name, kind, settings, common)? };
-        let made_for = MadeFor { encoding: config.encoding };
-        // What cannot be made is a mistake of the configuration.
-        config.settings.make(&made_for).map_err(|bad| Wrong::new(bad.key, bad.problem))?;
-        Ok(config)
+        let settings = kind.as_deref().and_then(|kind| read_own(kind, table, &mut wrongs));
+        let bounds = settings.as_ref().map(Settings::parcel_defaults).unwrap_or_default();
+        let checked = common.check(bounds, &mut wrongs);
+        if let Some(settings) = &settings {
+            // What cannot be made is a mistake of the configuration.
+            let made = settings.make(&MadeFor { encoding: checked.common.record });
+            wrongs.extend(made.err().map(|bad| Wrong::new(bad.key, bad.problem)));
+        }
+        match (kind, settings) {
+            (Some(kind), Some(settings)) if wrongs.is_empty() => {
+                Ok(Self { fingerprint, own, ..Self::of(name, kind, settings, checked) })
+            }
+            _ => Err(wrongs),
+        }
     }
 
-    fn of(name: &str, kind: String, settings: Settings, common: Common) -> Result<Self, Wrong> {
-        let compiled = |key, text: Option<String>| {
-            let compile =
-                |text: String| pattern(&text).map_err(|wrong| Wrong::new(key, format!("{text:?} is not {wrong}")));
-            text.map(compile).transpose()
-        };
-        let defaults = settings.parcel_defaults();
-        let parcels = ParcelBounds {
-            lines: common.batch_lines_max.unwrap_or(defaults.lines),
-            bytes: common.batch_bytes_max.unwrap_or(defaults.bytes),
-            age: common.batch_age_max.unwrap_or(defaults.age),
-        };
-        within("batch_lines_max", parcels.lines, 1, LINES_MAX)?;
-        within("batch_bytes_max", parcels.bytes, 1, 1 << 30)?;
-        within("concurrency_max", common.concurrency_max, 1, CONCURRENCY_MAX)?;
-        let hour = Duration::from_secs(3600);
-        for (key, time) in [("batch_age_max", parcels.age), ("deliver_deadline", common.deliver_deadline)] {
-            if time.is_zero() || time > hour {
-                return Err(Wrong::new(key, format!("{time:?} is not between 1ms and 1h")));
-            }
-        }
-        Ok(Self {
+    fn of(name: &str, kind: String, settings: Settings, checked: Checked) -> Self {
+        let Checked { common, parcels, filter } = checked;
+        Self {
             name: name.to_owned(),
             kind,
             settings,
             encoding: common.record,
-            filter: Filter {
-                machines: common.machines,
-                apps: common.apps,
-                regions: common.regions,
-                streams: common.streams,
-                levels: common.levels,
-                include: compiled("include", common.include)?,
-                exclude: compiled("exclude", common.exclude)?,
-            },
+            filter,
             is_awaited: common.ack == Ack::Sink,
             // Who waits for a sink would rather wait for room, too.
             full: common.full.unwrap_or(match common.ack {
@@ -224,7 +261,7 @@ impl SinkConfig {
             sources: BTreeMap::new(),
             own: Vec::new(),
             fingerprint: 0,
-        })
+        }
     }
 
     /// What it goes by: key and value. Of the filter's and the destination's own only those that are set.
@@ -266,14 +303,17 @@ pub(crate) fn queue_bytes_default(config: &Config) -> usize {
 /// A value as anybody may see it.
 fn shown(key: &str, value: &toml::Value) -> String {
     match value {
-        toml::Value::String(text) if key == "url" => {
-            let text = text.split('?').next().unwrap_or_default();
-            if text.contains('@') { "set".to_owned() } else { text.to_owned() }
-        }
+        toml::Value::String(text) if key == "url" => shown_url(text),
         toml::Value::String(text) if !SECRETS.iter().any(|(secret, _)| *secret == key) => text.clone(),
         toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
         _ => "set".to_owned(),
     }
+}
+
+/// A URL without what may be a secret in it.
+pub(super) fn shown_url(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, place)| format!("…@{place}"))
 }
 
 fn fingerprint(table: &toml::Table) -> u64 {
@@ -292,23 +332,40 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-fn within(key: &str, value: usize, min: usize, max: usize) -> Result<(), Wrong> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(Wrong::new(key, format!("{value} is not between {min} and {max}")))
-}
-
 /// Takes what every sink has out of `table`, key by key, so that a mistake is told by its key.
-fn read_common(table: &mut toml::Table) -> Result<Common, Wrong> {
-    let mut own = toml::Table::new();
+fn read_common(table: &mut toml::Table, wrongs: &mut Vec<Wrong>) -> Common {
+    let mut right = toml::Table::new();
     for key in COMMON {
         let Some(value) = table.remove(key) else { continue };
-        let alone = toml::Table::from_iter([(key.to_owned(), value.clone())]);
-        alone.try_into::<Common>().map_err(|error| Wrong::new(key, error.message()))?;
-        own.insert(key.to_owned(), value);
+        match toml::Table::from_iter([(key.to_owned(), value.clone())]).try_into::<Common>() {
+            Ok(_) => drop(right.insert(key.to_owned(), value)),
+            Err(error) => wrongs.push(Wrong::new(key, error.message())),
+        }
     }
-    own.try_into().map_err(|error: toml::de::Error| Wrong::new("", error.message()))
+    right.try_into().expect("each of its keys was read alone")
+}
+
+/// Reads the destination's own keys: without each that is wrong, so that the others are told, too. `None` if one was.
+fn read_own(kind: &str, mut table: toml::Table, wrongs: &mut Vec<Wrong>) -> Option<Settings> {
+    let mut without: Vec<String> = Vec::new();
+    loop {
+        let keys: Vec<String> = table.keys().cloned().collect();
+        match Settings::read(kind, table.clone())? {
+            Ok(settings) => return without.is_empty().then_some(settings),
+            Err(error) => {
+                let is_left_out = without.iter().any(|key| error.message() == format!("missing field `{key}`"));
+                let wrong = of_its_own(&error, &keys);
+                let is_known = table.remove(&wrong.key).is_some();
+                without.push(wrong.key.clone());
+                if !is_left_out {
+                    wrongs.push(wrong);
+                }
+                if !is_known {
+                    return None;
+                }
+            }
+        }
+    }
 }
 
 /// Which of the destination's own keys is meant, and the nearest of those that there are if it is unknown.
@@ -329,7 +386,7 @@ fn of_its_own(error: &toml::de::Error, keys: &[String]) -> Wrong {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<SinkConfig, Wrong> {
+    fn read(text: &str) -> Result<SinkConfig, Vec<Wrong>> {
         SinkConfig::read("archive", text.parse().unwrap())
     }
 
@@ -352,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_told_by_its_key() {
-        let wrong = |text: &str| read(text).unwrap_err();
+        let wrong = |text: &str| read(text).unwrap_err().remove(0);
         assert_eq!(wrong("").key, "type");
         assert_eq!(wrong("type = \"nul\"").key, "type");
         let unknown = wrong("type = \"null\"\nbatch_line_max = 5");
@@ -364,6 +421,19 @@ mod tests {
         assert_eq!(wrong("type = \"null\"\nqueue_bytes = \"1 parsec\"").key, "queue_bytes");
         assert_eq!(wrong("type = \"null\"\ninclude = \"(\"").key, "include");
         assert_eq!(wrong("type = \"file\"\ndirectory = \"relative\"").key, "directory");
+        let all = |text: &str| read(text).unwrap_err().into_iter().map(|wrong| wrong.key).collect::<Vec<_>>();
+        assert_eq!(
+            all("batch_lines_max = 0\nqueue_bytes = 1.5\nexclude = \"(\""),
+            ["queue_bytes", "type", "batch_lines_max", "exclude"]
+        );
+        // What is left out because it is wrong is not missing, too.
+        let file =
+            "type = \"file\"\ndirectory = 5\ncompression = \"lz4\"\nfile_byte_max = 1\nfile_age_max = 7\nack = \"no\"";
+        let mut keys = all(file);
+        keys.sort();
+        assert_eq!(keys, ["ack", "compression", "directory", "file_age_max", "file_byte_max"]);
+        assert_eq!(all("type = \"file\"\ncompression = \"lz4\""), ["compression", ""]);
+        assert_eq!(all("type = \"http\"\nurl = \"ftp://a\"\nack = \"no\""), ["ack", "url"]);
         for name in ["", "Archive", "a-b", "1a", "a/b", &"a".repeat(33)] {
             let table = "type = \"null\"".parse().unwrap();
             assert!(SinkConfig::read(name, table).is_err(), "{name:?}");

@@ -105,6 +105,10 @@ pub(crate) async fn drive(
     terms.concurrency_max = terms.concurrency_max.min(sink.concurrency_max());
     let deadline = terms.deadline;
     let mut work = Work::new(Arc::clone(outlet.state()), terms);
+    tokio::select! {
+        () = open(&*sink, outlet.state().name(), deadline) => {}
+        () = shutdown.cancelled() => {}
+    }
     let mut under_way = FuturesUnordered::new();
     let (mut is_open, mut is_told) = (true, true);
     loop {
@@ -149,6 +153,14 @@ pub(crate) async fn drive(
             changed = orders.changed(), if is_told => is_told = changed.is_ok(),
             () = shutdown.cancelled(), if is_held && !shutdown.is_cancelled() => {}
         }
+    }
+}
+
+/// Has the sink open what is its own. What fails is told: the first parcel tries it again.
+async fn open(sink: &dyn Sink, name: &str, deadline: Duration) {
+    let opened = timeout(deadline, AssertUnwindSafe(sink.open()).catch_unwind()).await;
+    if let Ok(Ok(Err(failure))) = opened {
+        tracing::error!(sink = name, reason = %failure, "it cannot be opened; the first lines try it again");
     }
 }
 
@@ -437,7 +449,11 @@ impl Work {
         let now = Instant::now();
         if self.alarmed.is_none_or(|at| now.duration_since(at) >= ALARM_EVERY) {
             self.alarmed = Some(now);
-            tracing::error!(sink = self.state.name(), reason, "the store does not let us in; lines wait");
+            tracing::error!(
+                sink = self.state.name(),
+                reason,
+                "the store does not let us in, or knows no such place; lines wait"
+            );
         }
     }
 

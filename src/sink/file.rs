@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -129,6 +129,10 @@ impl Destination for Settings {
         self.make_on(made_for, Arc::new(Real))
     }
 
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
+    }
+
     fn parcel_defaults(&self) -> ParcelBounds {
         // Each is a sync of every file that it has lines for.
         ParcelBounds { lines: 50_000, bytes: 4 << 20, age: Duration::from_secs(1) }
@@ -183,6 +187,15 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
+    fn open(&self) -> Delivery<'_> {
+        Box::pin(async move {
+            let state = Arc::clone(&self.state).lock_owned().await;
+            let target = self.target.clone();
+            let open = move |state: &mut State| state.open(&target).map(drop).map_err(|error| target.failure(&error));
+            Self::blocking(state, open).await?
+        })
+    }
+
     fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
         Box::pin(async move {
             let mut state = Arc::clone(&self.state).lock_owned().await;

@@ -53,7 +53,7 @@ struct Target {
     /// Behind this the query goes on with the parcel's id.
     uri_before_id: Option<String>,
     /// Named in failures; the rest of a URL may hold a secret.
-    host: String,
+    store: String,
 }
 
 impl Sink for Http {
@@ -71,7 +71,7 @@ impl Sink for Http {
         Box::pin(async {
             let request = self.request(&self.target.uri, Bytes::from_static(self.form.nothing()), None);
             let answer = self.ask(request?, 0).await?;
-            answer.judge_probe().map_err(|failed| failed.told_by(&self.target.host, |text| self.mask(text, &[])))
+            answer.judge_probe().map_err(|failed| failed.told_by(&self.target.store, |text| self.mask(text, &[])))
         })
     }
 }
@@ -85,7 +85,7 @@ impl Http {
         let answer = self.ask(request, parcel.lines()).await?;
         self.buffers.give_back(body);
         answer.judge(self.form.format, parcel.lines()).map_err(|failed| {
-            failed.told_by(&self.target.host, |text| {
+            failed.told_by(&self.target.store, |text| {
                 let mut sent = self.buffers.take(self.form.size_hint(parcel));
                 self.form.write(parcel, &mut sent);
                 self.mask(text, &sent)
@@ -130,7 +130,7 @@ impl Http {
 
     async fn ask(&self, request: Request<Full<Bytes>>, lines: usize) -> Result<Answer, Failure> {
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| unavailable(format!("{}: {}", self.target.host, with_causes(&error))))?;
+        let answer = answer.map_err(|error| unavailable(format!("{}: {}", self.target.store, with_causes(&error))))?;
         Ok(read(answer, ANSWER_BYTES_MAX + self.form.format.answer_bytes_per_line() * lines).await)
     }
 

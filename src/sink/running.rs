@@ -253,7 +253,13 @@ pub(crate) async fn probe(config: &Config) -> Vec<(String, Result<(), String>)> 
 
 fn answer(collector: &LogCollector, all: &Mutex<All>, call: SinkCall) -> Result<Value, SinkRefusal> {
     let all = all.lock();
-    let of = |name: &str| all.handles.iter().find(|handle| handle.name == name).ok_or(SinkRefusal::Unknown);
+    let of = |name: &str| {
+        let handle = all.handles.iter().find(|handle| handle.name == name);
+        handle.ok_or_else(|| {
+            let known: Vec<_> = all.handles.iter().map(|handle| handle.name.as_str()).collect();
+            SinkRefusal::Unknown { name: name.to_owned(), known: known.join(", ") }
+        })
+    };
     match call {
         SinkCall::List => {
             Ok(json!({ "sinks": all.handles.iter().map(|handle| handle.facts(collector)).collect::<Vec<_>>() }))

@@ -78,19 +78,33 @@ impl Loading {
     /// Makes the sinks' settings of what was set, or mistakes.
     pub(super) fn make_sinks(&mut self) {
         for (name, table) in std::mem::take(&mut self.sinks) {
-            match SinkConfig::read(&name, table.set) {
+            let wrongs = match SinkConfig::read(&name, table.set) {
                 Ok(mut sink) => {
+                    let wrong = shares_directory(&sink, &self.config.sinks);
                     sink.sources = table.places.iter().map(|(key, place)| (key.clone(), place.source())).collect();
                     self.config.sinks.push(sink);
+                    wrong.into_iter().collect()
                 }
-                Err(Wrong { key, problem: message }) => {
-                    let place = table.places.get(&key).cloned().or(table.place).unwrap_or(Place::Whole);
-                    let key = if key.is_empty() { format!("sinks.{name}") } else { format!("sinks.{name}.{key}") };
-                    self.mistake(key, place, Problem::Sink { message });
-                }
+                Err(wrongs) => wrongs,
+            };
+            for Wrong { key, problem: message } in wrongs {
+                let place = table.places.get(&key).or(table.place.as_ref()).cloned().unwrap_or(Place::Whole);
+                let key = if key.is_empty() { format!("sinks.{name}") } else { format!("sinks.{name}.{key}") };
+                self.mistake(key, place, Problem::Sink { message });
             }
         }
     }
+}
+
+/// A directory is one sink's, with all that is below it. That another name leads to the same place shows when it is opened.
+fn shares_directory(sink: &SinkConfig, others: &[SinkConfig]) -> Option<Wrong> {
+    let own = sink.settings.directory()?;
+    others.iter().find_map(|other| {
+        let others = other.settings.directory()?;
+        let is_shared = own.starts_with(others) || others.starts_with(own);
+        let problem = format!("{own:?}: sinks.{} has {others:?} for itself, with all below it", other.name);
+        is_shared.then(|| Wrong { key: "directory".to_owned(), problem })
+    })
 }
 
 /// A variable's value as the file would have it: a number, a truth or an array if it reads as one, else a text.

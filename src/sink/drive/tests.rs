@@ -1,4 +1,7 @@
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -37,6 +40,7 @@ struct Store {
     script: Mutex<VecDeque<Does>>,
     lines: Mutex<HashMap<String, usize>>,
     deliveries: Mutex<Vec<(Instant, usize)>>,
+    opened: AtomicUsize,
 }
 
 impl Store {
@@ -56,6 +60,17 @@ impl Store {
 }
 
 impl Sink for Store {
+    /// Nothing depends on it.
+    fn open(&self) -> Delivery<'_> {
+        Box::pin(async move {
+            assert!(self.deliveries.lock().is_empty());
+            match self.opened.fetch_add(1, Relaxed) {
+                0 => Err(Failure::Denied { reason: "as it always does".to_owned() }),
+                _ => panic!("opened twice"),
+            }
+        })
+    }
+
     fn deliver<'a>(&'a self, parcel: &'a Parcel) -> Delivery<'a> {
         Box::pin(async move {
             self.deliveries.lock().push((Instant::now(), parcel.lines()));
@@ -172,6 +187,7 @@ async fn every_line_arrives_whatever_the_store_does() {
     assert_eq!((stats.lines_in, stats.lines_delivered, stats.lines_in_flight), (1_000, 1_000, 0));
     assert!(stats.retries >= 7, "{stats:?}");
     assert_eq!(stats.last_error, None);
+    assert_eq!(store.opened.load(Relaxed), 1);
     let lines = store.lines.lock();
     assert_eq!(lines.len(), 1_000);
     assert!(lines.values().all(|times| *times == 1));

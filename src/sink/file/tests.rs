@@ -218,6 +218,23 @@ async fn a_directory_belongs_to_one_sink() {
 }
 
 #[tokio::test]
+async fn what_a_crash_left_is_complete_before_the_first_line() {
+    let dir = TempDir::new();
+    let sink = made(&packed(dir.path(), Compression::None));
+    sink.deliver(&numbered(0..3)).await.unwrap();
+    // As a process that is killed.
+    drop(sink);
+    let sink = made(&packed(dir.path(), Compression::None));
+    sink.open().await.unwrap();
+    assert_eq!(files(dir.path()), ["a.ndjson"]);
+    assert_eq!(numbers(dir.path()), [0, 1, 2]);
+    let other = made(&packed(dir.path(), Compression::None));
+    assert!(matches!(other.open().await.unwrap_err(), Failure::Denied { .. }));
+    sink.close().await.unwrap();
+    other.deliver(&numbered(3..4)).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_told_by_its_key() {
     let dir = TempDir::new();
     let cases = [

@@ -56,8 +56,8 @@ enum Kind {
 
 impl Failed {
     /// In words: who says it, what it is, and what `masked` leaves of the store's own.
-    pub(super) fn told_by(self, host: &str, masked: impl FnOnce(&[u8]) -> String) -> Failure {
-        let mut reason = format!("{host}: {}", self.what);
+    pub(super) fn told_by(self, store: &str, masked: impl FnOnce(&[u8]) -> String) -> Failure {
+        let mut reason = format!("{store}: {}", self.what);
         if !self.told.is_empty() {
             reason = format!("{reason}: {}", masked(&self.told));
         }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     sink::{
         BadSetting, Destination, Encoding, MadeFor, ParcelBounds,
+        config::shown_url,
         secret::{Secret, read_file, secret},
     },
     tls::Trust,
@@ -87,25 +88,26 @@ impl Settings {
     /// A setting of one store says nothing to another.
     fn check_belonging(&self) -> Result<(), BadSetting> {
         let of_one = [
-            ("index", self.index.is_some(), Format::Elasticsearch),
-            ("dataset", self.dataset.is_some(), Format::Axiom),
-            ("database", self.database.is_some(), Format::ClickHouse),
-            ("table", self.table.is_some(), Format::ClickHouse),
-            ("deduplicate", self.deduplicate.is_some(), Format::ClickHouse),
+            ("index", self.index.is_some(), Format::Elasticsearch, "elasticsearch"),
+            ("dataset", self.dataset.is_some(), Format::Axiom, "axiom"),
+            ("database", self.database.is_some(), Format::ClickHouse, "clickhouse"),
+            ("table", self.table.is_some(), Format::ClickHouse, "clickhouse"),
+            ("deduplicate", self.deduplicate.is_some(), Format::ClickHouse, "clickhouse"),
         ];
-        match of_one.iter().find(|(_, set, format)| *set && *format != self.format) {
-            Some((key, ..)) => Err(bad(key, "it is of another format")),
+        match of_one.iter().find(|(_, set, format, _)| *set && *format != self.format) {
+            Some((key, _, _, format)) => Err(bad(key, format!("it is for format = {format:?} alone"))),
             None => Ok(()),
         }
     }
 
     fn target(&self, encoding: Encoding, index: Option<&IndexName>) -> Result<Target, BadSetting> {
         let text = if self.url.is_empty() { self.format.default_url().unwrap_or_default() } else { &self.url };
-        let url: Uri = text.parse().map_err(|_| bad("url", "expected a URL such as https://store.example:8080"))?;
+        let wrong = |problem: &str| bad("url", format!("{:?}: {problem}", shown_url(text)));
+        let url: Uri = text.parse().map_err(|_| wrong("expected a URL such as https://store.example:8080"))?;
         let scheme = url.scheme_str().filter(|scheme| ["http", "https"].contains(scheme));
-        let scheme = scheme.ok_or_else(|| bad("url", "expected http:// or https://"))?;
+        let scheme = scheme.ok_or_else(|| wrong("expected http:// or https://"))?;
         let authority = url.authority().filter(|authority| !authority.host().is_empty());
-        let authority = authority.ok_or_else(|| bad("url", "it names no host"))?;
+        let authority = authority.ok_or_else(|| wrong("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(bad("url", "a name and a password belong into user and password_file"));
         }
@@ -119,8 +121,8 @@ impl Settings {
         let deduplicate = self.format == Format::ClickHouse && self.deduplicate.unwrap_or(true);
         Ok(Target {
             uri_before_id: deduplicate.then(|| format!("{uri}&insert_deduplication_token=")),
-            uri: uri.parse().map_err(|_| bad("url", "it is too long, or holds what no URL may"))?,
-            host: authority.to_string(),
+            uri: uri.parse().map_err(|_| wrong("it is too long, or holds what no URL may"))?,
+            store: format!("{scheme}://{authority}"),
         })
     }
 
