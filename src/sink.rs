@@ -120,6 +120,8 @@ destinations! {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MadeFor {
     pub(crate) encoding: Encoding,
+    /// The drain whose lines it delivers, as that knows itself; `None` where nothing is delivered.
+    pub(crate) drain: Option<u64>,
 }
 
 /// A setting that makes no sense, by its key within the sink's table.

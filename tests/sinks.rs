@@ -330,6 +330,43 @@ async fn a_sink_is_paused_resumed_and_told_of() {
     store.has(10).await;
 }
 
+#[tokio::test]
+async fn lines_do_not_go_round_between_a_drain_and_its_own_sink() {
+    // A load balancer, say: neither knows where it leads.
+    let between = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", between.local_addr().unwrap());
+    let drain = start(&[
+        ("FLEETDRAIN_SINKS__STORE__TYPE", "http".to_owned()),
+        ("FLEETDRAIN_SINKS__STORE__URL", url),
+        ("FLEETDRAIN_SINKS__STORE__BATCH_AGE_MAX", "50ms".to_owned()),
+    ]);
+    let ingest = drain.ingest;
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = between.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(ingest).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    post(&drain, 0..10).await;
+    let told = async {
+        loop {
+            if let Some(error) = sink(&drain).await["last_error"].as_str() {
+                return error.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let error = timeout(PATIENCE, told).await.expect("the sink fails");
+    assert!(error.contains("508") && error.contains("of this very drain"), "{error}");
+    let (_, stats) = Client::connect(drain.control).await.call(Method::GET, "/api/v1/stats").await;
+    assert_eq!(stats["lines_received"], 10, "{stats}");
+    // Another drain's are welcome.
+    let mut client = Client::connect(drain.ingest).await;
+    let answer = client.post(&[("fleetdrain-from", "1f")], "{\"instance\":\"m\"}").await;
+    assert_eq!(answer.0, StatusCode::OK, "{}", answer.1);
+}
+
 /// A drain whose sinks are in a file that changes.
 struct Configured {
     file: PathBuf,

@@ -22,7 +22,7 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{
-        ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
+        ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue,
         WWW_AUTHENTICATE,
     },
 };
@@ -210,6 +210,11 @@ impl Ingest {
     /// What the headers of a body say of it.
     fn terms(&self, headers: &HeaderMap) -> Result<Terms, Problem> {
         self.authorize(headers)?;
+        if headers.get(FROM).is_some_and(|from| *from == from_value(self.collector.epoch())) {
+            let detail = "it comes from a sink of this very drain: its lines would go round for ever";
+            let refusal = Problem::refusal(Reason::BadRequest, detail);
+            return Err(Problem { status: StatusCode::LOOP_DETECTED, ..refusal });
+        }
         Ok(Terms { key: idempotency_key(headers)?.map(Into::into), encoding: encoding(headers)? })
     }
 
@@ -427,6 +432,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
             Err(Problem::refusal(Reason::BadRequest, detail))
         }
     }
+}
+
+/// What a sink says of the drain whose lines it delivers.
+pub(crate) const FROM: HeaderName = HeaderName::from_static("fleetdrain-from");
+
+/// How a drain names itself there.
+pub(crate) fn from_value(epoch: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("{epoch:x}")).expect("digits are a header's value")
 }
 
 /// The one encoding that a body has.

@@ -229,7 +229,7 @@ impl SinkConfig {
         let checked = common.check(bounds, &mut wrongs);
         if let Some(settings) = &settings {
             // What cannot be made is a mistake of the configuration.
-            let made = settings.make(&MadeFor { encoding: checked.common.record });
+            let made = settings.make(&MadeFor { encoding: checked.common.record, drain: None });
             wrongs.extend(made.err().map(|bad| Wrong::new(bad.key, bad.problem)));
         }
         match (kind, settings) {

@@ -137,8 +137,8 @@ impl CommonTerms {
     }
 }
 
-fn make(of: &SinkConfig) -> Result<Arc<dyn Sink>, BadSink> {
-    let made = of.settings.make(&MadeFor { encoding: of.encoding });
+fn make(of: &SinkConfig, collector: &LogCollector) -> Result<Arc<dyn Sink>, BadSink> {
+    let made = of.settings.make(&MadeFor { encoding: of.encoding, drain: Some(collector.epoch()) });
     Ok(made.map_err(|source| BadSink { name: of.name.clone(), source })?.into())
 }
 
@@ -239,7 +239,7 @@ impl Running {
 pub(crate) async fn probe(config: &Config) -> Vec<(String, Result<(), String>)> {
     let mut answers = Vec::new();
     for of in &config.sinks {
-        let answer = match of.settings.make(&MadeFor { encoding: of.encoding }) {
+        let answer = match of.settings.make(&MadeFor { encoding: of.encoding, drain: None }) {
             Ok(sink) => match timeout(of.deliver_deadline, sink.probe()).await {
                 Ok(answer) => answer.map_err(|failure| failure.to_string()),
                 Err(_) => Err(format!("no answer within {:?}", of.deliver_deadline)),

@@ -47,7 +47,7 @@ fn made(settings: &Settings) -> FileSink {
 }
 
 fn made_on(settings: &Settings, disk: Arc<dyn Disk>) -> FileSink {
-    let made_for = MadeFor { encoding: Encoding::Raw };
+    let made_for = MadeFor { encoding: Encoding::Raw, drain: None };
     settings.make_on(&made_for, disk).unwrap()
 }
 
@@ -245,7 +245,7 @@ async fn what_cannot_be_is_told_by_its_key() {
         ("file_bytes_max = \"1KiB\"", "file_bytes_max"),
         ("file_age_max = \"1ms\"", "file_age_max"),
     ];
-    let made_for = MadeFor { encoding: Encoding::Raw };
+    let made_for = MadeFor { encoding: Encoding::Raw, drain: None };
     for (rest, key) in cases {
         let bad = settings(dir.path(), rest).make(&made_for).err().unwrap();
         assert_eq!(bad.key, key, "{bad}");

@@ -133,6 +133,8 @@ impl Answer {
         match self.status.as_u16() {
             400 | 422 => Kind::Never,
             413 => Kind::TooLarge,
+            // It is this very drain, or leads back to it.
+            508 => Kind::Denied,
             // 430: a limit is reached (Axiom).
             408 | 425 | 429 | 430 | 500.. => Kind::Unavailable(self.retry_after),
             // Of the request and the place, not of the lines: a method, a media type, a proxy in between. 402: a quota is used up

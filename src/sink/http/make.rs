@@ -20,6 +20,7 @@ use super::{
     settings::{Method, Settings},
 };
 use crate::{
+    http::ingest::{FROM, from_value},
     sink::{
         BadSetting, Destination, Encoding, MadeFor, ParcelBounds,
         config::shown_url,
@@ -55,7 +56,10 @@ impl Destination for Settings {
         let index = index.map_err(|problem| bad("index", problem))?;
         let target = self.target(made_for.encoding, index.as_ref())?;
         let mut secrets: Vec<String> = self.headers.values().map(|value| value.0.clone()).collect();
-        let headers = self.all_headers(&mut secrets)?;
+        let mut headers = self.all_headers(&mut secrets)?;
+        if let Some(drain) = made_for.drain {
+            headers.insert(FROM, from_value(drain));
+        }
         Ok(Http {
             client: Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())

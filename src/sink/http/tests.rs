@@ -25,7 +25,7 @@ fn settings(toml: &str) -> Settings {
 }
 
 fn make(toml: &str) -> Result<Http, crate::sink::BadSetting> {
-    settings(toml).make(&MadeFor { encoding: Encoding::Raw })
+    settings(toml).make(&MadeFor { encoding: Encoding::Raw, drain: None })
 }
 
 /// What came in one request.
@@ -193,6 +193,7 @@ async fn what_a_status_means_is_what_is_done_about_it() {
         ("403 Forbidden", "", "denied"),
         ("404 Not Found", "", "denied"),
         ("405 Method Not Allowed", "", "denied"),
+        ("508 Loop Detected", "", "denied"),
         ("415 Unsupported Media Type", "", "denied"),
         ("408 Request Timeout", "", "unavailable"),
         ("413 Content Too Large", "", "too large"),

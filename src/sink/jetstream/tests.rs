@@ -6,7 +6,7 @@ const URL: &str = "url = \"nats://nats.example\"\n";
 
 fn made(settings: &str) -> Result<JetStream, BadSetting> {
     let settings: Settings = toml::from_str(&format!("{URL}{settings}")).unwrap();
-    settings.make(&MadeFor { encoding: Encoding::Raw })
+    settings.make(&MadeFor { encoding: Encoding::Raw, drain: None })
 }
 
 fn wrong(settings: &str) -> &'static str {
@@ -17,7 +17,7 @@ fn wrong(settings: &str) -> &'static str {
 fn what_cannot_be_is_told_by_its_key() {
     let url = |url: &str| {
         let settings: Settings = toml::from_str(&format!("url = {url:?}")).unwrap();
-        settings.make(&MadeFor { encoding: Encoding::Raw }).map(drop).map_err(|bad| bad.key)
+        settings.make(&MadeFor { encoding: Encoding::Raw, drain: None }).map(drop).map_err(|bad| bad.key)
     };
     assert_eq!(url("nats://one.example:4222, tls://two.example"), Ok(()));
     for bad in ["", "http://nats.example", "nats://me:secret@nats.example", "nats://one,", "nats://"] {

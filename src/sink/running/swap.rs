@@ -85,7 +85,8 @@ impl Sinks {
             let all = self.all.lock();
             config.sinks.iter().filter(|of| !is_kept(of, &all)).collect()
         };
-        let made = fresh.into_iter().map(|of| Ok((of, make(of)?))).collect::<Result<Vec<_>, BadSink>>()?;
+        let made =
+            fresh.into_iter().map(|of| Ok((of, make(of, &self.collector)?))).collect::<Result<Vec<_>, BadSink>>()?;
         let mut swapped = Swapped::default();
         let begun: Vec<_> = {
             let mut all = self.all.lock();

@@ -52,7 +52,7 @@ impl Drop for Server {
 
 fn made(settings: &str) -> Result<S3, BadSetting> {
     let settings: Settings = toml::from_str(settings).unwrap();
-    settings.make(&MadeFor { encoding: Encoding::Raw })
+    settings.make(&MadeFor { encoding: Encoding::Raw, drain: None })
 }
 
 fn numbered(lines: usize, pad: usize) -> Parcel {
