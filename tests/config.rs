@@ -240,6 +240,23 @@ fn all_mistakes_of_a_sink_are_told_at_once() {
 }
 
 #[test]
+fn a_sink_is_set_by_variables_as_it_is_by_the_file() {
+    let base = [("FLEETDRAIN_SINKS__A__TYPE", "file"), ("FLEETDRAIN_SINKS__A__DIRECTORY", "/var/a")];
+    let with = |more: &[(&str, &str)]| env(&[&base[..], more].concat());
+    for value in ["404", "true", "[12]", "[a-z", "1.5"] {
+        let told = load(&with(&[("FLEETDRAIN_SINKS__A__INCLUDE", value)]));
+        assert_eq!(told.is_ok(), value != "[a-z", "{value}");
+    }
+    let lists = [("FLEETDRAIN_SINKS__A__APPS", "web, 404"), ("FLEETDRAIN_SINKS__A__LEVELS", "[\"error\"]")];
+    config(&with(&lists));
+    config(&with(&[("FLEETDRAIN_SINKS__A__CONCURRENCY_MAX", "4"), ("FLEETDRAIN_SINKS__A__BATCH_AGE_MAX", "2s")]));
+    let told =
+        mistakes(&with(&[("FLEETDRAIN_SINKS__A__CONCURRENCY_MAX", "true"), ("FLEETDRAIN_SINKS__A__EXCLUDE", "7")]));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("FLEETDRAIN_SINKS__A__CONCURRENCY_MAX"), "{told}");
+}
+
+#[test]
 fn a_directory_of_two_sinks_is_a_mistake() {
     let sinks = |one: &str, other: &str| {
         let sink = |name, directory| format!("[sinks.{name}]\ntype = \"file\"\ndirectory = {directory:?}\n");
@@ -253,6 +270,18 @@ fn a_directory_of_two_sinks_is_a_mistake() {
         assert!(mistakes.contains(&wanted), "{mistakes}");
     }
     config(&sinks("/var/a", "/var/ab"));
+    // By another name, and beside our own.
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("linked");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(dir.join("real")).unwrap();
+    std::os::unix::fs::symlink(dir.join("real"), dir.join("link")).unwrap();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let told = mistakes(&sinks(&path("real"), &path("link/deeper")));
+    assert!(told.contains("sinks.copy.directory") && told.lines().count() == 1, "{told}");
+    let spool =
+        format!("[spool]\ndir = {:?}\n[sinks.a]\ntype = \"file\"\ndirectory = {:?}\n", path("link"), path("real/a"));
+    let told = mistakes(&file(&spool));
+    assert!(told.contains("sinks.a.directory: ") && told.contains("spool.dir has "), "{told}");
 }
 
 #[test]

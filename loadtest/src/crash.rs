@@ -397,6 +397,7 @@ impl<'a> Crash<'a> {
     fn end_and_start(&mut self, mut life: Life) -> Result<Life, Failure> {
         loop {
             self.report.kills += 1;
+            self.shared.kills();
             match (self.args.signal, life.server.ended()) {
                 // Killed within a fault.
                 (Stop::Kill, Some(_)) => {}

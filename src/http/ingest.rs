@@ -487,7 +487,10 @@ fn not_admitted(cause: Cause, retry_after: Duration) -> Problem {
             Problem { status: StatusCode::SERVICE_UNAVAILABLE, ..refusal }
         }
         Cause::Memory => Problem::refusal(Reason::Memory, "the memory budget has no room"),
-        Cause::Spool => Problem::refusal(Reason::Spool, "the spool has no room for it, or its disk refused it"),
+        Cause::Spool => Problem::refusal(
+            Reason::Spool,
+            "the spool has no room for it beside what sinks and queues have not had (spool.bytes_max), or its disk refused it",
+        ),
         Cause::Unknown => {
             let detail = "a sync of the spool failed: the body may have been taken, or not";
             Problem { is_unknown: true, ..Problem::refusal(Reason::Spool, detail) }

@@ -66,6 +66,9 @@ const LINES_MAX: usize = 1_000_000;
 pub(crate) const SECRETS: [(&str, &str); 3] =
     [("token", "token_file"), ("password", "password_file"), ("secret_access_key", "secret_access_key_file")];
 
+/// Keys that are lists: a variable has their items between commas.
+pub(crate) const LISTS: [&str; 5] = ["apps", "regions", "machines", "streams", "levels"];
+
 const CONCURRENCY_MAX: usize = 1_000;
 
 /// Whether senders are answered only when a sink has what they sent.

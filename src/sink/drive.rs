@@ -160,7 +160,8 @@ pub(crate) async fn drive(
 async fn open(sink: &dyn Sink, name: &str, deadline: Duration) {
     let opened = timeout(deadline, AssertUnwindSafe(sink.open()).catch_unwind()).await;
     if let Ok(Ok(Err(failure))) = opened {
-        tracing::error!(sink = name, reason = %failure, "it cannot be opened; the first lines try it again");
+        // One that it follows may not have gone yet.
+        tracing::warn!(sink = name, reason = %failure, "it cannot be opened yet; the first lines try it again");
     }
 }
 

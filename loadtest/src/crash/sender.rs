@@ -31,6 +31,8 @@ pub(super) struct Shared {
     /// Records a second of all senders together, as the bits of a float.
     pace: AtomicU64,
     finish: AtomicBool,
+    /// How often the drain was killed.
+    killed: AtomicU64,
 }
 
 impl Shared {
@@ -44,6 +46,7 @@ impl Shared {
             last_blocked: zero(),
             pace: pace.to_bits().into(),
             finish: AtomicBool::default(),
+            killed: zero(),
         }
     }
 
@@ -87,6 +90,11 @@ impl Shared {
     /// Whether a body was acknowledged at `since` or later.
     pub(super) fn acknowledged_since(&self, since: Instant) -> bool {
         self.is_since(&self.last_acknowledged, since)
+    }
+
+    /// The drain is about to be killed.
+    pub(super) fn kills(&self) {
+        self.killed.fetch_add(1, Relaxed);
     }
 
     /// Tells the senders to bring the body that they are at to its end, and stop.
@@ -250,6 +258,7 @@ impl Sender {
             self.tally.connections += 1;
         }
         let abandoned = body.abandoned.filter(|_| is_first);
+        let killed = self.shared.killed.load(Relaxed);
         match tokio::time::timeout(abandoned.unwrap_or(ANSWER_WAIT), self.exchange(body)).await {
             Ok(Ok((answer, sent))) => {
                 self.time(answer.status, sent);
@@ -269,9 +278,10 @@ impl Sender {
                 self.tally.unanswered += 1;
                 self.tally.abandoned += u64::from(abandoned.is_some());
                 if abandoned.is_none() {
-                    let range = &body.records;
+                    // After a kill there is nobody to answer: the kernel owes the connection's end.
+                    let (range, kills) = (&body.records, self.shared.killed.load(Relaxed) - killed);
                     self.tally.wrong(format!(
-                        "no answer within {ANSWER_WAIT:?} to records {range:?} of sender {}",
+                        "no answer within {ANSWER_WAIT:?}, and {kills} kills, to records {range:?} of sender {}",
                         self.number
                     ));
                 }

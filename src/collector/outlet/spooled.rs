@@ -103,8 +103,17 @@ impl LogCollector {
     /// Forgets where sinks stood that are not named, so that they hold nothing back any more.
     pub(crate) fn forget_sinks_but(&self, names: &[&str]) {
         let Some(spool) = self.spool() else { return };
-        for (name, _) in spool.cursors().iter().filter(|(name, _)| !names.contains(&name.as_str())) {
-            tracing::warn!(sink = %name, "a sink is no longer configured: what it has not had of the spool is given up");
+        for (name, seq) in spool.cursors().iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+            let next = spool.first(Seek::Seq(*seq)).ok().flatten();
+            match next.map(|next| self.shared.history.end().1.saturating_sub(next.first_line())) {
+                None => tracing::info!(sink = %name, "a sink is no longer configured; it had everything"),
+                Some(lines_at_most) => tracing::warn!(
+                    sink = %name,
+                    lines_at_most,
+                    "a sink is no longer configured: what it has not had of the spool is given up; once it is set again `fleetdrain \
+                     sinks rewind` delivers what the spool still keeps"
+                ),
+            }
             spool.remove_cursor(name);
         }
     }

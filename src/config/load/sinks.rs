@@ -1,11 +1,18 @@
 //! `[sinks.NAME]` of the file, and `FLEETDRAIN_SINKS__NAME__KEY`.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf, absolute},
+};
 
 use toml::{Spanned, de::DeValue};
 
 use super::{Loading, Place, Problem};
-use crate::sink::config::{SECRETS, SinkConfig, Wrong};
+use crate::{
+    config::Config,
+    sink::config::{LISTS, SECRETS, SinkConfig, Wrong},
+};
 
 const PREFIX: &str = "FLEETDRAIN_SINKS__";
 
@@ -15,6 +22,8 @@ pub(super) type Tables = BTreeMap<String, Table>;
 #[derive(Default)]
 pub(super) struct Table {
     set: toml::Table,
+    /// What variables have set, as it stands there.
+    texts: BTreeMap<String, String>,
     /// Where each key was set, and the whole.
     places: BTreeMap<String, Place>,
     place: Option<Place>,
@@ -71,16 +80,24 @@ impl Loading {
         let table = self.sinks.entry(name).or_default();
         table.places.insert(key.clone(), Place::Variable(variable.to_owned()));
         let is_secret = SECRETS.iter().any(|(secret, _)| *secret == key);
-        table.set.insert(key, if is_secret { value.into() } else { plain(value) });
+        let read = match key.as_str() {
+            _ if is_secret => value.into(),
+            key if LISTS.contains(&key) && !value.trim_start().starts_with('[') => {
+                value.split(',').map(|item| toml::Value::from(item.trim())).collect::<Vec<_>>().into()
+            }
+            _ => plain(value),
+        };
+        table.texts.insert(key.clone(), value.to_owned());
+        table.set.insert(key, read);
         true
     }
 
     /// Makes the sinks' settings of what was set, or mistakes.
     pub(super) fn make_sinks(&mut self) {
         for (name, table) in std::mem::take(&mut self.sinks) {
-            let wrongs = match SinkConfig::read(&name, table.set) {
+            let wrongs = match read(&name, table.set, &table.texts) {
                 Ok(mut sink) => {
-                    let wrong = shares_directory(&sink, &self.config.sinks);
+                    let wrong = shares_directory(&sink, &self.config);
                     sink.sources = table.places.iter().map(|(key, place)| (key.clone(), place.source())).collect();
                     self.config.sinks.push(sink);
                     wrong.into_iter().collect()
@@ -96,15 +113,48 @@ impl Loading {
     }
 }
 
-/// A directory is one sink's, with all that is below it. That another name leads to the same place shows when it is opened.
-fn shares_directory(sink: &SinkConfig, others: &[SinkConfig]) -> Option<Wrong> {
+/// Reads a sink. What a variable says may read as a number, and be a text all the same: an index named 2024.
+fn read(name: &str, mut set: toml::Table, texts: &BTreeMap<String, String>) -> Result<SinkConfig, Vec<Wrong>> {
+    let wrongs = match SinkConfig::read(name, set.clone()) {
+        Ok(sink) => return Ok(sink),
+        Err(wrongs) => wrongs,
+    };
+    let mut is_other = false;
+    for (key, text) in texts {
+        if wrongs.iter().any(|wrong| wrong.key == *key) && !LISTS.contains(&key.as_str()) {
+            let before = set.insert(key.clone(), text.as_str().into());
+            is_other |= before.is_some_and(|before| !before.is_str());
+        }
+    }
+    match SinkConfig::read(name, set) {
+        Err(others) if !is_other || others.len() >= wrongs.len() => Err(wrongs),
+        read => read,
+    }
+}
+
+/// A directory is one sink's, with all that is below it.
+fn shares_directory(sink: &SinkConfig, config: &Config) -> Option<Wrong> {
     let own = sink.settings.directory()?;
-    others.iter().find_map(|other| {
-        let others = other.settings.directory()?;
-        let is_shared = own.starts_with(others) || others.starts_with(own);
-        let problem = format!("{own:?}: sinks.{} has {others:?} for itself, with all below it", other.name);
+    let sinks =
+        config.sinks.iter().filter_map(|sink| Some((format!("sinks.{}", sink.name), sink.settings.directory()?)));
+    let ours = [("spool.dir", &config.spool.dir), ("journal.dir", &config.journal.dir)];
+    let ours = ours.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?)));
+    sinks.chain(ours).find_map(|(key, other)| {
+        let (real, real_other) = (real(own), real(other));
+        let is_shared = real.starts_with(&real_other) || real_other.starts_with(&real);
+        let problem = format!("{own:?}: {key} has {other:?} for itself, with all below it");
         is_shared.then(|| Wrong { key: "directory".to_owned(), problem })
     })
+}
+
+/// Where a path leads: as much of it as is there, and the rest.
+fn real(path: &Path) -> PathBuf {
+    let path = &absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) => real.join(path.strip_prefix(above).unwrap_or(path)),
+        None => path.to_owned(),
+    }
 }
 
 /// A variable's value as the file would have it: a number, a truth or an array if it reads as one, else a text.
