@@ -551,6 +551,18 @@ fn a_decoded_body_never_takes_more_than_a_quarter_of_the_budget() {
 }
 
 #[test]
+fn a_body_that_the_spool_could_not_keep_is_too_large() {
+    let text = "[spool]\ndir = \"/var/spool/fleetdrain\"\nbytes_max = \"10MiB\"\n";
+    let loaded = load(&file(text)).unwrap();
+    assert_eq!(loaded.config.ingest.decoded_bytes_max, 5 * MIB);
+    let note = loaded.effective().find(|one| one.setting.key == "ingest.decoded_bytes_max").unwrap().note;
+    assert_eq!(note.as_deref(), Some("half of spool.bytes_max, instead of 256MiB"));
+    assert!(!loaded.warnings.iter().any(|warning| warning.contains("decoded")), "{:?}", loaded.warnings);
+    // Without a spool it bounds nothing.
+    assert!(config(&file("[spool]\nbytes_max = \"10MiB\"\n")).ingest.decoded_bytes_max > 5 * MIB);
+}
+
+#[test]
 fn history_fits_into_the_budget() {
     let found = mistakes(&file("[memory]\nbudget = \"100MiB\"\n[history]\nbytes = \"200MiB\"\n"));
     assert!(

@@ -425,11 +425,17 @@ impl Loading {
             self.mistake("history.bytes", self.place("history.bytes"), problem);
         }
         let asked = self.config.ingest.decoded_bytes_max;
-        if asked > budget / 4 {
-            self.config.ingest.decoded_bytes_max = budget / 4;
-            let note = format!("a quarter of memory.budget, instead of {}", format_size(asked));
+        // What a spool of that size could not keep until it is read is refused before it is acknowledged.
+        let spool = self.config.spool.dir.as_ref().map(|_| self.config.spool.bytes_max / 2);
+        let (bound, share) = match spool {
+            Some(bytes) if bytes < budget / 4 => (bytes, "half of spool.bytes_max"),
+            _ => (budget / 4, "a quarter of memory.budget"),
+        };
+        if asked > bound {
+            self.config.ingest.decoded_bytes_max = bound;
+            let note = format!("{share}, instead of {}", format_size(asked));
             if self.is_set("ingest.decoded_bytes_max") {
-                self.warnings.push(format!("ingest.decoded_bytes_max is {}: {note}", format_size(budget / 4)));
+                self.warnings.push(format!("ingest.decoded_bytes_max is {}: {note}", format_size(bound)));
             }
             self.notes.insert("ingest.decoded_bytes_max", note);
         }

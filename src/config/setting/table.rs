@@ -56,7 +56,7 @@ pub static SETTINGS: [Setting; 63] = [
         ..setting(
             "ingest.decoded_bytes_max",
             Kind::Size { at: |c| &mut c.ingest.decoded_bytes_max, min: 1, max: GIB },
-            "the largest body decoded; never more than a quarter of memory.budget",
+            "the largest body decoded; never more than a quarter of memory.budget, or half of spool.bytes_max",
         )
     },
     setting(
