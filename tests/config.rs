@@ -225,7 +225,7 @@ fn all_mistakes_of_a_sink_are_told_at_once() {
                 [sinks.table]\ntype = \"http\"\nurl = \"http://a\"\nindex = \"logs\"\n";
     let mistakes = mistakes(&file(text));
     let wanted = [
-        "fleetdrain.toml:4:1: sinks.store.url: \"…@a/b\": expected http:// or https://",
+        "fleetdrain.toml:4:1: sinks.store.url: \"…\": expected http:// or https://",
         "fleetdrain.toml:5:1: sinks.store.batch_lines_max: 0 is not between 1 and 1000000",
         "fleetdrain.toml:6:1: sinks.store.ack: unknown variant `maybe`, expected `none` or `sink`",
         "fleetdrain.toml:9:1: sinks.files.compression: unknown variant `lz4`",
@@ -237,6 +237,16 @@ fn all_mistakes_of_a_sink_are_told_at_once() {
         assert!(mistakes.lines().any(|line| line.starts_with(wanted)), "{wanted}\n{mistakes}");
     }
     assert_eq!(mistakes.lines().count(), wanted.len(), "{mistakes}");
+    for (url, shown) in [
+        ("ftp://u:p?secret@h", "…"),
+        ("u:secret?x@h", "…"),
+        ("https://st ore/secret", "https://st ore"),
+        ("ftp://h/secret?secret", "ftp://h"),
+        ("secret@h", "…"),
+    ] {
+        let told = self::mistakes(&file(&format!("[sinks.store]\ntype = \"http\"\nurl = {url:?}\n")));
+        assert!(told.contains(&format!("sinks.store.url: {shown:?}: ")) && !told.contains("secret"), "{url}: {told}");
+    }
 }
 
 #[test]
@@ -257,6 +267,15 @@ fn a_sink_is_set_by_variables_as_it_is_by_the_file() {
 }
 
 #[test]
+fn a_stream_that_hardly_any_record_has_is_told() {
+    let loaded = load(&file("[sinks.a]\ntype = \"null\"\nstreams = [\"stdout\", \"stdouts\"]\n")).unwrap();
+    let told: Vec<_> =
+        loaded.warnings.iter().filter(|warning| warning.starts_with("sinks.a.streams: \"stdouts\" ")).collect();
+    assert_eq!(told.len(), 1, "{:?}", loaded.warnings);
+    assert!(!loaded.warnings.iter().any(|warning| warning.contains("\"stdout\"")), "{:?}", loaded.warnings);
+}
+
+#[test]
 fn a_directory_of_two_sinks_is_a_mistake() {
     let sinks = |one: &str, other: &str| {
         let sink = |name, directory| format!("[sinks.{name}]\ntype = \"file\"\ndirectory = {directory:?}\n");
@@ -270,6 +289,7 @@ fn a_directory_of_two_sinks_is_a_mistake() {
         assert!(mistakes.contains(&wanted), "{mistakes}");
     }
     config(&sinks("/var/a", "/var/ab"));
+    config(&sinks("/var/a", "/var/a/../b"));
     // By another name, and beside our own.
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("linked");
     let _ = fs::remove_dir_all(&dir);

@@ -83,7 +83,7 @@ fn text(answer: &Value) -> String {
         }
     }
     if let Value::Number(seq) = &entry["machine_seq"] {
-        line("number", format!("{} of its machine's lines", thousands(seq)));
+        line("number", format!("{} of its machine's lines since the drain's start", thousands(seq)));
     }
     line("kept", kept(&answer["kept"]));
     match &answer["limited"] {

@@ -1,6 +1,6 @@
 //! `fleetdrain serve`: the configuration, the log and the runtime; the rest is `service`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{Exit, Failure, allocator::keep_pages_small, logging};
 use crate::config::{Flag, Loader, LogFormat};
@@ -78,6 +78,9 @@ impl Settings {
     }
 }
 
+/// How long threads are waited for at the very end.
+const LAST_WAIT: Duration = Duration::from_millis(100);
+
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let loader = args.settings.loader();
     let loaded = loader.load()?;
@@ -86,6 +89,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("fleetdrain").build();
     let runtime = runtime.map_err(Failure::io("cannot start the runtime"))?;
     let served = runtime.block_on(crate::service::serve(loaded, loader));
+    // What still waits for a disk is as good as killed: everything that was to be waited for has been, for as long as it may take.
+    runtime.shutdown_timeout(LAST_WAIT);
     served.map(|()| Exit::Success).map_err(|error| match error {
         #[cfg(feature = "spool")]
         ServeError::Spool { dir, source } => Failure::Spool { dir: dir.display().to_string(), source },

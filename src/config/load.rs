@@ -601,6 +601,9 @@ fn nearest_section(section: &str) -> &'static str {
 }
 
 fn nearest_variable(name: &str) -> String {
+    if name.starts_with("FLEETDRAIN_SINK") {
+        return "FLEETDRAIN_SINKS__NAME__KEY".to_owned();
+    }
     let tokens = TOKENS.iter().map(|(key, _)| variable(key));
     let known = SETTINGS.iter().map(Setting::variable).chain(tokens);
     known.max_by(|a, b| likeness(a, name).total_cmp(&likeness(b, name))).unwrap_or_default()

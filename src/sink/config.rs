@@ -306,7 +306,7 @@ pub(crate) fn queue_bytes_default(config: &Config) -> usize {
 /// A value as anybody may see it.
 fn shown(key: &str, value: &toml::Value) -> String {
     match value {
-        toml::Value::String(text) if key == "url" => shown_url(text),
+        toml::Value::String(text) if key == "url" => shown_url(text).to_owned(),
         toml::Value::String(text) if !SECRETS.iter().any(|(secret, _)| *secret == key) => text.clone(),
         toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
         _ => "set".to_owned(),
@@ -314,9 +314,16 @@ fn shown(key: &str, value: &toml::Value) -> String {
 }
 
 /// A URL without what may be a secret in it.
-pub(super) fn shown_url(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, place)| format!("…@{place}"))
+pub(super) fn shown_url(url: &str) -> &str {
+    // A name and a password may hold anything.
+    if url.contains('@') { "…" } else { url.split('?').next().unwrap_or_default() }
+}
+
+/// Of that its host alone: some stores have their secret in the path.
+pub(super) fn shown_host(url: &str) -> &str {
+    let url = shown_url(url);
+    let path = url.find("://").map_or(0, |scheme| scheme + 3);
+    url[path..].find('/').map_or(url, |end| &url[..path + end])
 }
 
 fn fingerprint(table: &toml::Table) -> u64 {
@@ -376,7 +383,8 @@ fn of_its_own(error: &toml::de::Error, keys: &[String]) -> Wrong {
     let message = error.message();
     let Some(unknown) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) else {
         let text = error.to_string();
-        let key = keys.iter().find(|key| text.contains(&format!("`{key}`")));
+        let named = |key: &str, before: &str| text.contains(&format!("{before}`{key}`"));
+        let key = keys.iter().find(|key| named(key, "in ")).or_else(|| keys.iter().find(|key| named(key, "")));
         return Wrong::new(key.map_or("", String::as_str), message);
     };
     let expected = message.split('`').skip(3).step_by(2).chain(COMMON).chain(["type"]);

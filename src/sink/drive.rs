@@ -19,7 +19,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,12 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// Lines given up in a row after which the store, not the lines, may be what is wrong: from then on each is tried a second time, after
 /// a wait, and that is an alarm.
 const DOUBT: usize = 100;
+
+/// Tries to open what is a sink's own before that is told, and how long after each.
+const OPEN_TRIES: u32 = 4;
+const OPEN_AGAIN: Duration = Duration::from_millis(500);
+
+const PANICKED: &str = "the sink panicked; standard error has where";
 
 /// Failures after which a sink's panic is the lines' fault.
 const PANICS_MAX: u32 = 2;
@@ -106,7 +112,13 @@ pub(crate) async fn drive(
     let deadline = terms.deadline;
     let mut work = Work::new(Arc::clone(outlet.state()), terms);
     tokio::select! {
-        () = open(&*sink, outlet.state().name(), deadline) => {}
+        failed = open(&*sink, deadline) => {
+            if let Some(reason) = failed {
+                work.state.failed(&reason);
+                tracing::error!(sink = work.state.name(), reason, "it cannot be opened; the first lines try it again");
+            }
+        }
+        _ = orders.changed() => {}
         () = shutdown.cancelled() => {}
     }
     let mut under_way = FuturesUnordered::new();
@@ -156,12 +168,21 @@ pub(crate) async fn drive(
     }
 }
 
-/// Has the sink open what is its own. What fails is told: the first parcel tries it again.
-async fn open(sink: &dyn Sink, name: &str, deadline: Duration) {
-    let opened = timeout(deadline, AssertUnwindSafe(sink.open()).catch_unwind()).await;
-    if let Ok(Ok(Err(failure))) = opened {
-        // One that it follows may not have gone yet.
-        tracing::warn!(sink = name, reason = %failure, "it cannot be opened yet; the first lines try it again");
+/// Has the sink open what is its own. Why it cannot, if it still cannot after some tries: one whose place it takes may not have gone yet.
+async fn open(sink: &dyn Sink, deadline: Duration) -> Option<String> {
+    let mut tries_left = OPEN_TRIES;
+    loop {
+        tries_left -= 1;
+        let reason = match timeout(deadline, AssertUnwindSafe(sink.open()).catch_unwind()).await {
+            Ok(Ok(Ok(()))) => return None,
+            Ok(Ok(Err(failure))) => failure.to_string(),
+            Ok(Err(_)) => PANICKED.to_owned(),
+            Err(_) => format!("no answer within {deadline:?}"),
+        };
+        if tries_left == 0 {
+            return Some(reason);
+        }
+        sleep(OPEN_AGAIN).await;
     }
 }
 
@@ -173,7 +194,7 @@ async fn attempt(
     _room: Option<Permit>,
     deadline: Duration,
 ) -> (Job, Result<(), Failure>) {
-    let panicked = || match "the sink panicked; standard error has where".to_owned() {
+    let panicked = || match PANICKED.to_owned() {
         reason if job.failures < PANICS_MAX => Err(Failure::Unavailable { reason, retry_after: None }),
         reason => Err(Failure::Never { reason }),
     };
@@ -448,6 +469,8 @@ impl Work {
 
     fn alarm(&mut self, reason: &str) {
         let now = Instant::now();
+        // Told so, it is not told as a failure, too.
+        self.is_told_failing = true;
         if self.alarmed.is_none_or(|at| now.duration_since(at) >= ALARM_EVERY) {
             self.alarmed = Some(now);
             tracing::error!(

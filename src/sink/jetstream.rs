@@ -39,7 +39,7 @@ use tokio::{
 use super::{
     BadSetting, Delivery, Destination, Encoding, Failure, MadeFor, Parcel, ParcelBounds, Sink,
     compress::Compression,
-    config::shown_url,
+    config::shown_host,
     encode::NOTE_BYTES,
     lots::{Lot, split, told},
     secret::{Secret, read_file, secret},
@@ -159,7 +159,7 @@ impl Settings {
             let server: Result<ServerAddr, _> = url.trim().parse();
             let server = server.ok().filter(|server| ["nats", "tls"].contains(&server.scheme()));
             let server = server.filter(|server| !server.host().is_empty());
-            let wrong = || bad("url", format!("{:?}: expected URLs such as nats://nats.example:4222", shown_url(url)));
+            let wrong = || bad("url", format!("{:?}: expected URLs such as nats://nats.example:4222", shown_host(url)));
             let server = server.ok_or_else(wrong)?;
             match server.has_user_pass() || server.password().is_some() {
                 true => Err(bad("url", "a name and a password belong into user and password_file")),

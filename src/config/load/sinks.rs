@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
-    path::{Path, PathBuf, absolute},
+    path::{Component, Path, PathBuf, absolute},
 };
 
 use toml::{Spanned, de::DeValue};
@@ -15,6 +15,9 @@ use crate::{
 };
 
 const PREFIX: &str = "FLEETDRAIN_SINKS__";
+
+/// What a record's stream is unless it says another.
+const STREAMS: [&str; 3] = ["stdout", "stderr", "system"];
 
 /// What was set of each sink so far, by its name.
 pub(super) type Tables = BTreeMap<String, Table>;
@@ -97,6 +100,13 @@ impl Loading {
         for (name, table) in std::mem::take(&mut self.sinks) {
             let wrongs = match read(&name, table.set, &table.texts) {
                 Ok(mut sink) => {
+                    let unusual = sink.filter.streams.iter().filter(|stream| !STREAMS.contains(&stream.as_str()));
+                    self.warnings.extend(unusual.map(|stream| {
+                        format!(
+                            "sinks.{name}.streams: {stream:?} is none of {}: only records that say so have it",
+                            STREAMS.join(", ")
+                        )
+                    }));
                     let wrong = shares_directory(&sink, &self.config);
                     sink.sources = table.places.iter().map(|(key, place)| (key.clone(), place.source())).collect();
                     self.config.sinks.push(sink);
@@ -152,8 +162,16 @@ fn real(path: &Path) -> PathBuf {
     let path = &absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
     match there {
-        Some((above, real)) => real.join(path.strip_prefix(above).unwrap_or(path)),
-        None => path.to_owned(),
+        Some((above, mut real)) => {
+            for part in path.strip_prefix(above).unwrap_or(path).components() {
+                match part {
+                    Component::ParentDir => drop(real.pop()),
+                    part => real.push(part),
+                }
+            }
+            real
+        }
+        None => path.clone(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     http::ingest::{FROM, from_value},
     sink::{
         BadSetting, Destination, Encoding, MadeFor, ParcelBounds,
-        config::shown_url,
+        config::shown_host,
         secret::{Secret, read_file, secret},
     },
     tls::Trust,
@@ -106,7 +106,7 @@ impl Settings {
 
     fn target(&self, encoding: Encoding, index: Option<&IndexName>) -> Result<Target, BadSetting> {
         let text = if self.url.is_empty() { self.format.default_url().unwrap_or_default() } else { &self.url };
-        let wrong = |problem: &str| bad("url", format!("{:?}: {problem}", shown_url(text)));
+        let wrong = |problem: &str| bad("url", format!("{:?}: {problem}", shown_host(text)));
         let url: Uri = text.parse().map_err(|_| wrong("expected a URL such as https://store.example:8080"))?;
         let scheme = url.scheme_str().filter(|scheme| ["http", "https"].contains(scheme));
         let scheme = scheme.ok_or_else(|| wrong("expected http:// or https://"))?;
