@@ -237,6 +237,10 @@ fn all_mistakes_of_a_sink_are_told_at_once() {
         assert!(mistakes.lines().any(|line| line.starts_with(wanted)), "{wanted}\n{mistakes}");
     }
     assert_eq!(mistakes.lines().count(), wanted.len(), "{mistakes}");
+    assert!(
+        mistakes.starts_with("fleetdrain.toml:4:1: ") && mistakes.contains("\nfleetdrain.toml:14:1: "),
+        "as one reads: {mistakes}"
+    );
     for (url, shown) in [
         ("ftp://u:p?secret@h", "…"),
         ("u:secret?x@h", "…"),

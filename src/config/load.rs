@@ -511,8 +511,13 @@ impl Loading {
         self.warnings.extend(warnings.into_iter().flatten().map(str::to_owned));
     }
 
-    fn finish(self) -> Result<Loaded, Mistakes> {
+    fn finish(mut self) -> Result<Loaded, Mistakes> {
         if !self.mistakes.is_empty() {
+            // As one reads the file, what is of no line of it last.
+            self.mistakes.sort_by_key(|mistake| match mistake.place {
+                Place::File { line, column, .. } => (line, column),
+                _ => (usize::MAX, 0),
+            });
             return Err(Mistakes(self.mistakes));
         }
         let sources = self.places.into_iter().map(|(key, (source, _))| (key, source)).collect();

@@ -143,7 +143,7 @@ fn announce(collector: &LogCollector, left: &SpoolSnapshot, running: &Running, c
     }
     #[cfg(feature = "sinks")]
     for sink in &config.sinks {
-        eprintln!("sink {} is a {}", sink.name, sink.kind);
+        eprintln!("sink {}: {}", sink.name, sink.kind);
     }
     for warning in warnings {
         eprintln!("warning: {warning}");

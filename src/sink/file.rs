@@ -84,7 +84,7 @@ impl Settings {
     fn make_on(&self, made_for: &MadeFor, disk: Arc<dyn Disk>) -> Result<FileSink, BadSetting> {
         let bad = |key, problem| Err(BadSetting { key, problem });
         if !self.directory.is_absolute() {
-            return bad("directory", format!("{} is no absolute path", self.directory.display()));
+            return bad("directory", format!("{:?} is no absolute path", self.directory));
         }
         if self.file_bytes_max < BYTES_MIN {
             let (given, least) = (format_size(self.file_bytes_max), format_size(BYTES_MIN));

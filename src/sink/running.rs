@@ -267,7 +267,7 @@ fn answer(collector: &LogCollector, all: &Mutex<All>, call: SinkCall) -> Result<
         SinkCall::Pause { name, paused } => {
             let handle = of(&name)?;
             handle.orders.send_replace(if paused { Order::Pause } else { Order::Run });
-            tracing::info!(sink = name, paused, "told to");
+            tracing::info!(sink = name, "{} by the control API", if paused { "paused" } else { "resumed" });
             Ok(handle.facts(collector))
         }
         SinkCall::Rewind { name, since, dry_run } => {

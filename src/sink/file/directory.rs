@@ -299,7 +299,8 @@ fn recover_part(path: &Path, target: &str) -> io::Result<()> {
         file.set_len(whole)?;
     }
     file.sync_all()?;
-    settle(&Real, path, &path.with_file_name(target), whole)?;
-    tracing::info!(file = target, bytes = whole, cut = len - whole, "completed what an earlier run had left");
+    let target = path.with_file_name(target);
+    settle(&Real, path, &target, whole)?;
+    tracing::info!(file = %target.display(), bytes = whole, cut = len - whole, "completed what an earlier run had left");
     Ok(())
 }
