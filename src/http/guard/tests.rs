@@ -79,6 +79,32 @@ async fn an_idle_connection_holds_no_buffer() {
     assert_eq!(guard.ahead.capacity(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silence_and_a_slow_head_end_at_their_deadlines() {
+    let (header, idle) = (Duration::from_secs(3), Duration::from_secs(7));
+    let deadlines = Deadlines { header, idle, ..DEADLINES };
+    let (_far, near) = duplex(100);
+    let since = Instant::now();
+    assert!(!Guard::new(near, deadlines, Link::new()).first_head().await, "nothing is to be said");
+    assert_eq!(since.elapsed(), idle);
+
+    let (mut far, near) = duplex(100);
+    let (since, link) = (Instant::now(), Link::new());
+    let mut guard = Guard::new(near, deadlines, Arc::clone(&link));
+    let trickle = async {
+        loop {
+            far.write_all(b"G").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        is_head = guard.first_head() => assert!(is_head, "it is to be told"),
+        () = trickle => {}
+    }
+    assert_eq!(since.elapsed(), header, "however often a byte of it comes");
+    assert!(matches!(link.fault(), Some(Fault::Late)), "{:?}", link.fault());
+}
+
 #[tokio::test]
 async fn who_sends_one_request_after_the_other_gives_way_to_others() {
     const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
