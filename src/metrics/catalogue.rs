@@ -101,7 +101,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family!("fleetdrain_unclean_stop", Gauge, Count, &[], Source::Gauge(|s| f64::from(u8::from(s.unclean_stop.is_some()))),
         "1 if the process before this one did not stop by itself and may have lost what was in memory, else 0; 0 where no directory keeps the loss journal."),
     family!("fleetdrain_unclean_stop_lines", Gauge, Count, &[], Source::Gauge(undelivered_at_stop),
-        "Acknowledged lines that were in memory alone when that process was last known to live, about a second before; NaN: nobody knows."),
+        "Acknowledged lines that were in memory alone when that process was last known to live, about a second before, counted for each queue and sink; NaN: nobody knows."),
     family!("fleetdrain_certificate_expiry_timestamp_seconds", Gauge, Seconds, &["listener"], Source::GaugeBy(&Listener::NAMES, |s| &s.certificate_expiry),
         "When a certificate of the listener's chain first expires, in seconds since 1970; 0 where it speaks plainly."),
 

@@ -152,7 +152,9 @@ fn announce(collector: &LogCollector, left: &SpoolSnapshot, running: &Running, c
 
 fn cost(stop: UncleanStop) -> String {
     match stop.undelivered {
-        Some(lines) => format!("{lines} acknowledged lines were unread when it was last known to live"),
+        Some(lines) => format!(
+            "{lines} acknowledged lines were unread when it was last known to live, counted for each queue and sink"
+        ),
         None => "nobody knows how many acknowledged lines that cost".to_owned(),
     }
 }
