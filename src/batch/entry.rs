@@ -249,7 +249,10 @@ impl Clock {
     /// Appends a time.
     #[cfg(feature = "sinks")]
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, at: Timestamp) {
-        self.set((0, at));
+        // Of any epoch: members of the same line may be written, too.
+        if self.of.is_none_or(|(_, of)| of != at) {
+            self.set((0, at));
+        }
         out.extend_from_slice(self.time.as_bytes());
     }
 
@@ -432,6 +435,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[cfg(feature = "sinks")]
+    #[test]
+    fn a_time_is_made_once_for_lines_that_have_it_written_twice() {
+        let origin = Origin { epoch: 7, line: 1, machine_seq: 2, received_at: Timestamp::UNIX_EPOCH };
+        let (mut clock, mut out) = (Clock::default(), Vec::new());
+        clock.write_members(&mut out, origin, b"m");
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\"received_at\":\"1970-01-01T00:00:00Z\""), "{text}");
+        let (kept, mut out) = (clock.of, Vec::new());
+        clock.write(&mut out, origin.received_at);
+        assert_eq!((clock.of, out.as_slice()), (kept, &b"1970-01-01T00:00:00Z"[..]));
+        let mut out = Vec::new();
+        clock.write(&mut out, Timestamp::MAX);
+        assert_eq!(String::from_utf8(out).unwrap(), Timestamp::MAX.to_string());
+        let mut out = Vec::new();
+        clock.write_members(&mut out, origin, b"m");
+        assert_eq!(String::from_utf8(out).unwrap(), text);
+    }
 
     proptest! {
         #[test]

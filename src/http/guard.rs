@@ -419,8 +419,7 @@ fn broken(link: &Link, fault: Fault) -> io::Error {
 
 async fn discard(io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut space = vec![0; DISCARD_READ_BYTES];
-    let mut paces = (0..DISCARD_BYTES_MAX).step_by(DISCARD_PACE_BYTES as usize);
-    while paces.next().is_some() {
+    for _ in 0..DISCARD_BYTES_MAX / DISCARD_PACE_BYTES {
         let mut left = DISCARD_PACE_BYTES;
         while left > 0 {
             let length = io.read(&mut space).await?;

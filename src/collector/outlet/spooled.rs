@@ -104,15 +104,20 @@ impl LogCollector {
     pub(crate) fn forget_sinks_but(&self, names: &[&str]) {
         let Some(spool) = self.spool() else { return };
         for (name, seq) in spool.cursors().iter().filter(|(name, _)| !names.contains(&name.as_str())) {
-            let next = spool.first(Seek::Seq(*seq)).ok().flatten();
-            match next.map(|next| self.shared.history.end().1.saturating_sub(next.first_line())) {
-                None => tracing::info!(sink = %name, "a sink is no longer configured; it had everything"),
-                Some(lines_at_most) => tracing::warn!(
+            // `None`: the disk does not say.
+            let lines_at_most = match spool.first(Seek::Seq(*seq)) {
+                Ok(next) => Some(next.map_or(0, |next| self.shared.history.end().1.saturating_sub(next.first_line()))),
+                Err(_) => None,
+            };
+            if lines_at_most == Some(0) {
+                tracing::info!(sink = %name, "a sink is no longer configured; it had everything");
+            } else {
+                tracing::warn!(
                     sink = %name,
                     lines_at_most,
                     "a sink is no longer configured: what it has not had of the spool is given up; once it is set again `fleetdrain \
                      sinks rewind` delivers what the spool still keeps"
-                ),
+                );
             }
             spool.remove_cursor(name);
         }

@@ -10,14 +10,12 @@ use toml::{Spanned, de::DeValue};
 
 use super::{Loading, Place, Problem};
 use crate::{
+    batch::Kind,
     config::Config,
     sink::config::{LISTS, SECRETS, SinkConfig, Wrong},
 };
 
 const PREFIX: &str = "FLEETDRAIN_SINKS__";
-
-/// What a record's stream is unless it says another.
-const STREAMS: [&str; 3] = ["stdout", "stderr", "system"];
 
 /// What was set of each sink so far, by its name.
 pub(super) type Tables = BTreeMap<String, Table>;
@@ -100,12 +98,11 @@ impl Loading {
         for (name, table) in std::mem::take(&mut self.sinks) {
             let wrongs = match read(&name, table.set, &table.texts) {
                 Ok(mut sink) => {
-                    let unusual = sink.filter.streams.iter().filter(|stream| !STREAMS.contains(&stream.as_str()));
+                    let unusual =
+                        sink.filter.streams.iter().filter(|stream| Kind::of(stream.as_bytes()) == Kind::Other);
                     self.warnings.extend(unusual.map(|stream| {
-                        format!(
-                            "sinks.{name}.streams: {stream:?} is none of {}: only records that say so have it",
-                            STREAMS.join(", ")
-                        )
+                        let known = "stdout, stderr, system";
+                        format!("sinks.{name}.streams: {stream:?} is none of {known}: only records that say so have it")
                     }));
                     let wrong = shares_directory(&sink, &self.config);
                     sink.sources = table.places.iter().map(|(key, place)| (key.clone(), place.source())).collect();
@@ -136,8 +133,11 @@ fn read(name: &str, mut set: toml::Table, texts: &BTreeMap<String, String>) -> R
             is_other |= before.is_some_and(|before| !before.is_str());
         }
     }
+    if !is_other {
+        return Err(wrongs);
+    }
     match SinkConfig::read(name, set) {
-        Err(others) if !is_other || others.len() >= wrongs.len() => Err(wrongs),
+        Err(others) if others.len() >= wrongs.len() => Err(wrongs),
         read => read,
     }
 }
@@ -145,13 +145,14 @@ fn read(name: &str, mut set: toml::Table, texts: &BTreeMap<String, String>) -> R
 /// A directory is one sink's, with all that is below it.
 fn shares_directory(sink: &SinkConfig, config: &Config) -> Option<Wrong> {
     let own = sink.settings.directory()?;
+    let real_own = real(own);
     let sinks =
         config.sinks.iter().filter_map(|sink| Some((format!("sinks.{}", sink.name), sink.settings.directory()?)));
     let ours = [("spool.dir", &config.spool.dir), ("journal.dir", &config.journal.dir)];
     let ours = ours.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?)));
     sinks.chain(ours).find_map(|(key, other)| {
-        let (real, real_other) = (real(own), real(other));
-        let is_shared = real.starts_with(&real_other) || real_other.starts_with(&real);
+        let real_other = real(other);
+        let is_shared = real_own.starts_with(&real_other) || real_other.starts_with(&real_own);
         let problem = format!("{own:?}: {key} has {other:?} for itself, with all below it");
         is_shared.then(|| Wrong { key: "directory".to_owned(), problem })
     })
