@@ -4,6 +4,7 @@
 //! a table of fixed-size [`Row`]s of `u32` spans, the rows grouped by machine, and its permit on the byte budget, which is
 //! given back when the last holder lets go. A span costs 1.3 ns a line where four owned strings cost 49–162 ns.
 
+mod digits;
 mod entry;
 mod id;
 mod row;
@@ -16,10 +17,10 @@ use hashbrown::HashTable;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+#[cfg(feature = "sinks")]
+pub(crate) use self::digits::write_decimal;
 #[cfg(feature = "server")]
 pub(crate) use self::entry::Clock;
-#[cfg(feature = "sinks")]
-pub(crate) use self::entry::write_decimal;
 use self::row::{move_row, text};
 pub(crate) use self::{
     entry::write_json_string,
@@ -89,6 +90,8 @@ pub(crate) struct Batch {
     /// Index of each row, machine by machine: to sort these is a tenth of sorting the rows. Empty where the order is the body's.
     order: Box<[u32]>,
     pub(crate) groups: Box<[Group]>,
+    /// Bytes of all records as sent.
+    pub(crate) record_bytes: u64,
     /// When the drain had received it; never earlier than the batch before.
     pub(crate) received_at: Timestamp,
     /// The same moment on the clock that ages and latencies are measured by.
@@ -116,6 +119,7 @@ impl Batch {
             arena: arena.into_boxed_slice(),
             rows: boxed(rows),
             order,
+            record_bytes: groups.iter().map(|group| group.bytes).sum(),
             groups,
             received_at,
             received: Instant::now(),
@@ -131,11 +135,10 @@ impl Batch {
     /// Moves the records to a body of their own if they are less than half of the one that they came in: what was rejected, or
     /// is blank, must not be held for the little that was accepted.
     pub(crate) fn leave_behind_the_rest(&mut self) {
-        let live: u64 = self.groups.iter().map(|group| group.bytes).sum();
-        if self.rows.is_empty() || live >= self.bytes.len() as u64 / 2 {
+        if self.rows.is_empty() || self.record_bytes >= self.bytes.len() as u64 / 2 {
             return;
         }
-        let mut bytes = Vec::with_capacity(live as usize);
+        let mut bytes = Vec::with_capacity(self.record_bytes as usize);
         for row in &mut self.rows {
             *row = move_row(*row, &self.bytes, &self.arena, &mut bytes);
         }
@@ -205,15 +208,16 @@ impl Batch {
                 Row { group: 0, ..copy }
             })
             .collect();
-        let bytes_sent = copies.iter().map(|row| row.raw.len() as u64).sum();
+        let record_bytes = copies.iter().map(|row| row.raw.len() as u64).sum();
         let whole = 0..copies.len() as u32;
-        let group = Group { machine, rows: whole, bytes: bytes_sent, counts, first_seq: group.first_seq, prev: None };
+        let group = Group { machine, rows: whole, bytes: record_bytes, counts, first_seq: group.first_seq, prev: None };
         Self {
             bytes: bytes.into(),
             arena: Box::default(),
             rows: copies,
             order: Box::default(),
             groups: Box::new([group]),
+            record_bytes,
             has_limited: false,
             permit: None,
             ..*self

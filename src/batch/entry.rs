@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
+    digits::{HEX_MAX, put_hex, write_decimal},
     id::{EntryId, Origin},
     row::{Row, Sent, Span, move_row, text},
     shown_seq,
@@ -184,7 +185,7 @@ impl<'a> EntryView<'a> {
     /// Whether a text of it is that of another.
     #[cfg(feature = "sinks")]
     pub(crate) fn has_same(&self, other: &EntryView<'_>, text: impl Fn(&Row) -> Span) -> bool {
-        text(self.row).of(self.body, self.arena) == text(other.row).of(other.body, other.arena)
+        super::same_bytes(text(self.row).of(self.body, self.arena), text(other.row).of(other.body, other.arena))
     }
 
     /// Appends what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
@@ -235,15 +236,40 @@ pub(crate) struct Clock {
     of: Option<(u64, Timestamp)>,
     time: String,
     /// What stands before the line's number, and what behind its id.
-    front: Vec<u8>,
-    behind: Vec<u8>,
+    front: Piece<32>,
+    behind: Piece<80>,
 }
 
-/// The longest that a line has of its own: three numbers in hex, and what stands behind each.
-const OWN_MAX: usize = 3 * 17;
+/// A text of at most `N` bytes that is copied as `N`: no call for what is a few moves.
+#[derive(Debug)]
+struct Piece<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
 
-/// Digits of the largest number.
-const DECIMAL_MAX: usize = 20;
+impl<const N: usize> Piece<N> {
+    fn new(text: &str) -> Self {
+        let (mut bytes, len) = ([0; N], text.len());
+        bytes[..len].copy_from_slice(text.as_bytes());
+        Self { bytes, len }
+    }
+
+    #[inline]
+    fn append(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        out.extend_from_slice(&self.bytes);
+        out.truncate(end);
+    }
+}
+
+impl<const N: usize> Default for Piece<N> {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
+/// The most that an id has of its line: three numbers in hex, and a byte behind each.
+const OWN_MAX: usize = 3 * (HEX_MAX + 1);
 
 impl Clock {
     /// Appends a time.
@@ -260,18 +286,18 @@ impl Clock {
     fn write_members(&mut self, out: &mut Vec<u8>, origin: Origin, machine: &[u8]) {
         self.set((origin.epoch, origin.received_at));
         let id = origin.id(machine);
-        let (mut own, mut len) = ([0; OWN_MAX + 16], 0);
+        self.front.append(out);
+        // Made where it stays: a copy of what was just written in pieces would wait for them.
+        let start = out.len();
+        out.extend_from_slice(&[0; OWN_MAX]);
+        let (own, mut len) = (&mut out[start..], 0);
         for (number, behind) in [(id.line, b'-'), (id.machine_seq, b'-'), (id.machine.into(), b'"')] {
-            len = put_hex(&mut own, len, number);
+            len = put_hex(own, len, number);
             own[len] = behind;
             len += 1;
         }
-        out.reserve(self.front.len() + own.len() + self.behind.len() + DECIMAL_MAX);
-        out.extend_from_slice(&self.front);
-        let len = out.len() + len;
-        out.extend_from_slice(&own);
-        out.truncate(len);
-        out.extend_from_slice(&self.behind);
+        out.truncate(start + len);
+        self.behind.append(out);
         match shown_seq(origin.machine_seq) {
             Some(seq) => write_decimal(out, seq),
             None => out.extend_from_slice(b"null"),
@@ -282,48 +308,10 @@ impl Clock {
         if self.of != Some(of) {
             let (epoch, at) = of;
             (self.of, self.time) = (Some(of), at.to_string());
-            self.front = format!("\"id\":\"{epoch:x}-").into();
-            self.behind = format!(",\"received_at\":\"{}\",\"machine_seq\":", self.time).into();
+            self.front = Piece::new(&format!("\"id\":\"{epoch:x}-"));
+            self.behind = Piece::new(&format!(",\"received_at\":\"{}\",\"machine_seq\":", self.time));
         }
     }
-}
-
-pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 2 * DECIMAL_MAX];
-    let mut start = DECIMAL_MAX;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    // As many bytes each time are a few moves, not a call.
-    let (len, fixed) = (out.len() + DECIMAL_MAX - start, digits[start..].first_chunk::<DECIMAL_MAX>());
-    out.extend_from_slice(fixed.expect("as many stand behind the digits"));
-    out.truncate(len);
-}
-
-/// Writes `number` in hex at `at`, where sixteen bytes have room, and gives where it ends: behind that may stand anything.
-pub(super) fn put_hex(out: &mut [u8], at: usize, number: u64) -> usize {
-    let mut digits = [0; 32];
-    digits[..8].copy_from_slice(&hex_digits((number >> 32) as u32));
-    digits[8..16].copy_from_slice(&hex_digits(number as u32));
-    let zeros = (number.leading_zeros() as usize / 4).min(15);
-    out[at..at + 16].copy_from_slice(&digits[zeros..zeros + 16]);
-    at + 16 - zeros
-}
-
-/// All digits of `number`, at once: each nibble to a byte of its own, the highest first.
-fn hex_digits(number: u32) -> [u8; 8] {
-    let mut nibbles = u64::from(number);
-    nibbles = (nibbles | nibbles << 16) & 0x0000_ffff_0000_ffff;
-    nibbles = (nibbles | nibbles << 8) & 0x00ff_00ff_00ff_00ff;
-    nibbles = (nibbles | nibbles << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-    // One in each byte that is to be a letter.
-    let letters = (nibbles + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
-    (nibbles + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Appends `text` as a JSON string.
@@ -457,14 +445,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_are_written_as_the_formatter_shows_them(shift in 0..64_u32, any: u64) {
+        fn ids_are_written_as_the_formatter_shows_them(shift in 0..64_u32, any: u64) {
             let number = any >> shift;
-            let mut out = b"1".to_vec();
-            write_decimal(&mut out, number);
-            prop_assert_eq!(String::from_utf8(out).unwrap(), format!("1{number}"));
-            let mut text = [b'-'; 17];
-            let end = put_hex(&mut text, 1, number);
-            prop_assert_eq!(std::str::from_utf8(&text[..end]).unwrap(), format!("-{number:x}"));
             let id = EntryId { epoch: any, line: number, machine_seq: shift.into(), machine: number as u32 };
             let mut out = Vec::new();
             id.write(&mut out);

@@ -4,7 +4,11 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 
-use super::{SPOOLED, entry::put_hex, shown_seq};
+use super::{
+    SPOOLED,
+    digits::{HEX_MAX, put_hex},
+    shown_seq,
+};
 
 /// Names one line for as long as this process lives (with a spool: longer). Opaque to users, who hand it back to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +38,7 @@ impl EntryId {
 
     /// Appends what `Display` shows, without its machinery.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
-        let (mut text, mut len) = ([0; 4 * 17 + 16], 0);
+        let (mut text, mut len) = ([0; 4 * (HEX_MAX + 1)], 0);
         for number in [self.epoch, self.line, self.machine_seq, self.machine.into()] {
             len = put_hex(&mut text, len, number);
             text[len] = b'-';

@@ -11,7 +11,7 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 /// Lines of one or several batches, in the order in which they were received.
 ///
 /// Holds its batches, and with them their part of the byte budget, for as long as it lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Parcel {
     /// The same for the same lines, in every process: what a store that knows repeats is to know it by. At most 128 bytes of
     /// letters, digits, `-` and `_`.
@@ -111,8 +111,25 @@ impl Run {
         (line(first), line(last))
     }
 
+    /// Whether it is all of its batch: one whose rows need not be looked at to know their bytes.
+    fn is_whole(&self) -> bool {
+        self.rows.len() == self.batch.rows.len()
+    }
+
+    /// Bytes of the records as sent.
+    fn bytes(&self) -> u64 {
+        match self.is_whole() {
+            true => self.batch.record_bytes,
+            false => self.sizes().map(|bytes| bytes as u64).sum(),
+        }
+    }
+
     /// How many rows fit into so many lines and bytes, one at least if `any`, and their bytes.
     pub(crate) fn fitting(&self, lines: usize, bytes: usize, any: bool) -> (usize, usize) {
+        let (all, all_bytes) = (self.rows.len(), self.batch.record_bytes as usize);
+        if self.is_whole() && all <= lines && all_bytes <= bytes {
+            return (all, all_bytes);
+        }
         let (mut count, mut sum) = (0, 0);
         for more in self.sizes().take(lines) {
             if sum + more > bytes && !(any && count == 0) {
@@ -167,7 +184,7 @@ impl Parcel {
     /// A parcel of `runs`, which are in order and hold a line at least.
     pub(crate) fn new(runs: Vec<Run>) -> Self {
         let lines = runs.iter().map(|run| run.rows.len()).sum();
-        let bytes = runs.iter().flat_map(Run::sizes).map(|bytes| bytes as u64).sum();
+        let bytes = runs.iter().map(Run::bytes).sum();
         let mut parcel = Self { id: String::new(), runs, lines, bytes };
         parcel.id = parcel.id_of_lines();
         parcel
