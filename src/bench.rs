@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use crate::sink::bench::{Lines, Lots};
 use crate::{
     admission::{Draft, ERRORS_MAX, Receipt},
     body::{BodyLimits, BodyReader, Encoding, Progress},

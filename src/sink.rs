@@ -8,6 +8,8 @@
 
 pub(crate) mod config;
 
+#[cfg(feature = "bench")]
+pub(crate) mod bench;
 mod compress;
 mod encode;
 mod lots;
