@@ -2,7 +2,7 @@
 //!
 //! A file is written as `.NAME.part` and gets its name when it is full, old, or the drain ends: who collects files never meets
 //! half a one. A parcel is one write and one sync for each file that its lines go to, compressed one frame for each, and is
-//! taken only when they are synced. What a crash leaves is cut to its last whole line, or frame, and completed before anything
+//! taken only when they are synced. It is a large one where lines are many: what a sync costs is the same for a few. What a crash leaves is cut to its last whole line, or frame, and completed before anything
 //! else is written. Nobody else writes below the directory: it is locked.
 
 mod direct;
@@ -14,6 +14,7 @@ mod recover;
 mod tests;
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -47,7 +48,10 @@ const TICK: Duration = Duration::from_secs(1);
 const BYTES_MIN: usize = 64 << 10;
 
 /// Bytes of the buffers that are kept from one parcel to the next: one for each file, or they would grow anew.
-const SPARE_BYTES: usize = 32 << 20;
+const SPARE_BYTES: usize = 48 << 20;
+
+/// Ticks without a parcel after which none are.
+const SPARE_TICKS: u32 = 10;
 
 /// `type = "file"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -93,17 +97,15 @@ impl Settings {
         if self.file_age_max < TICK {
             return bad("file_age_max", format!("{:?} is less than {TICK:?}", self.file_age_max));
         }
-        Ok(FileSink {
+        let target = Target {
+            directory: self.directory.clone(),
             template: self.template()?,
             encoding: made_for.encoding,
-            target: Target {
-                directory: self.directory.clone(),
-                compression: self.compression,
-                bounds: Bounds { bytes: self.file_bytes_max as u64, age: self.file_age_max },
-                disk,
-            },
-            state: Arc::default(),
-        })
+            compression: self.compression,
+            bounds: Bounds { bytes: self.file_bytes_max as u64, age: self.file_age_max },
+            disk,
+        };
+        Ok(FileSink { target: Arc::new(target), state: Arc::default() })
     }
 
     fn template(&self) -> Result<Template, BadSetting> {
@@ -134,23 +136,23 @@ impl Destination for Settings {
     }
 
     fn parcel_defaults(&self) -> ParcelBounds {
-        // Each is a sync of every file that it has lines for.
-        ParcelBounds { lines: 50_000, bytes: 4 << 20, age: Duration::from_secs(1) }
+        // Each is a sync of every file that it has lines for: a quarter as many cost a million lines 0.07 CPU seconds less.
+        ParcelBounds { lines: 50_000, bytes: 16 << 20, age: Duration::from_secs(1) }
     }
 }
 
 /// Files in a directory.
 pub(crate) struct FileSink {
-    template: Template,
-    encoding: Encoding,
-    target: Target,
+    target: Arc<Target>,
     state: Arc<Mutex<State>>,
 }
 
 /// Where lines are written, and how.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Target {
     directory: PathBuf,
+    template: Template,
+    encoding: Encoding,
     compression: Compression,
     bounds: Bounds,
     disk: Arc<dyn Disk>,
@@ -161,7 +163,9 @@ struct Target {
 struct State {
     /// Opened with the first parcel: settings are made, and looked at, without it.
     directory: Option<Directory>,
-    spare: Vec<Vec<u8>>,
+    /// The buffers of the last parcel's lots, by their names.
+    spare: HashMap<String, Vec<u8>>,
+    ticks_idle: u32,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -190,7 +194,7 @@ impl Sink for FileSink {
     fn open(&self) -> Delivery<'_> {
         Box::pin(async move {
             let state = Arc::clone(&self.state).lock_owned().await;
-            let target = self.target.clone();
+            let target = Arc::clone(&self.target);
             let open = move |state: &mut State| state.open(&target).map(drop).map_err(|error| target.failure(&error));
             Self::blocking(state, open).await?
         })
@@ -200,17 +204,8 @@ impl Sink for FileSink {
         Box::pin(async move {
             let mut state = Arc::clone(&self.state).lock_owned().await;
             self.keep(&mut state);
-            let State { directory, spare, .. } = &mut *state;
-            let begin = |name: &str| {
-                let mut buffer = spare.pop().unwrap_or_default();
-                if let Some(directory) = directory {
-                    directory.begin(name, &mut buffer);
-                }
-                buffer
-            };
-            let lots = split(parcel, &self.template, self.encoding, false, begin);
-            let target = self.target.clone();
-            Self::blocking(state, move |state| state.write(&target, lots)).await?
+            let (target, parcel) = (Arc::clone(&self.target), parcel.clone());
+            Self::blocking(state, move |state| state.deliver(&target, &parcel)).await?
         })
     }
 
@@ -233,7 +228,7 @@ impl Sink for FileSink {
         Box::pin(async move {
             let mut state = Arc::clone(&self.state).lock_owned().await;
             state.keeper.take().inspect(JoinHandle::abort);
-            let target = self.target.clone();
+            let target = Arc::clone(&self.target);
             Self::blocking(state, move |state| {
                 // Whatever becomes of them, the next may have the directory: what is left is completed there.
                 let Some(mut directory) = state.directory.take() else { return Ok(()) };
@@ -248,7 +243,8 @@ async fn keep(state: Weak<Mutex<State>>) {
     loop {
         sleep(TICK).await;
         let Some(state) = state.upgrade() else { return };
-        let state = state.lock_owned().await;
+        let mut state = state.lock_owned().await;
+        state.tick();
         let now = Instant::now();
         if state.directory.as_ref().is_some_and(|directory| directory.is_due(now)) {
             let complete = move |state: &mut State| {
@@ -262,6 +258,20 @@ async fn keep(state: Weak<Mutex<State>>) {
 }
 
 impl State {
+    fn deliver(&mut self, target: &Target, parcel: &Parcel) -> Result<(), Failure> {
+        self.ticks_idle = 0;
+        let Self { directory, spare, .. } = &mut *self;
+        let begin = |name: &str| {
+            let mut buffer = spare.remove(name).unwrap_or_default();
+            if let Some(directory) = directory {
+                directory.begin(name, &mut buffer);
+            }
+            buffer
+        };
+        let lots = split(parcel, &target.template, target.encoding, false, begin);
+        self.write(target, lots)
+    }
+
     fn write(&mut self, target: &Target, mut lots: Vec<Lot>) -> Result<(), Failure> {
         let outcome = self.open(target).map(|directory| directory.write(&mut lots));
         let lots_left = outcome.as_ref().map_or(0, |outcome| outcome.failed.len());
@@ -293,14 +303,23 @@ impl State {
     }
 
     fn give_back(&mut self, lots: Vec<Lot>) {
-        let mut kept: usize = self.spare.iter().map(Vec::capacity).sum();
-        for mut buffer in lots.into_iter().map(|lot| lot.buffer) {
+        self.spare.clear();
+        let mut kept = 0;
+        for Lot { name, mut buffer, .. } in lots {
             kept += buffer.capacity();
             if kept > SPARE_BYTES {
                 break;
             }
             buffer.clear();
-            self.spare.push(buffer);
+            self.spare.insert(name, buffer);
+        }
+    }
+
+    /// A second has gone by.
+    fn tick(&mut self) {
+        self.ticks_idle += 1;
+        if self.ticks_idle > SPARE_TICKS {
+            self.spare = HashMap::new();
         }
     }
 }

@@ -144,6 +144,28 @@ async fn a_finished_file_is_never_written_over() {
     assert_eq!(numbers(dir.path()), [0, 1, 2]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn buffers_are_kept_for_the_next_parcel_and_given_back_when_none_comes() {
+    let dir = TempDir::new();
+    let sink = made(&settings(dir.path(), ""));
+    let kept = async || {
+        let state = sink.state.lock().await;
+        let mut names: Vec<_> = state.spare.keys().cloned().collect();
+        names.sort_unstable();
+        (names.join(" "), state.spare.values().all(|buffer| buffer.is_empty() && buffer.capacity() > 0))
+    };
+    let name = |app: &str| sink.target.template.name(&of_apps([(app, 0)].into_iter()).entries().next().unwrap(), "");
+    for apps in [&["a", "b"][..], &["b"], &["b", "c"]] {
+        sink.deliver(&of_apps(apps.iter().map(|app| (*app, 1)))).await.unwrap();
+        let names: Vec<_> = apps.iter().map(|app| name(app)).collect();
+        assert_eq!(kept().await, (names.join(" "), true));
+        sleep(TICK * SPARE_TICKS / 2).await;
+    }
+    assert_ne!(kept().await.0, "");
+    sleep(TICK * SPARE_TICKS).await;
+    assert_eq!(kept().await.0, "");
+}
+
 #[tokio::test]
 async fn lines_are_where_the_template_puts_them() {
     let dir = TempDir::new();
@@ -478,7 +500,7 @@ async fn of_several_files_those_that_failed_are_told() {
     let settings = settings(dir.path(), "path = \"{app}.ndjson\"\ncompression = \"none\"");
     let sink = made_on(&settings, Arc::clone(&disk) as _);
     let parcel = of_apps([("a", 0), ("b", 1), ("a", 2), ("b", 3)].into_iter());
-    let bytes = split(&parcel, &sink.template, sink.encoding, false, |_| Vec::new())[0].buffer.len();
+    let bytes = split(&parcel, &sink.target.template, sink.target.encoding, false, |_| Vec::new())[0].buffer.len();
     disk.room.store(bytes as u64 + 5, Relaxed);
     match sink.deliver(&parcel).await.unwrap_err() {
         Failure::Partly { again, never, .. } => assert_eq!((again, never), (vec![1, 3], vec![])),
