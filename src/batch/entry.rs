@@ -184,6 +184,7 @@ impl<'a> EntryView<'a> {
 
     /// Whether a text of it is that of another.
     #[cfg(feature = "sinks")]
+    #[inline]
     pub(crate) fn has_same(&self, other: &EntryView<'_>, text: impl Fn(&Row) -> Span) -> bool {
         super::same_bytes(text(self.row).of(self.body, self.arena), text(other.row).of(other.body, other.arena))
     }

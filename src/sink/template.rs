@@ -32,7 +32,14 @@ fn is_plain(byte: u8, first: bool) -> bool {
 
 /// What a name is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template(Vec<Piece>);
+pub(super) struct Template {
+    pieces: Vec<Piece>,
+    // Which fields it has: asked for each line.
+    app: bool,
+    machine: bool,
+    region: bool,
+    time: bool,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
@@ -111,7 +118,9 @@ impl Template {
             rest = behind;
         }
         pieces.extend((!rest.is_empty()).then(|| Piece::Text(rest.to_owned())));
-        let template = Self(pieces);
+        let has = |fields: &[Field]| fields.iter().any(|field| pieces.contains(&Piece::Field(*field)));
+        let (app, machine, region) = (has(&[Field::App]), has(&[Field::Machine]), has(&[Field::Region]));
+        let template = Self { app, machine, region, time: has(&[Field::Date, Field::Hour]), pieces };
         template.check()?;
         Ok(template)
     }
@@ -122,7 +131,7 @@ impl Template {
             Piece::Text(text) => text.clone(),
             Piece::Field(field) => "x".repeat(field.bytes_max()),
         };
-        let longest: String = self.0.iter().map(longest).collect();
+        let longest: String = self.pieces.iter().map(longest).collect();
         let too_long = |component: &str| component.len() > COMPONENT_MAX;
         if longest.len() > NAME_MAX || longest.split('/').any(too_long) {
             return Err(BadTemplate::TooLong);
@@ -134,36 +143,35 @@ impl Template {
     }
 
     pub(super) fn has(&self, field: Field) -> bool {
-        self.0.contains(&Piece::Field(field))
+        self.pieces.contains(&Piece::Field(field))
     }
 
     /// What every name ends with from its last dot on; `None` where a value could decide it.
     pub(super) fn ending(&self) -> Option<&str> {
-        let Some(Piece::Text(text)) = self.0.last() else { return None };
+        let Some(Piece::Text(text)) = self.pieces.last() else { return None };
         text.rfind('.').map(|at| &text[at..]).filter(|ending| ending.len() > 1 && !ending.contains('/'))
     }
 
     /// Whether two lines of one parcel have the same name. Spares to make it.
+    #[inline]
     pub(super) fn is_same(&self, one: &EntryView<'_>, other: &EntryView<'_>) -> bool {
-        self.0.iter().all(|piece| match piece {
-            Piece::Text(_) | Piece::Field(Field::Id) => true,
-            Piece::Field(Field::App) => one.has_same(other, |row| row.app),
-            Piece::Field(Field::Machine) => one.has_same(other, |row| row.machine),
-            Piece::Field(Field::Region) => one.has_same(other, |row| row.region),
-            Piece::Field(Field::Date | Field::Hour) => hours(one) == hours(other),
-        })
+        let same_hour = || one.received_at() == other.received_at() || hours(one) == hours(other);
+        (!self.app || one.has_same(other, |row| row.app))
+            && (!self.machine || one.has_same(other, |row| row.machine))
+            && (!self.region || one.has_same(other, |row| row.region))
+            && (!self.time || same_hour())
     }
 
     /// Whether it gives lines names of their own.
     pub(super) fn is_of_lines(&self) -> bool {
-        self.0.iter().any(|piece| !matches!(piece, Piece::Text(_) | Piece::Field(Field::Id)))
+        self.app || self.machine || self.region || self.time
     }
 
     /// The name of a line; `id` stands for its field.
     pub(super) fn name(&self, entry: &EntryView<'_>, id: &str) -> String {
         let mut name = String::with_capacity(128);
         let received = || Offset::UTC.to_datetime(entry.received_at().unwrap_or(Timestamp::UNIX_EPOCH));
-        for piece in &self.0 {
+        for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => name.push_str(text),
                 Piece::Field(Field::App) => push_value(&mut name, entry.app_name()),
