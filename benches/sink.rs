@@ -4,7 +4,7 @@
 //! cargo bench --features bench --bench sink
 //! ```
 //!
-//! Each turn writes a parcel of 12 bodies of 1,000 lines, another each time, of 256 MiB of them: what a sink delivers is no longer in the
+//! Each turn writes a parcel of 48 bodies of 1,000 lines, another each time, of 256 MiB of them: what a sink delivers is no longer in the
 //! caches. The floor copies the records and as many bytes more as the drain adds to each.
 
 #![allow(clippy::unwrap_used, reason = "a panic here is the bench's failure report")]
@@ -24,13 +24,14 @@ use fleetdrain::{
 use support::{Fleet, LINES, fill_history, is_trial, settings, throughput};
 
 const MACHINES: usize = 1_000;
-const BATCHES: usize = 12;
+/// Bodies of a parcel: 16 MiB.
+const BATCHES: usize = 48;
 /// About what the drain adds to a record, with the newline.
 const NOTE: [u8; 140] = [b'x'; 140];
 const FILES: usize = 4;
 
 fn lots(criterion: &mut Criterion) {
-    let history_bytes = if is_trial() { 8 << 20 } else { 256 << 20 };
+    let history_bytes = if is_trial() { 32 << 20 } else { 256 << 20 };
     let mut config = CollectorConfig::default();
     (config.history_bytes, config.budget_bytes) = (history_bytes, 2 * history_bytes);
     let collector = LogCollector::new(config);

@@ -3,8 +3,8 @@
 
 /// Room for any number in hex.
 pub(super) const HEX_MAX: usize = 16;
-/// Room for any number in decimal, eight digits at a time.
-pub(super) const DECIMAL_MAX: usize = 24;
+/// Room for any number in decimal.
+pub(super) const DECIMAL_MAX: usize = 20;
 
 const E8: u64 = 100_000_000;
 

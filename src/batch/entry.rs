@@ -444,6 +444,18 @@ mod tests {
         assert_eq!(String::from_utf8(out).unwrap(), text);
     }
 
+    #[test]
+    fn the_longest_members_have_room() {
+        let (last, line) =
+            (Timestamp::from_nanosecond(Timestamp::MIN.as_nanosecond() + 999_999_999).unwrap(), u64::MAX);
+        let origin = Origin { epoch: u64::MAX >> 1, line, machine_seq: u64::MAX - 1, received_at: last };
+        let mut out = Vec::new();
+        Clock::default().write_members(&mut out, origin, b"m");
+        let (id, seq) = (origin.id(b"m"), shown_seq(origin.machine_seq).unwrap());
+        let expected = format!("\"id\":\"{id}\",\"received_at\":\"{last}\",\"machine_seq\":{seq}");
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
     proptest! {
         #[test]
         fn ids_are_written_as_the_formatter_shows_them(shift in 0..64_u32, any: u64) {

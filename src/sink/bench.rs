@@ -46,7 +46,7 @@ impl Lots {
     ///
     /// # Panics
     ///
-    /// When `template` is none.
+    /// When `template` is not a template of names.
     #[must_use]
     pub fn new(template: &str) -> Self {
         Self { template: Template::parse(template, false).expect("a template"), spare: Vec::new() }

@@ -345,9 +345,9 @@ impl Work {
             }
             rest = behind;
         }
-        // A few lines of each of many batches hold them all, and what is held is no room for others. A channel takes no more than
-        // fits, so that all of it is seldom reached.
-        if self.in_hand >= self.terms.bytes_max / 2 {
+        // A few lines of each of many batches hold them all, and what is held is no room for others, as while a large parcel is on its
+        // way. A channel takes no more than fits, so that all of it is seldom reached.
+        if self.in_hand >= self.terms.bytes_max / 4 {
             self.complete();
         }
     }

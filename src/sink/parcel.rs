@@ -265,6 +265,34 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_is_the_same_whether_or_not_rows_are_looked_at() {
+        let line = |number: usize| format!("{{\"instance\":\"m{}\",\"message\":\"{number}\"}}\n", number % 3);
+        // Most of what it came in is left behind.
+        let batch = Parcel::batch_of((0..9).map(line).collect::<String>() + &"not JSON\n".repeat(100));
+        let sizes: Vec<usize> = batch.rows.iter().map(|row| row.raw.len()).collect();
+        let all = Rows::These((0..9).collect(), 0..9);
+        for (rows, sizes) in [
+            (Rows::Range(0..9), &sizes[..]),
+            (all.clone(), &sizes),
+            (Rows::Range(2..9), &sizes[2..]),
+            (Rows::These((0..9).collect(), 1..8), &sizes[1..8]),
+        ] {
+            let run = Run { batch: Arc::clone(&batch), rows };
+            let total = sizes.iter().sum::<usize>();
+            assert_eq!(Parcel::new(vec![run.clone()]).bytes(), total as u64);
+            for (lines, bytes) in [(9, total), (9, total - 1), (3, total), (9, sizes[0] - 1), (9, 0)] {
+                let fits = |count: &usize| sizes[..*count].iter().sum::<usize>() <= bytes;
+                let count = (0..=sizes.len().min(lines)).rev().find(fits).unwrap();
+                for any in [false, true] {
+                    let count = count.max(any.into());
+                    let expected = (count, sizes[..count].iter().sum());
+                    assert_eq!(run.fitting(lines, bytes, any), expected, "{:?} {lines} {bytes} {any}", run.rows);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn each_line_is_written_with_what_the_drain_knows_of_it() {
         let parcel =
             Parcel::of_body("{\"instance\":\"m\",\"message\":\"a\"}\n\n [1]\n{\"instance\":\"n\",\r\"log\":{} } \n");

@@ -164,6 +164,19 @@ async fn buffers_are_kept_for_the_next_parcel_and_given_back_when_none_comes() {
     assert_ne!(kept().await.0, "");
     sleep(TICK * SPARE_TICKS).await;
     assert_eq!(kept().await.0, "");
+    // What a burst needs is not kept for a trickle.
+    for (lines, is_kept) in [(1000, true), (1, false), (1, true)] {
+        sink.deliver(&numbered(0..lines)).await.unwrap();
+        assert_eq!(kept().await.0 == name("shop"), is_kept, "{lines}");
+    }
+}
+
+#[test]
+fn a_parcel_fits_into_a_file() {
+    for (bytes, parcel) in [("256MiB", 16 << 20), ("10MiB", 5 << 20), ("64KiB", BYTES_MIN), ("1", BYTES_MIN)] {
+        let settings = settings(Path::new("/d"), &format!("file_bytes_max = {bytes:?}"));
+        assert_eq!(settings.parcel_defaults().bytes, parcel, "{bytes}");
+    }
 }
 
 #[tokio::test]
