@@ -1,19 +1,12 @@
 //! A parcel, lot by lot: the lines that go to one file or object, as they are written there.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hash, Hasher},
-};
+use std::{collections::HashMap, hash::BuildHasher};
 
 use hashbrown::HashTable;
 
 #[cfg(any(feature = "s3", feature = "jetstream"))]
 use super::Failure;
-use super::{
-    Encoding, Parcel,
-    parcel::Lines,
-    template::{Field, Template},
-};
+use super::{Encoding, Parcel, parcel::Lines, template::Template};
 use crate::batch::{Clock, EntryView};
 
 /// The lines of a parcel that have one name.
@@ -60,7 +53,7 @@ pub(super) fn split(
         for entry in run.entries() {
             let last = &mut lasts[entry.row.group as usize];
             if !kinds.get(*last).is_some_and(|(first, _)| template.is_same(first, &entry)) {
-                let hash = |entry: &EntryView<'_>| hash_of(template, entry, hasher.build_hasher());
+                let hash = |entry: &EntryView<'_>| template.hash_of(entry, hasher.build_hasher());
                 let same = |&kind: &usize| template.is_same(&kinds[kind].0, &entry);
                 *last = *table.entry(hash(&entry), same, |&kind| hash(&kinds[kind].0)).or_insert(kinds.len()).get();
             }
@@ -109,17 +102,6 @@ pub(super) fn told(mut failed: Vec<(Vec<usize>, Failure)>, count: usize) -> Resu
             Err(Failure::Partly { again, never: Vec::new(), reason: failure.to_string(), retry_after: None })
         }
     }
-}
-
-/// Of what lines with the same name have in common.
-fn hash_of(template: &Template, entry: &EntryView<'_>, mut hasher: impl Hasher) -> u64 {
-    let row = entry.row;
-    for (field, span) in [(Field::App, row.app), (Field::Machine, row.machine), (Field::Region, row.region)] {
-        if template.has(field) {
-            span.of(entry.body, entry.arena).hash(&mut hasher);
-        }
-    }
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -270,10 +270,9 @@ mod tests {
         // Most of what it came in is left behind.
         let batch = Parcel::batch_of((0..9).map(line).collect::<String>() + &"not JSON\n".repeat(100));
         let sizes: Vec<usize> = batch.rows.iter().map(|row| row.raw.len()).collect();
-        let all = Rows::These((0..9).collect(), 0..9);
         for (rows, sizes) in [
             (Rows::Range(0..9), &sizes[..]),
-            (all.clone(), &sizes),
+            (Rows::These((0..9).collect(), 0..9), &sizes),
             (Rows::Range(2..9), &sizes[2..]),
             (Rows::These((0..9).collect(), 1..8), &sizes[1..8]),
         ] {

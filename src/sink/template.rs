@@ -3,7 +3,10 @@
 //! What a record says is another's text: each value becomes one harmless piece of a name, whatever it holds. So a name has
 //! exactly the `/` that its template has, and none of its components is empty, `.` or `..`.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    hash::{Hash, Hasher},
+};
 
 use jiff::{Timestamp, tz::Offset};
 use ring::digest::{SHA256, digest};
@@ -160,6 +163,17 @@ impl Template {
             && (!self.machine || one.has_same(other, |row| row.machine))
             && (!self.region || one.has_same(other, |row| row.region))
             && (!self.time || same_hour())
+    }
+
+    /// A hash that lines have alike which are the same by [`Template::is_same`].
+    pub(super) fn hash_of(&self, entry: &EntryView<'_>, mut hasher: impl Hasher) -> u64 {
+        let row = entry.row;
+        for (is_asked, span) in [(self.app, row.app), (self.machine, row.machine), (self.region, row.region)] {
+            if is_asked {
+                span.of(entry.body, entry.arena).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Whether it gives lines names of their own.

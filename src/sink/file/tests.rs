@@ -164,6 +164,12 @@ async fn buffers_are_kept_for_the_next_parcel_and_given_back_when_none_comes() {
     assert_ne!(kept().await.0, "");
     sleep(TICK * SPARE_TICKS).await;
     assert_eq!(kept().await.0, "");
+    // A name that is new takes the buffer of one that has gone.
+    let buffer = async || sink.state.lock().await.spare.values().next().map(|buffer| buffer.as_ptr());
+    sink.deliver(&of_apps([("a", 1)].into_iter())).await.unwrap();
+    let of_a = buffer().await;
+    sink.deliver(&of_apps([("b", 1)].into_iter())).await.unwrap();
+    assert_eq!((buffer().await, kept().await.0), (of_a, name("b")));
     // What a burst needs is not kept for a trickle.
     for (lines, is_kept) in [(1000, true), (1, false), (1, true)] {
         sink.deliver(&numbered(0..lines)).await.unwrap();
