@@ -235,7 +235,10 @@ fn push_value(name: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Component, Path};
+    use std::{
+        hash::BuildHasher,
+        path::{Component, Path},
+    };
 
     use proptest::prelude::*;
 
@@ -246,6 +249,37 @@ mod tests {
         let mut name = String::new();
         push_value(&mut name, value);
         name
+    }
+
+    #[test]
+    fn lines_are_the_same_by_the_fields_that_a_template_has() {
+        let line = |app, machine, region| {
+            format!(r#"{{"fly":{{"app":{{"name":"{app}","instance":"{machine}"}},"region":"{region}"}}}}"#) + "\n"
+        };
+        let lines = [("a", "m", "r"), ("b", "m", "r"), ("a", "n", "r"), ("a", "m", "s"), ("a", "m", "r")];
+        let parcel = Parcel::of_body(lines.map(|(app, machine, region)| line(app, machine, region)).concat());
+        let mut entries: Vec<_> = parcel.entries().collect();
+        // The last is as the first, an hour later.
+        let origin = entries[4].origin.as_mut().unwrap();
+        origin.received_at += jiff::SignedDuration::from_hours(1);
+        let hasher = foldhash::fast::RandomState::default();
+        for (text, same) in [
+            ("x.{app}", [true, false, true, true, true]),
+            ("x.{machine}", [true, true, false, true, true]),
+            ("x.{region}", [true, true, true, false, true]),
+            ("x.{date}", [true, true, true, true, false]),
+            ("x.{hour}", [true, true, true, true, false]),
+            ("x.{app}.{machine}.{region}.{hour}", [true, false, false, false, false]),
+            ("x", [true; 5]),
+        ] {
+            let template = Template::parse(text, false).unwrap();
+            assert_eq!(template.is_of_lines(), text != "x");
+            for (entry, same) in entries.iter().zip(same) {
+                assert_eq!(template.is_same(&entries[0], entry), same, "{text}");
+                let hash = |entry| template.hash_of(entry, hasher.build_hasher());
+                assert!(!same || hash(&entries[0]) == hash(entry), "{text}");
+            }
+        }
     }
 
     #[test]

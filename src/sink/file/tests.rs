@@ -165,7 +165,7 @@ async fn buffers_are_kept_for_the_next_parcel_and_given_back_when_none_comes() {
     sleep(TICK * SPARE_TICKS).await;
     assert_eq!(kept().await.0, "");
     // A name that is new takes the buffer of one that has gone.
-    let buffer = async || sink.state.lock().await.spare.values().next().map(|buffer| buffer.as_ptr());
+    let buffer = async || sink.state.lock().await.spare.values().next().map(Vec::as_ptr);
     sink.deliver(&of_apps([("a", 1)].into_iter())).await.unwrap();
     let of_a = buffer().await;
     sink.deliver(&of_apps([("b", 1)].into_iter())).await.unwrap();
