@@ -121,9 +121,11 @@ impl Template {
             rest = behind;
         }
         pieces.extend((!rest.is_empty()).then(|| Piece::Text(rest.to_owned())));
-        let has = |fields: &[Field]| fields.iter().any(|field| pieces.contains(&Piece::Field(*field)));
-        let (app, machine, region) = (has(&[Field::App]), has(&[Field::Machine]), has(&[Field::Region]));
-        let template = Self { app, machine, region, time: has(&[Field::Date, Field::Hour]), pieces };
+        let mut template = Self { pieces, app: false, machine: false, region: false, time: false };
+        template.app = template.has(Field::App);
+        template.machine = template.has(Field::Machine);
+        template.region = template.has(Field::Region);
+        template.time = template.has(Field::Date) || template.has(Field::Hour);
         template.check()?;
         Ok(template)
     }
