@@ -102,6 +102,12 @@ impl Budget {
         is_spare.then(|| self.try_reserve(bytes))?
     }
 
+    /// Whether bodies, and all that holds them, have less than half of what they may take: what is kept on a batch in passing, and
+    /// charged to nobody, then stays within the rest.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.bodies.used.load(Ordering::Relaxed) < self.bodies.limit / 2
+    }
+
     /// Takes `bytes` for a compact copy, or nothing if they do not fit now.
     pub(crate) fn try_copy(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         self.take(Pool::Copies, bytes)

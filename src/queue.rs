@@ -53,7 +53,9 @@ use crate::{
 const READERLESS_AFTER: Duration = Duration::from_secs(1);
 /// Groups handed on as they are to a reader that was woken and has not come yet: several bodies may be read before its
 /// task has its turn, and it comes for all of them at once.
-const HANDED_ON_MAX: usize = 4;
+pub(crate) const HANDED_ON_MAX: usize = 4;
+/// Room for so many groups is kept where they are handed on.
+const KEPT_GROUPS_MAX: usize = 16;
 /// Places of skipped lines remembered apart; beyond, neighbours are told as one.
 const SKIPS_MAX: usize = 256;
 
@@ -261,12 +263,20 @@ impl State {
 
     /// The oldest item that waits.
     fn pop(&mut self) -> Option<Item> {
-        self.front.pop_front().or_else(|| self.channel.pop())
+        let Some(item) = self.front.pop_front() else { return self.channel.pop() };
+        if self.front.is_empty() && self.front.capacity() > KEPT_GROUPS_MAX {
+            self.front = VecDeque::new();
+        }
+        Some(item)
     }
 
-    /// Whether lines may go as they are, not as copies, to a reader that waits for them.
-    fn hands_on(&self) -> bool {
-        !self.waiters.is_empty() && self.channel.is_empty() && self.front.len() < HANDED_ON_MAX
+    /// Whether lines may go as they are, not as copies, to a reader that waits for them. To one that rests as many as it may
+    /// find: it comes of itself, and one that waits may have been polled and left alone.
+    fn hands_on(&self, budget: &Budget) -> bool {
+        let few = || self.front.len() < HANDED_ON_MAX;
+        !self.waiters.is_empty()
+            && self.channel.is_empty()
+            && (few() || self.waiters.has_resting() && budget.has_plenty())
     }
 
     /// A reader takes `item`, and holds it from now on.
@@ -399,7 +409,7 @@ impl Queue {
             return Ok(None);
         }
         let fits = self.fits(&state, lines, bytes);
-        let is_awaited = fits && !state.waiters.is_empty();
+        let is_awaited = fits && state.hands_on(&self.common.budget);
         let readerless = state.readers.are_gone_for(READERLESS_AFTER, now);
         let blocking = &mut state.rare.get_or_insert_default().blocking;
         let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
@@ -479,7 +489,7 @@ impl Queue {
         } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
             return self.go_behind(state, &item, history, trail);
         }
-        if state.hands_on() {
+        if state.hands_on(&self.common.budget) {
             self.count_in(state, &item);
             state.front.push_back(item);
         } else {

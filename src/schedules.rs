@@ -194,12 +194,21 @@ fn read_with_breaks(queue: &LogQueue, mut goes_on: impl FnMut(u64) -> bool) -> G
     let mut got = Got::default();
     let mut stream = LogStream::new(queue.clone());
     loop {
-        let event = match thread_rng().gen_range(0..4) {
+        let event = match thread_rng().gen_range(0..6) {
             0 => {
                 stream = LogStream::new(queue.clone());
                 continue;
             }
-            1 => match block_on(next_event_soon(&mut stream, thread_rng().gen_range(0..3))) {
+            1 => {
+                stream.rest();
+                yield_now();
+                continue;
+            }
+            2 => {
+                stream.let_go();
+                continue;
+            }
+            3 => match block_on(next_event_soon(&mut stream, thread_rng().gen_range(0..3))) {
                 Some(event) => event,
                 None => continue,
             },

@@ -223,6 +223,8 @@ pub struct LogStream {
     /// When the total time-out is over; set by the first read.
     total: Option<Instant>,
     waiting: Option<Waiting>,
+    /// As who rests it is known to the queue; see [`LogStream::rest`].
+    resting: Wait,
     fetching: Option<Fetching>,
     /// Ends the stream with its machine's exit.
     exit: Option<Box<ExitWatch>>,
@@ -270,6 +272,7 @@ impl LogStream {
             total_timeout: None,
             total: None,
             waiting: None,
+            resting: Wait::default(),
             fetching: None,
             exit: None,
             lines_yielded: 0,
@@ -372,6 +375,12 @@ impl LogStream {
     #[must_use]
     pub fn lines_skipped(&self) -> u64 {
         self.lines_skipped
+    }
+
+    /// Whether it rests, for its queue.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.resting.is_some()
     }
 
     /// Lines that its queue has not delivered.
@@ -517,8 +526,17 @@ impl LogStream {
         poll_fn(|cx| reader.0.poll_more(cx)).await
     }
 
+    /// Its caller has what there was and asks again within moments, or calls [`LogStream::let_go`]. Until then what comes is not
+    /// copied for it, while there is memory in plenty.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP go at a pace"))]
+    pub(crate) fn rest(&mut self) {
+        self.queue.queue.rest(&mut self.resting);
+    }
+
     /// Lets go of other machines' bytes before its caller waits for something else.
-    pub(crate) fn keep_a_copy(&mut self) {
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP wait for another"))]
+    pub(crate) fn let_go(&mut self) {
+        self.queue.queue.leave(&mut self.resting);
         self.held.iter_mut().for_each(Held::keep_a_copy);
     }
 
@@ -597,7 +615,9 @@ impl LogStream {
 
     fn poll_wait(&mut self, cx: &mut Context<'_>, handing: Handing) -> Poll<Option<Taken>> {
         let nearer = if self.waiting.is_none() { self.nearer_timeout() } else { None };
-        let waiting = self.waiting.get_or_insert_with(|| Waiting { wait: Wait::default(), at: nearer, timeout: None });
+        let resting = &mut self.resting;
+        let waiting =
+            self.waiting.get_or_insert_with(|| Waiting { wait: std::mem::take(resting), at: nearer, timeout: None });
         loop {
             // Asked first: what is taken then came before the end, and what is not was not there.
             let end = self.exit.as_ref().and_then(|exit| exit.end());
@@ -736,6 +756,7 @@ impl Drop for CancelSafe<'_> {
 impl Drop for LogStream {
     fn drop(&mut self) {
         self.stop_waiting();
+        self.queue.queue.leave(&mut self.resting);
     }
 }
 

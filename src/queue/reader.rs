@@ -131,9 +131,17 @@ pub(crate) enum Handing {
     Deliver,
 }
 
-/// A reader's wait for something to take. The reader counts as waiting until it gets something or [`Queue::leave`]s.
+/// A reader's wait for something to take. The reader counts as waiting until it gets something or [`Queue::leave`]s; one that rests
+/// until it leaves.
 #[derive(Debug, Default)]
 pub(crate) struct Wait(Option<Ticket>);
+
+#[cfg(test)]
+impl Wait {
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 impl Queue {
     /// Takes what there is, or has the task woken when there may be something. Never [`Taken::Empty`].
@@ -146,7 +154,9 @@ impl Queue {
             let mut state = self.state.lock();
             let taken = self.take_locked(&mut state);
             if !matches!(taken, Taken::Empty) {
-                let kept = wait.0.take().and_then(|ticket| state.waiters.leave(ticket));
+                // One that rests may have had much handed on, and is to let go of it.
+                let ticket = wait.0.take_if(|ticket| !state.waiters.rests(*ticket));
+                let kept = ticket.and_then(|ticket| state.waiters.leave(ticket));
                 if let (Taken::Item(item), Handing::Deliver) = (&taken, handing) {
                     self.deliver_locked(&mut state, item.lines, item.bytes);
                     drop(state);
@@ -178,14 +188,22 @@ impl Queue {
         }
     }
 
+    /// A reader that has taken all there was comes again of itself, within moments, or [`Queue::leave`]s: what comes until then
+    /// need not be copied.
+    pub(crate) fn rest(&self, wait: &mut Wait) {
+        wait.0.get_or_insert_with(|| self.state.lock().waiters.rest());
+    }
+
     /// A reader waits no longer. It passes no wake on: whatever came has woken all that waited.
     pub(crate) fn leave(&self, wait: &mut Wait) {
         let Some(ticket) = wait.0.take() else { return };
         let mut state = self.state.lock();
         let kept = state.waiters.leave(ticket);
         // What was handed on to a reader that then left must not pin its batch while it waits for the next.
-        let handed = std::mem::take(&mut state.front);
-        state.front = handed.into_iter().map(|item| self.own_copy(item)).collect();
+        if state.front.iter().any(|item| !item.copied) {
+            let handed = std::mem::take(&mut state.front);
+            state.front = handed.into_iter().map(|item| self.own_copy(item)).collect();
+        }
         drop(state);
         drop(kept);
     }

@@ -84,8 +84,8 @@ mod policies {
             tests::{assert_balanced, push, push_numbers, small},
         },
         config::Full,
-        queue::HANDED_ON_MAX,
-        stream::{LogQueue, LogStream, StreamEvent},
+        queue::{HANDED_ON_MAX, KEPT_GROUPS_MAX},
+        stream::{LogQueue, LogStream, Ready, StreamEvent},
     };
 
     pub(super) fn with(full: Full, change: impl FnOnce(&mut CollectorConfig)) -> (LogCollector, LogQueue) {
@@ -367,6 +367,86 @@ mod policies {
         drop(stream);
         assert_eq!((queue.inner().uncopied(), queue.inner().probe().waiting), (0, 0), "who left pins nothing");
         assert_eq!(read_queue(&queue), numbers(10..11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_a_reader_rests_is_not_copied_as_long_as_there_is_plenty_of_memory() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.lines = 100);
+        let one = |number: u32| drop(push_numbers(&collector, "m", number..number + 1).unwrap());
+        let mut stream = LogStream::new(queue.clone());
+        stream.rest();
+        (0..40).for_each(one);
+        assert_eq!((queue.inner().uncopied(), queue.inner().has_channel()), (40, false));
+
+        let budget = collector.budget();
+        let others = budget.try_reserve(budget.body_bytes_max() / 2).unwrap();
+        one(40);
+        drop(others);
+        one(41);
+        assert_eq!(
+            (queue.inner().uncopied(), queue.inner().has_channel()),
+            (40, true),
+            "behind the first copy all are"
+        );
+        assert_eq!(std::iter::from_fn(|| next(&mut stream)).collect::<Vec<_>>(), numbers(0..42));
+        assert!(queue.inner().front_capacity() <= KEPT_GROUPS_MAX, "{}", queue.inner().front_capacity());
+
+        for is_dropped in [false, true] {
+            assert!(stream.rests());
+            (42..50).for_each(one);
+            assert_eq!(queue.inner().uncopied(), 8);
+            if is_dropped {
+                stream = LogStream::new(queue.clone());
+            } else {
+                stream.let_go();
+            }
+            assert_eq!((queue.inner().uncopied(), queue.inner().probe().waiting), (0, 0), "who left pins nothing");
+            assert_eq!(read_all(&mut stream), numbers(42..50));
+            stream.rest();
+        }
+    }
+
+    /// As a reader over HTTP looks for the next line: without a wait.
+    fn next(stream: &mut LogStream) -> Option<i64> {
+        loop {
+            match stream.next_ready() {
+                Some(Ready::Line(entry)) => return entry.message().parse().ok(),
+                Some(_) => unreachable!("nothing is dropped"),
+                None => {}
+            }
+            if !stream.has_more() {
+                return None;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_rested_and_takes_one_lets_go_of_the_others() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.lines = 100);
+        let mut stream = LogStream::new(queue.clone());
+        stream.rest();
+        (0..9).for_each(|number| drop(push_numbers(&collector, "m", number..number + 1).unwrap()));
+        assert!(stream.more().now_or_never().unwrap());
+        assert_eq!((queue.inner().uncopied(), queue.inner().probe().waiting, stream.rests()), (0, 0, false));
+        assert_eq!(read_all(&mut stream), numbers(0..9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_rests_is_woken_once_it_waits_and_not_before() {
+        let (collector, queue) = with(Full::CatchUp, |_| {});
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut stream = LogStream::new(queue.clone());
+        stream.rest();
+        let _ = push_numbers(&collector, "m", 0..1).unwrap();
+        assert_eq!(next(&mut stream), Some(0));
+        let mut more = pin!(stream.more());
+        assert!(more.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!((woken.0.load(SeqCst), queue.inner().probe().waiting), (0, 1), "in the same place");
+        (1..9).for_each(|number| drop(push_numbers(&collector, "m", number..number + 1).unwrap()));
+        assert_eq!(woken.0.load(SeqCst), 1);
+        assert_eq!(queue.inner().uncopied(), HANDED_ON_MAX, "nobody knows when it comes");
+        assert!(more.now_or_never().unwrap());
     }
 
     #[tokio::test(start_paused = true)]

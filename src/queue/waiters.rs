@@ -29,7 +29,7 @@ impl Drop for Wakes {
     }
 }
 
-/// Readers that wait, most often one. A reader stays on the list, woken or not, until it has looked again.
+/// Readers that wait or rest, most often one. A reader stays on the list, woken or not, until it has looked again.
 ///
 /// Not flume's own list: who is on that costs an allocation for each wait and can only be woken by an item, and a queue has more to
 /// tell (dropped lines, its end, that it went behind).
@@ -41,13 +41,15 @@ pub(super) struct Waiters {
 #[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
-    /// `None` once it was woken.
+    /// Comes of itself, soon.
+    rests: bool,
+    /// `None` once it was woken, and of one that rests.
     waker: Option<Waker>,
 }
 
 /// A place on the list, unlike all others that are on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(u64);
+pub(super) struct Ticket(u32);
 
 impl Waiters {
     #[cfg(test)]
@@ -59,9 +61,31 @@ impl Waiters {
         self.list.is_empty()
     }
 
+    /// Whether one of them comes of itself, soon.
+    pub(super) fn has_resting(&self) -> bool {
+        self.list.iter().any(|waiter| waiter.rests)
+    }
+
+    /// Whether that is the place of one that comes of itself.
+    pub(super) fn rests(&self, ticket: Ticket) -> bool {
+        self.list.iter().any(|waiter| waiter.ticket == ticket && waiter.rests)
+    }
+
     pub(super) fn enter(&mut self, waker: Waker) -> Ticket {
-        let ticket = Ticket(self.list.last().map_or(0, |last| last.ticket.0 + 1));
-        self.list.push(Waiter { ticket, waker: Some(waker) });
+        self.push(Some(waker))
+    }
+
+    /// Goes on the list and is woken by nothing.
+    pub(super) fn rest(&mut self) -> Ticket {
+        self.push(None)
+    }
+
+    fn push(&mut self, waker: Option<Waker>) -> Ticket {
+        let mut ticket = Ticket(self.list.last().map_or(0, |last| last.ticket.0.wrapping_add(1)));
+        while self.list.iter().any(|waiter| waiter.ticket == ticket) {
+            ticket.0 = ticket.0.wrapping_add(1);
+        }
+        self.list.push(Waiter { ticket, rests: waker.is_none(), waker });
         ticket
     }
 
@@ -75,7 +99,10 @@ impl Waiters {
     #[must_use]
     pub(super) fn stay(&mut self, ticket: Ticket, waker: Waker) -> Option<Waker> {
         match self.list.iter_mut().find(|waiter| waiter.ticket == ticket) {
-            Some(waiter) => waiter.waker.replace(waker),
+            Some(waiter) => {
+                waiter.rests = false;
+                waiter.waker.replace(waker)
+            }
             None => Some(waker),
         }
     }

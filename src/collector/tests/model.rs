@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     batch::EntryId,
     journal::Entry as Loss,
+    queue::HANDED_ON_MAX,
     stream::{
         EntryBatch, FleetStream, LogStream, StreamEvent,
         view::{MachineView, Seen, ViewStart},
@@ -26,6 +27,7 @@ const KINDS: [Kind; 4] = [Kind::Stdout, Kind::Stderr, Kind::System, Kind::Other]
 const STREAMS: [Streams; 3] = [Streams::STDOUT, Streams::STDOUT_AND_STDERR, Streams::ALL];
 const FULL: [Full; 3] = [Full::CatchUp, Full::Block, Full::DropOldest];
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+const BUDGET_AMPLE: usize = 1 << 22;
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ enum Op {
     Read { reader: u8, count: u8 },
     ReadBatch { reader: u8, keep: bool },
     Park { reader: u8 },
+    Rest { reader: u8 },
+    LetGo { reader: u8 },
     DropReader { reader: u8 },
     Finish { machine: u8 },
     FinishAfter { machine: u8, millis: u16 },
@@ -58,6 +62,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (any::<u8>(), 1..20u8).prop_map(|(reader, count)| Op::Read { reader, count }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(reader, keep)| Op::ReadBatch { reader, keep }),
         3 => any::<u8>().prop_map(|reader| Op::Park { reader }),
+        3 => any::<u8>().prop_map(|reader| Op::Rest { reader }),
+        1 => any::<u8>().prop_map(|reader| Op::LetGo { reader }),
         1 => any::<u8>().prop_map(|reader| Op::DropReader { reader }),
         1 => (0..3u8).prop_map(|machine| Op::Finish { machine }),
         1 => (0..3u8, 1..5000u16).prop_map(|(machine, millis)| Op::FinishAfter { machine, millis }),
@@ -81,7 +87,7 @@ struct Setup {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let budget = prop_oneof![Just(60_000usize), Just(200_000), Just(1 << 22)];
+    let budget = prop_oneof![Just(60_000usize), Just(200_000), Just(BUDGET_AMPLE)];
     let history = prop_oneof![Just(1usize), Just(4_000), Just(20_000), Just(1 << 20)];
     let lines = prop_oneof![Just(3usize), Just(10), Just(30)];
     let bytes = prop_oneof![Just(1_500usize), Just(6_000), Just(1 << 20)];
@@ -669,6 +675,8 @@ impl World {
             | &Op::Read { reader, .. }
             | &Op::ReadBatch { reader, .. }
             | &Op::Park { reader }
+            | &Op::Rest { reader }
+            | &Op::LetGo { reader }
             | &Op::DropReader { reader } => {
                 if let Some(reader) = self.reader(reader) {
                     self.apply_to(reader, op);
@@ -686,11 +694,14 @@ impl World {
             }
             Op::ReadBatch { keep, .. } => self.read_batch(reader, keep),
             Op::Park { .. } => self.park(reader),
+            Op::Rest { .. } if self.readers[reader].parked.is_none() => self.readers[reader].stream.rest(),
+            Op::LetGo { .. } => self.readers[reader].stream.let_go(),
             Op::DropReader { .. } => drop(self.readers.swap_remove(reader)),
-            _ => {
+            Op::Share { .. } => {
                 let queue = self.readers[reader].queue;
                 self.add_reader(queue, self.another_handle(queue));
             }
+            _ => {}
         }
     }
 
@@ -754,7 +765,11 @@ impl World {
         let probe = queue.queue.probe();
         let parked: Vec<_> = readers.iter().filter_map(|reader| reader.parked.as_ref()).collect();
         assert_eq!(probe.reserved, (0, 0));
-        assert_eq!(probe.waiting as usize, parked.len());
+        let resting = readers.iter().filter(|reader| reader.stream.rests()).count();
+        assert_eq!(probe.waiting as usize, parked.len() + resting);
+        if probe.waiting == 0 && self.setup.budget == BUDGET_AMPLE {
+            assert!(queue.queue.uncopied() < HANDED_ON_MAX, "who is not there keeps no batch");
+        }
         if readers.is_empty() {
             assert_eq!((probe.held_lines, probe.held_bytes, probe.readers), (0, 0, 0));
         }

@@ -98,6 +98,12 @@ async fn read(collector: LogCollector, machine: usize, seed: u64) -> Got {
         match rng.random_range(0..400) {
             0..4 => stream = None,
             4..8 => tokio::time::sleep(Duration::from_micros(rng.random_range(1..3000))).await,
+            8..40 => {
+                if let Some(reader) = &mut stream {
+                    reader.rest();
+                    tokio::time::sleep(Duration::from_micros(rng.random_range(1..300))).await;
+                }
+            }
             _ => {}
         }
     }

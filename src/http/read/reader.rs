@@ -56,6 +56,8 @@ pub(super) struct Reader {
     /// Of all readers, and when the next frame of this one may be made.
     pacing: Arc<Pacing>,
     paced: Option<Paced>,
+    /// Whether it is known when the far side stops reading, so that memory may be held while it reads.
+    rests: bool,
     /// Where what is shown is thereby delivered: the connection, whose far side must be there for it.
     link: Option<Arc<Link>>,
     /// What frames are charged to, and the last frame's charge until its bytes are handed on.
@@ -88,6 +90,7 @@ impl Reader {
             quiet_since: now,
             pacing: Arc::clone(pacing),
             paced: None,
+            rests: false,
             link: None,
             budget: None,
             charge: None,
@@ -115,7 +118,8 @@ impl Reader {
     }
 
     /// The answer's body, over a connection if it is known.
-    pub(super) fn into_body(self, connection: Option<Arc<Link>>) -> Body {
+    pub(super) fn into_body(mut self, connection: Option<Arc<Link>>) -> Body {
+        self.rests = connection.is_some();
         Lines { state: State::Idle(Box::new(self)), connection, has_given: false }.boxed_unsync()
     }
 
@@ -127,7 +131,6 @@ impl Reader {
             let since = *self.waiting_since.get_or_insert_with(Instant::now);
             let item = self.item_timeout.map(|timeout| since + timeout);
             let ends = [self.total, item].into_iter().flatten();
-            // Nothing is held meanwhile.
             sleep_until(ends.fold(paced.until, Instant::min)).await;
             self.paced = None;
         }
@@ -177,7 +180,7 @@ impl Reader {
             self.end(&mut frame, EndReason::TotalTimeout);
             return (frame, Filled::Ended(EndReason::TotalTimeout));
         }
-        let filled = self.source.fill(&mut frame);
+        let filled = self.source.fill(&mut frame, self.rests);
         self.lines_left -= frame.lines();
         if frame.lines() > 0 {
             self.waiting_since = None;
@@ -278,8 +281,9 @@ impl Lines {
         }
         let taking = connection.poll_taking(cx);
         if taking.is_pending() {
-            // Whoever reads nothing has no part in what others may write.
+            // Whoever reads nothing has no part in what others may write, and holds none of it.
             reader.paced = None;
+            reader.source.let_go();
         }
         taking
     }
@@ -335,7 +339,7 @@ mod tests {
 
     use super::{super::pace::PACE_LEAST, *};
     use crate::{
-        collector::{LogCollector, SubscribeOptions},
+        collector::{CollectorConfig, LogCollector, SubscribeOptions},
         config::Full,
         http::read::encode::Format,
         stream::LogStream,
@@ -442,6 +446,7 @@ mod tests {
         let _ = collector.push_line("m", "0").unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
         let _ = collector.push_line("m", "1").unwrap();
+        assert_eq!(queue.inner().uncopied(), 1, "it is to come for it");
         link.set_stalled(true);
         for _ in 0..3 {
             let polled = hyper::body::Body::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
@@ -450,11 +455,38 @@ mod tests {
             advance(PACE_LEAST).await;
         }
         assert_eq!(pacing.readers(), 0, "nor has it a part in the pace of others");
+        assert_eq!(queue.inner().uncopied(), 0, "nor does it keep what others may need the room of");
         let (next, ()) = tokio::join!(body.frame(), async {
             tokio::task::yield_now().await;
             link.set_stalled(false);
         });
         assert_eq!(next.unwrap().unwrap().into_data().unwrap(), "1\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_amid_a_body_keeps_nothing_of_others_in_it() {
+        let config = CollectorConfig { history_bytes: 1, ..CollectorConfig::default() };
+        let collector = LogCollector::new(config);
+        let queue = collector.subscribe("m").unwrap();
+        let link = Link::new();
+        let reader = Reader::new(Source::Queue(LogStream::new(queue.clone())), TEXT, FOREVER, &Arc::default());
+        let mut body = reader.into_body(Some(Arc::clone(&link)));
+        let line = |machine: &str| format!("{{\"instance\":\"{machine}\",\"message\":\"{}\"}}\n", "x".repeat(1000));
+        let others = line("n").repeat(200);
+        let _ = collector.push_line("m", "0").unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "0\n");
+        let _ = collector.push(line("m").repeat(70) + &others).unwrap();
+        // The history keeps the newest body, whatever its size.
+        let _ = collector.push(line("n")).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 62 * 1001, "a full frame");
+        assert!(collector.budget().used() > others.len(), "it was to go on");
+        link.set_stalled(true);
+        for _ in 0..2 {
+            let polled = hyper::body::Body::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+        }
+        assert_eq!(queue.lines(), 8);
+        assert!(collector.budget().used() < others.len() / 4, "{}", collector.budget().used());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Where a reader's lines come from: a queue that it consumes, or one machine or all that it looks at.
 //!
-//! All three fill a frame when they are asked to and hold no batch beyond it: between two frames the reader's socket may be
-//! slow, and nobody's bytes may wait for that.
+//! All three fill a frame when they are asked to, and hold no batch beyond it unless the next is asked for within moments: between
+//! two frames the reader's socket may be slow, and nobody's bytes may wait for that.
 
 use std::sync::Arc;
 
@@ -56,13 +56,28 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Puts into `frame` what there is to read now.
-    pub(super) fn fill(&mut self, frame: &mut Frame) -> Filled {
+    /// Puts into `frame` what there is to read now. `rests`: the caller asks again within moments, or calls [`Source::let_go`].
+    pub(super) fn fill(&mut self, frame: &mut Frame, rests: bool) -> Filled {
         match self {
-            Self::Queue(stream) => fill_from_queue(stream, frame),
+            Self::Queue(stream) => {
+                let filled = fill_from_queue(stream, frame);
+                match filled {
+                    Filled::CaughtUp if rests => stream.rest(),
+                    Filled::More if rests => {}
+                    Filled::More | Filled::Past | Filled::CaughtUp | Filled::Ended(_) => stream.let_go(),
+                }
+                filled
+            }
             Self::Machine(source) => source.fill(frame),
             Self::Fleet(source) => source.fill(frame),
             Self::Over(reason) => Filled::Ended(*reason),
+        }
+    }
+
+    /// Lets go of what others have in memory before a wait for something else.
+    pub(super) fn let_go(&mut self) {
+        if let Self::Queue(stream) = self {
+            stream.let_go();
         }
     }
 
@@ -99,7 +114,6 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
             }
         }
         if !frame.has_room() {
-            stream.keep_a_copy();
             return Filled::More;
         }
         let has_more = stream.has_more();
