@@ -251,6 +251,11 @@ impl State {
         rare.skips.pop_front_if(|skip| skip.from <= seq)
     }
 
+    /// Whether lines were dropped that are still to be told.
+    fn has_skips(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.skips.is_empty())
+    }
+
     /// Why it ended, and behind which of its machine's lines.
     fn ended(&self) -> Option<(Ended, Trail)> {
         self.rare.as_ref()?.ended

@@ -1,5 +1,6 @@
 //! Reading one machine's queue: [`LogQueue`], [`LogStream`] with its time-outs, and the Python module's helpers on them.
 
+mod held;
 pub(crate) mod view;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use self::held::Held;
 pub use self::view::{FleetBatch, FleetStream};
 use crate::{
     batch::{EntryView, LogEntry, Streams},
@@ -103,60 +105,6 @@ impl fmt::Debug for LogQueue {
     }
 }
 
-/// What a reader holds of a queue: delivered line by line, and given back when it is dropped.
-struct Held {
-    queue: Arc<Queue>,
-    item: Option<Item>,
-}
-
-impl Held {
-    fn new(queue: &Arc<Queue>, item: Item) -> Self {
-        Self { queue: Arc::clone(queue), item: Some(item) }
-    }
-
-    /// The next line, which is delivered with this call.
-    fn next(&mut self) -> Option<EntryView<'_>> {
-        let item = self.item.as_mut()?;
-        let before = item.bytes;
-        let streams = self.queue.terms.streams;
-        let index = item.next_row(streams)?;
-        if item.lines == 0 {
-            item.bytes = 0;
-        }
-        self.queue.deliver(1, before - item.bytes);
-        let item = self.item.as_ref()?;
-        Some(item.batch.view(index))
-    }
-
-    /// The lines left, no longer given back by dropping.
-    fn let_go(mut self) -> Option<Item> {
-        let item = self.item.take()?;
-        if item.lines > 0 {
-            return Some(item);
-        }
-        self.queue.give_back(item);
-        None
-    }
-
-    /// Lines left.
-    fn lines(&self) -> u64 {
-        self.item.as_ref().map_or(0, |item| item.lines)
-    }
-
-    /// Lets go of other machines' bytes before a wait.
-    fn keep_a_copy(&mut self) {
-        self.item = self.item.take().map(|item| self.queue.own_copy(item));
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(item) = self.item.take() {
-            self.queue.give_back(item);
-        }
-    }
-}
-
 /// What a [`LogStream`] comes upon; see [`LogStream::next_event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -212,7 +160,7 @@ pub(crate) enum Ready<'a> {
 /// ```
 pub struct LogStream {
     queue: LogQueue,
-    held: Option<Held>,
+    held: Held,
     /// Dropped lines that were come upon and are still to be told.
     skipped: u64,
     skipped_unknown: bool,
@@ -262,9 +210,10 @@ impl LogStream {
     /// Reads `queue` without time-outs.
     #[must_use]
     pub fn new(queue: LogQueue) -> Self {
+        let held = Held::new(&queue.queue);
         Self {
             queue,
-            held: None,
+            held,
             skipped: 0,
             skipped_unknown: false,
             limited: 0,
@@ -447,7 +396,9 @@ impl LogStream {
                 return Poll::Ready(None);
             }
             // The caller may sleep between two lines: nobody else's bytes may wait for it.
-            self.held.iter_mut().filter(|held| held.lines() > 1).for_each(Held::keep_a_copy);
+            if self.held.lines() > 1 {
+                self.held.keep_copies();
+            }
         }
     }
 
@@ -455,7 +406,7 @@ impl LogStream {
         loop {
             (self.skipped, self.skipped_unknown, self.limited) = (0, false, 0);
             if !self.total_is_over()
-                && let Some(item) = self.held.take().and_then(Held::let_go)
+                && let Some(item) = self.held.take()
             {
                 self.queue.queue.deliver(item.lines, item.bytes);
                 return Poll::Ready(Some(self.batch_of(item)));
@@ -492,15 +443,13 @@ impl LogStream {
         if self.limited > 0 {
             return Some(StreamEvent::Limited(std::mem::take(&mut self.limited)));
         }
-        let entry = self.held.as_mut()?.next().map(|view| view.to_entry());
-        if entry.is_none() {
-            self.held = None;
-        }
-        self.lines_yielded += u64::from(entry.is_some());
-        entry.map(StreamEvent::Entry)
+        let entry = self.held.next_entry()?;
+        self.lines_yielded += 1;
+        Some(StreamEvent::Entry(entry))
     }
 
-    /// As [`LogStream::ready_event`], borrowed: the line is delivered with this call.
+    /// As [`LogStream::ready_event`], borrowed: the line is delivered with the next call of [`LogStream::deliver`].
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP write lines as they lie"))]
     pub(crate) fn next_ready(&mut self) -> Option<Ready<'_>> {
         if self.done() || self.total_is_over() {
             return None;
@@ -514,14 +463,20 @@ impl LogStream {
         if self.limited > 0 {
             return Some(Ready::Limited(std::mem::take(&mut self.limited)));
         }
-        self.held.take_if(|held| held.lines() == 0);
-        let view = self.held.as_mut()?.next()?;
+        let view = self.held.show()?;
         self.lines_yielded += 1;
         Some(Ready::Line(view))
     }
 
+    /// What was shown is delivered.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP write lines as they lie"))]
+    pub(crate) fn deliver(&mut self) {
+        self.held.deliver();
+    }
+
     /// Waits for more to yield; `false` at the end or a time-out. Cancel safe.
     pub(crate) async fn more(&mut self) -> bool {
+        self.held.shrink();
         let reader = CancelSafe(self);
         poll_fn(|cx| reader.0.poll_more(cx)).await
     }
@@ -537,7 +492,7 @@ impl LogStream {
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP wait for another"))]
     pub(crate) fn let_go(&mut self) {
         self.queue.queue.leave(&mut self.resting);
-        self.held.iter_mut().for_each(Held::keep_a_copy);
+        self.held.keep_copies();
     }
 
     /// Whether there is more to yield; `false` at the end or a time-out.
@@ -554,7 +509,7 @@ impl LogStream {
         if !self.done() && self.total_is_over() {
             // A stream that is done may live on; the lines that it will not yield are for the next reader.
             self.stop_waiting();
-            self.held = None;
+            self.held.give_back();
             self.state = Reading::TimedOut(Timeout::Total);
         }
         self.done()
@@ -564,15 +519,13 @@ impl LogStream {
     fn keep(&mut self, taken: Taken) -> bool {
         match taken {
             Taken::Item(item) => {
-                let batch = item.batch.seq;
-                let held = Held::new(&self.queue.queue, item);
-                if let Some(end) = self.exit_end().filter(|end| batch >= end.batch) {
+                if let Some(end) = self.exit_end().filter(|end| item.batch.seq >= end.batch) {
                     // It is the next life's, and whoever reads that gets it.
-                    drop(held);
+                    self.queue.queue.give_back(item);
                     self.exited(end);
                     return false;
                 }
-                self.held = Some(held);
+                self.held.push(item);
             }
             Taken::Skipped(lines) => {
                 self.skipped += lines;
@@ -694,11 +647,7 @@ impl LogStream {
 
     /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
     pub(crate) fn has_more(&mut self) -> bool {
-        if self.skipped > 0
-            || self.skipped_unknown
-            || self.limited > 0
-            || self.held.as_ref().is_some_and(|held| held.lines() > 0)
-        {
+        if self.skipped > 0 || self.skipped_unknown || self.limited > 0 || !self.held.is_empty() {
             return true;
         }
         if self.is_on_disk() {
@@ -710,7 +659,14 @@ impl LogStream {
                 end.into_iter().for_each(|end| self.exited(end));
                 false
             }
-            taken => self.keep(taken),
+            taken => {
+                let has_more = self.keep(taken);
+                // Where an exit may end it each is looked at by itself.
+                if self.exit.is_none() {
+                    self.held.take_more();
+                }
+                has_more
+            }
         }
     }
 

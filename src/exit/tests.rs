@@ -9,7 +9,7 @@ use crate::{
     queue::Ended,
     record::{Limits, Parser},
     stream::{
-        LogQueue, LogStream,
+        LogQueue, LogStream, Ready,
         view::{MachineView, Seen, ViewStart},
     },
 };
@@ -248,6 +248,20 @@ async fn what_came_before_the_end_is_read_however_late_the_reader_is() {
     let mut next = LogStream::new(queue).until_exit(LINGER);
     assert_eq!(messages(&mut next).await, ["second"]);
     assert_eq!(next.exit_status(), code(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_what_is_taken_without_a_wait_nothing_is_of_the_next_life() {
+    let (collector, queue) = subscribed();
+    let mut stream = LogStream::new(queue.clone()).until_exit(LINGER);
+    push(&collector, &[app("0"), runner(EXITED)]);
+    advance(SECOND * 20).await;
+    push(&collector, &[app("second")]);
+    assert!(stream.has_more());
+    assert!(matches!(stream.next_ready(), Some(Ready::Line(line)) if line.message() == "0"));
+    assert!(stream.next_ready().is_none() && !stream.has_more());
+    stream.deliver();
+    assert_eq!((stream.exit_status(), queue.lines()), (code(137), 1));
 }
 
 #[tokio::test(start_paused = true)]

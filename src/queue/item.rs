@@ -1,6 +1,6 @@
 //! What a queue holds: some lines of one machine, as a range of a batch's rows.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use crate::{
     batch::{Batch, EntryId, Group, GroupRef, Row, Streams},
@@ -123,6 +123,15 @@ impl Item {
         let rows = 0..batch.rows.len() as u32;
         Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
     }
+}
+
+/// Brings the lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of them now
+/// waits for memory side by side, what is read as they are written would one piece after the other.
+pub(super) fn warm(items: &VecDeque<Item>) {
+    let lines = || items.iter().flat_map(|item| item.rows.clone().map(|index| (&*item.batch, index)));
+    let ranks = lines().fold(0, |sum, (batch, index)| sum ^ batch.row(index).rank);
+    let texts = lines().fold(0, |sum, (batch, index)| sum ^ batch.touch(batch.row(index)));
+    std::hint::black_box((ranks, texts));
 }
 
 /// The first and the last of some lines.

@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Ordering,
+    collections::VecDeque,
     task::{Context, Poll},
 };
 
@@ -9,9 +10,15 @@ use tokio::time::Instant;
 
 use super::{
     Item, Queue, Reason, State, Taken,
+    item::warm,
     waiters::{Ticket, Wakes},
 };
 use crate::config::Full;
+
+/// Groups, and lines, that a reader takes together: so many that the memory they lie in is waited for side by side, and so few that
+/// it is in the caches still when they are read.
+const TOGETHER_ITEMS: usize = 16;
+const TOGETHER_LINES: u64 = 64;
 
 impl Queue {
     pub(crate) fn attach(&self) {
@@ -38,6 +45,27 @@ impl Queue {
         }
         state.hand_over(&item, &self.common.ledger);
         Taken::Item(item)
+    }
+
+    /// Takes what comes right behind `items`, which a reader has taken, as long as that is not much; and brings all of it into the
+    /// caches.
+    pub(crate) fn take_more(&self, items: &mut VecDeque<Item>) {
+        let mut lines: u64 = items.iter().map(|item| item.lines).sum();
+        if lines == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        while items.len() < TOGETHER_ITEMS
+            && lines < TOGETHER_LINES
+            && !state.has_skips()
+            && let Some(item) = state.pop()
+        {
+            state.hand_over(&item, &self.common.ledger);
+            lines += item.lines;
+            items.push_back(item);
+        }
+        drop(state);
+        warm(items);
     }
 
     fn nothing_queued(&self, state: &mut State) -> Taken {

@@ -410,7 +410,11 @@ mod policies {
     fn next(stream: &mut LogStream) -> Option<i64> {
         loop {
             match stream.next_ready() {
-                Some(Ready::Line(entry)) => return entry.message().parse().ok(),
+                Some(Ready::Line(entry)) => {
+                    let number = entry.message().parse().ok();
+                    stream.deliver();
+                    return number;
+                }
                 Some(_) => unreachable!("nothing is dropped"),
                 None => {}
             }

@@ -367,3 +367,42 @@ async fn at_shutdown_streams_end_behind_what_is_queued_and_the_rest_is_counted()
     assert_eq!(other.next_event().await, Some(StreamEvent::Skipped(3)));
     assert_eq!(other.next_event().await, None);
 }
+
+/// Takes what there is without a wait, as a reader over HTTP does. Lines that it holds then.
+fn take_now(stream: &mut LogStream, queue: &LogQueue) -> u64 {
+    assert!(stream.has_more());
+    queue.inner().probe().held_lines
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_together_is_bounded_in_bodies_and_in_lines() {
+    for (lines, held) in [(1, 16), (30, 90)] {
+        let (collector, queue) = subscribed();
+        for body in 0..30 {
+            let _ = push_numbers(&collector, "m", body * lines..(body + 1) * lines).unwrap();
+        }
+        let mut stream = LogStream::new(queue.clone());
+        assert_eq!(take_now(&mut stream, &queue), held);
+        while stream.next_ready().is_some() || stream.has_more() {}
+        assert!(stream.more().now_or_never().is_none());
+        assert_eq!(stream.held.room(), 0, "nobody pays for it while nothing comes");
+        drop(stream);
+        let all = LogStream::new(queue).collect().now_or_never();
+        assert_eq!(all, None, "it has not ended");
+        assert_eq!(assert_balanced(&collector).queue_lines_delivered, 30 * u64::from(lines));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_shown_is_delivered_at_the_latest_when_its_reader_leaves() {
+    let (collector, queue) = subscribed();
+    let _ = push_numbers(&collector, "m", 0..3).unwrap();
+    let mut stream = LogStream::new(queue.clone());
+    assert_eq!(take_now(&mut stream, &queue), 3);
+    assert!(stream.next_ready().is_some());
+    assert_eq!(queue.lines(), 3, "they are delivered together");
+    drop(stream);
+    assert_eq!((queue.lines(), queue.inner().probe().held_lines), (2, 0));
+    assert_eq!(assert_balanced(&collector).queue_lines_delivered, 1);
+    assert_eq!(LogStream::new(queue).next().await.unwrap().message(), "1");
+}

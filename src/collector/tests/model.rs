@@ -17,7 +17,7 @@ use crate::{
     journal::Entry as Loss,
     queue::HANDED_ON_MAX,
     stream::{
-        EntryBatch, FleetStream, LogStream, StreamEvent,
+        EntryBatch, FleetStream, LogStream, Ready, StreamEvent,
         view::{MachineView, Seen, ViewStart},
     },
 };
@@ -37,6 +37,7 @@ enum Op {
     Share { reader: u8 },
     Read { reader: u8, count: u8 },
     ReadBatch { reader: u8, keep: bool },
+    Show { reader: u8, count: u8 },
     Park { reader: u8 },
     Rest { reader: u8 },
     LetGo { reader: u8 },
@@ -61,6 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(|reader| Op::Share { reader }),
         8 => (any::<u8>(), 1..20u8).prop_map(|(reader, count)| Op::Read { reader, count }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(reader, keep)| Op::ReadBatch { reader, keep }),
+        4 => (any::<u8>(), 1..40u8).prop_map(|(reader, count)| Op::Show { reader, count }),
         3 => any::<u8>().prop_map(|reader| Op::Park { reader }),
         3 => any::<u8>().prop_map(|reader| Op::Rest { reader }),
         1 => any::<u8>().prop_map(|reader| Op::LetGo { reader }),
@@ -475,6 +477,31 @@ impl World {
         }
     }
 
+    /// Reads up to `count` lines as a reader over HTTP does: without a wait, and delivered together.
+    fn show(&mut self, reader: usize, count: u8) {
+        for _ in 0..count {
+            let stream = &mut self.readers[reader].stream;
+            let line = match stream.next_ready() {
+                Some(Ready::Line(entry)) => {
+                    Some((entry.message().to_owned(), entry.machine_seq().unwrap(), entry.id().unwrap()))
+                }
+                Some(Ready::SkippedUnknown) => panic!("it is always known how many"),
+                Some(Ready::Skipped(_) | Ready::Limited(_)) => None,
+                None => {
+                    if !stream.has_more() {
+                        break;
+                    }
+                    None
+                }
+            };
+            match line {
+                Some((text, seq, id)) => self.note_read(reader, &text, seq, id),
+                None => self.note_told(reader),
+            }
+        }
+        self.readers[reader].stream.deliver();
+    }
+
     /// Polls a reader as a task would, and leaves it waiting.
     fn park(&mut self, reader: usize) {
         let flag = Arc::new(Flag::default());
@@ -674,6 +701,7 @@ impl World {
             &Op::Share { reader }
             | &Op::Read { reader, .. }
             | &Op::ReadBatch { reader, .. }
+            | &Op::Show { reader, .. }
             | &Op::Park { reader }
             | &Op::Rest { reader }
             | &Op::LetGo { reader }
@@ -693,6 +721,7 @@ impl World {
                 let _ = (0..count).take_while(|_| self.read(reader)).count();
             }
             Op::ReadBatch { keep, .. } => self.read_batch(reader, keep),
+            Op::Show { count, .. } if self.readers[reader].parked.is_none() => self.show(reader, count),
             Op::Park { .. } => self.park(reader),
             Op::Rest { .. } if self.readers[reader].parked.is_none() => self.readers[reader].stream.rest(),
             Op::LetGo { .. } => self.readers[reader].stream.let_go(),

@@ -61,6 +61,7 @@ impl Source {
         match self {
             Self::Queue(stream) => {
                 let filled = fill_from_queue(stream, frame);
+                stream.deliver();
                 match filled {
                     Filled::CaughtUp if rests => stream.rest(),
                     Filled::More if rests => {}
