@@ -125,12 +125,12 @@ impl Item {
     }
 }
 
-/// Brings the lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of them now
+/// Brings the first `lines` lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of them now
 /// waits for memory side by side, what is read as they are written would one piece after the other.
-pub(super) fn warm(items: &VecDeque<Item>) {
-    let lines = || items.iter().flat_map(|item| item.rows.clone().map(|index| (&*item.batch, index)));
-    let ranks = lines().fold(0, |sum, (batch, index)| sum ^ batch.row(index).rank);
-    let texts = lines().fold(0, |sum, (batch, index)| sum ^ batch.touch(batch.row(index)));
+pub(super) fn warm(items: &VecDeque<Item>, lines: usize) {
+    let rows = || items.iter().flat_map(|item| item.rows.clone().map(|index| (&*item.batch, index))).take(lines);
+    let ranks = rows().fold(0, |sum, (batch, index)| sum ^ batch.row(index).rank);
+    let texts = rows().fold(0, |sum, (batch, index)| sum ^ batch.touch(batch.row(index)));
     std::hint::black_box((ranks, texts));
 }
 

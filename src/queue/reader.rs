@@ -47,8 +47,7 @@ impl Queue {
         Taken::Item(item)
     }
 
-    /// Takes what comes right behind `items`, which a reader has taken, as long as that is not much; and brings all of it into the
-    /// caches.
+    /// Takes what comes right behind `items`, which a reader has taken, as long as that is not much; and brings it into the caches.
     pub(crate) fn take_more(&self, items: &mut VecDeque<Item>) {
         let mut lines: u64 = items.iter().map(|item| item.lines).sum();
         if lines == 0 {
@@ -65,7 +64,7 @@ impl Queue {
             items.push_back(item);
         }
         drop(state);
-        warm(items);
+        warm(items, TOGETHER_LINES as usize);
     }
 
     fn nothing_queued(&self, state: &mut State) -> Taken {
