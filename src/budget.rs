@@ -102,8 +102,7 @@ impl Budget {
         is_spare.then(|| self.try_reserve(bytes))?
     }
 
-    /// Whether bodies, and all that holds them, have less than half of what they may take: what is kept on a batch in passing, and
-    /// charged to nobody, then stays within the rest.
+    /// Whether bodies have less than half of what they may take: then some may be kept a little longer.
     pub(crate) fn has_plenty(&self) -> bool {
         self.bodies.used.load(Ordering::Relaxed) < self.bodies.limit / 2
     }

@@ -139,7 +139,7 @@ pub(crate) enum Ended {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Older than everything in the channel, in order: what readers gave back, and what was handed on to one that waits.
+    /// Older than everything in the channel, in order: what readers gave back, and what was handed on to one that waits or rests.
     front: VecDeque<Item>,
     channel: Channel,
     /// Lines and bytes in `front`, in the channel and in readers' hands.
@@ -154,7 +154,7 @@ struct State {
     /// The `machine_seq` behind the newest line that a reader ever took: what was given back before it has gaps behind it.
     taken_to: u64,
     readers: Readers,
-    /// None of them is asleep while there is something.
+    /// None of those that wait is asleep while there is something.
     waiters: Waiters,
     /// Boxed, because nobody reads most machines.
     handed_over: Option<Box<HandedOver>>,
@@ -275,13 +275,15 @@ impl State {
         Some(item)
     }
 
-    /// Whether lines may go as they are, not as copies, to a reader that waits for them. To one that rests as many as it may
-    /// find: it comes of itself, and one that waits may have been polled and left alone.
-    fn hands_on(&self, budget: &Budget) -> bool {
-        let few = || self.front.len() < HANDED_ON_MAX;
-        !self.waiters.is_empty()
-            && self.channel.is_empty()
-            && (few() || self.waiters.has_resting() && budget.has_plenty())
+    /// Whether lines may go as they are, not as copies, to a reader that waits for them: some, for it may have been polled and left
+    /// alone.
+    fn hands_on(&self) -> bool {
+        self.waiters.has_waiting() && self.channel.is_empty() && self.front.len() < HANDED_ON_MAX
+    }
+
+    /// The same to a reader that rests: it comes of itself. Room for a copy is kept for when it does not.
+    fn hands_on_with_room(&self, budget: &Budget) -> bool {
+        self.waiters.has_resting() && self.channel.is_empty() && budget.has_plenty()
     }
 
     /// A reader takes `item`, and holds it from now on.
@@ -414,7 +416,7 @@ impl Queue {
             return Ok(None);
         }
         let fits = self.fits(&state, lines, bytes);
-        let is_awaited = fits && state.hands_on(&self.common.budget);
+        let is_awaited = fits && state.hands_on();
         let readerless = state.readers.are_gone_for(READERLESS_AFTER, now);
         let blocking = &mut state.rare.get_or_insert_default().blocking;
         let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
@@ -484,7 +486,7 @@ impl Queue {
     fn take_in(
         &self,
         state: &mut State,
-        item: Item,
+        mut item: Item,
         promised: Option<Option<Permit>>,
         history: &History,
         trail: Trail,
@@ -494,21 +496,34 @@ impl Queue {
         } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
             return self.go_behind(state, &item, history, trail);
         }
-        if state.hands_on(&self.common.budget) {
-            self.count_in(state, &item);
-            state.front.push_back(item);
+        // Where nobody has room for a copy a body was let in because a reader waited: its promise is kept though that has left.
+        let is_promised_none = matches!(promised, Some(None)) && state.channel.is_empty();
+        if state.hands_on() || is_promised_none {
+            self.hand_on(state, item);
+            return None;
+        }
+        let Some(room) = promised.flatten().or_else(|| item.room_for_a_copy(&self.common.budget)) else {
+            return self.without_a_copy(state, item, history, trail);
+        };
+        if state.hands_on_with_room(&self.common.budget) {
+            item.room = Some(room);
+            self.hand_on(state, item);
         } else {
-            let copy = match promised.flatten() {
-                Some(permit) => item.copied_into(permit, self.terms.streams),
-                None => match item.compacted(&self.common.budget, self.terms.streams) {
-                    Some(copy) => copy,
-                    None => return self.without_a_copy(state, &item, history, trail),
-                },
-            };
-            self.count_in(state, &copy);
-            state.channel.push(copy);
+            self.keep(state, item.copied_into(room, self.terms.streams));
         }
         None
+    }
+
+    /// An item goes to readers past the channel, which holds nothing.
+    fn hand_on(&self, state: &mut State, item: Item) {
+        self.count_in(state, &item);
+        state.front.push_back(item);
+    }
+
+    /// A copy waits in the channel.
+    fn keep(&self, state: &mut State, copy: Item) {
+        self.count_in(state, &copy);
+        state.channel.push(copy);
     }
 
     fn count_in(&self, state: &mut State, item: &Item) {
@@ -518,18 +533,17 @@ impl Queue {
     }
 
     /// The reserve for copies is used up.
-    fn without_a_copy(&self, state: &mut State, item: &Item, history: &History, trail: Trail) -> Place {
+    fn without_a_copy(&self, state: &mut State, mut item: Item, history: &History, trail: Trail) -> Place {
         if self.terms.full != Full::DropOldest {
             let returned = self.return_copies(state, history);
-            let first = returned.first().unwrap_or(item);
+            let first = returned.first().unwrap_or(&item);
             let lines = returned.iter().map(|item| item.lines).sum::<u64>() + item.lines;
             return self.continue_at(state, first.cursor(), lines, first.batch.received, history, trail);
         }
         // Its own oldest copies make room, until there are none left.
         while self.drop_oldest(state, u64::MAX) {
             if let Some(copy) = item.compacted(&self.common.budget, self.terms.streams) {
-                self.count_in(state, &copy);
-                state.channel.push(copy);
+                self.keep(state, copy);
                 return None;
             }
         }

@@ -488,11 +488,11 @@ impl LogStream {
         self.queue.queue.rest(&mut self.resting);
     }
 
-    /// Lets go of other machines' bytes before its caller waits for something else.
+    /// Gives back what it holds, and lets go of other machines' bytes: its caller waits for something else.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP wait for another"))]
     pub(crate) fn let_go(&mut self) {
         self.queue.queue.leave(&mut self.resting);
-        self.held.keep_copies();
+        self.held.give_back();
     }
 
     /// Whether there is more to yield; `false` at the end or a time-out.
@@ -509,7 +509,7 @@ impl LogStream {
         if !self.done() && self.total_is_over() {
             // A stream that is done may live on; the lines that it will not yield are for the next reader.
             self.stop_waiting();
-            self.held.give_back();
+            self.let_go();
             self.state = Reading::TimedOut(Timeout::Total);
         }
         self.done()
@@ -521,7 +521,7 @@ impl LogStream {
             Taken::Item(item) => {
                 if let Some(end) = self.exit_end().filter(|end| item.batch.seq >= end.batch) {
                     // It is the next life's, and whoever reads that gets it.
-                    self.queue.queue.give_back(item);
+                    self.queue.queue.give_back(std::iter::once(item));
                     self.exited(end);
                     return false;
                 }
@@ -641,18 +641,23 @@ impl LogStream {
     }
 
     fn batch_of(&mut self, item: Item) -> EntryBatch {
+        let item = item.without_room();
         self.lines_yielded += item.lines;
         EntryBatch { streams: self.queue.queue.terms.streams, item }
     }
 
-    /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`.
-    pub(crate) fn has_more(&mut self) -> bool {
+    /// Whether something can be yielded without waiting: `follow=false` ends where this is `false`. Of what is there no more than
+    /// about `most` lines are taken.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only readers over HTTP look without waiting"))]
+    pub(crate) fn has_more(&mut self, most: u64) -> bool {
         if self.skipped > 0 || self.skipped_unknown || self.limited > 0 || !self.held.is_empty() {
             return true;
         }
         if self.is_on_disk() {
             return true;
         }
+        // Before the next is taken: what a reader holds tells how far it has come.
+        self.held.deliver();
         let end = self.exit_end();
         match self.queue.take() {
             Taken::Empty | Taken::Behind => {
@@ -663,7 +668,7 @@ impl LogStream {
                 let has_more = self.keep(taken);
                 // Where an exit may end it each is looked at by itself.
                 if self.exit.is_none() {
-                    self.held.take_more();
+                    self.held.take_more(most);
                 }
                 has_more
             }

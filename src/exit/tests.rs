@@ -257,9 +257,9 @@ async fn of_what_is_taken_without_a_wait_nothing_is_of_the_next_life() {
     push(&collector, &[app("0"), runner(EXITED)]);
     advance(SECOND * 20).await;
     push(&collector, &[app("second")]);
-    assert!(stream.has_more());
+    assert!(stream.has_more(u64::MAX));
     assert!(matches!(stream.next_ready(), Some(Ready::Line(line)) if line.message() == "0"));
-    assert!(stream.next_ready().is_none() && !stream.has_more());
+    assert!(stream.next_ready().is_none() && !stream.has_more(u64::MAX));
     stream.deliver();
     assert_eq!((stream.exit_status(), queue.lines()), (code(137), 1));
 }

@@ -27,7 +27,7 @@ fn weight(batch: &Batch, at: GroupRef) -> u8 {
 }
 
 /// Some wanted lines of one group, on their way to a reader.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) batch: Arc<Batch>,
     /// Index into the batch's groups.
@@ -43,6 +43,8 @@ pub(crate) struct Item {
     /// The `machine_seq` behind the last row.
     end_seq: u64,
     pub(super) copied: bool,
+    /// Room for a copy of these lines, kept for when their reader does not come for them after all.
+    pub(super) room: Option<Permit>,
     /// For how many groups its latency counts.
     pub(super) weight: u8,
 }
@@ -53,7 +55,7 @@ impl Item {
         let last = rows.clone().next_back().map(|index| batch.row(index));
         let end_seq = batch.groups[at.group as usize].first_seq + last.map_or(0, |row| u64::from(row.rank) + 1);
         let weight = weight(&batch, at);
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, weight }
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, room: None, weight }
     }
 
     /// All of a group's lines that `streams` wants, of which there are `lines`.
@@ -65,7 +67,7 @@ impl Item {
         }
         let bytes = ITEM_BYTES + group.bytes as usize + lines as usize * size_of::<Row>();
         let (rows, end_seq, weight) = (group.rows.clone(), group.end_seq(), weight(&batch, at));
-        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, weight }
+        Self { batch, group: at.group, rows, lines, bytes, origin: at, end_seq, copied: false, room: None, weight }
     }
 
     pub(crate) fn group(&self) -> &Group {
@@ -102,10 +104,21 @@ impl Item {
         Some(index)
     }
 
-    /// The same lines in a batch of their own, if the reserve for copies has room.
-    pub(super) fn compacted(&self, budget: &Arc<Budget>, streams: Streams) -> Option<Self> {
-        let permit = budget.try_copy(self.bytes + self.arena_bytes())?;
+    /// The same lines in a batch of their own, if they keep room for that or the reserve for copies has some.
+    pub(super) fn compacted(&mut self, budget: &Arc<Budget>, streams: Streams) -> Option<Self> {
+        let permit = self.room.take().or_else(|| self.room_for_a_copy(budget))?;
         Some(self.copied_into(permit, streams))
+    }
+
+    /// The same, and its reader has come for it.
+    pub(crate) fn without_room(mut self) -> Self {
+        self.room = None;
+        self
+    }
+
+    /// Room for a copy of these lines.
+    pub(super) fn room_for_a_copy(&self, budget: &Arc<Budget>) -> Option<Permit> {
+        budget.try_copy(self.bytes + self.arena_bytes())
     }
 
     /// An upper bound of the side-arena text that a copy takes along.
@@ -121,12 +134,12 @@ impl Item {
         let _ = permit.try_resize(held);
         batch.permit = Some(permit);
         let rows = 0..batch.rows.len() as u32;
-        Self { batch: Arc::new(batch), group: 0, rows, copied: true, ..*self }
+        Self { batch: Arc::new(batch), group: 0, rows, copied: true, room: None, ..*self }
     }
 }
 
-/// Brings the first `lines` lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of them now
-/// waits for memory side by side, what is read as they are written would one piece after the other.
+/// Brings the first `lines` lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of
+/// them now waits for memory side by side, what is read as they are written would one piece after the other.
 pub(super) fn warm(items: &VecDeque<Item>, lines: usize) {
     let rows = || items.iter().flat_map(|item| item.rows.clone().map(|index| (&*item.batch, index))).take(lines);
     let ranks = rows().fold(0, |sum, (batch, index)| sum ^ batch.row(index).rank);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Item, Queue, Reason, State, Taken,
-    item::warm,
+    item::{Ids, warm},
     waiters::{Ticket, Wakes},
 };
 use crate::config::Full;
@@ -19,6 +19,8 @@ use crate::config::Full;
 /// it is in the caches still when they are read.
 const TOGETHER_ITEMS: usize = 16;
 const TOGETHER_LINES: u64 = 64;
+/// Groups copied under one lock.
+const COPIED_TOGETHER: usize = 16;
 
 impl Queue {
     pub(crate) fn attach(&self) {
@@ -47,15 +49,17 @@ impl Queue {
         Taken::Item(item)
     }
 
-    /// Takes what comes right behind `items`, which a reader has taken, as long as that is not much; and brings it into the caches.
-    pub(crate) fn take_more(&self, items: &mut VecDeque<Item>) {
+    /// Takes what comes behind `items`, which a reader has taken, up to some groups and up to `most` lines or a group more; and brings
+    /// it into the caches.
+    pub(crate) fn take_more(&self, items: &mut VecDeque<Item>, most: u64) {
         let mut lines: u64 = items.iter().map(|item| item.lines).sum();
+        let most = most.min(TOGETHER_LINES);
         if lines == 0 {
             return;
         }
         let mut state = self.state.lock();
         while items.len() < TOGETHER_ITEMS
-            && lines < TOGETHER_LINES
+            && lines < most
             && !state.has_skips()
             && let Some(item) = state.pop()
         {
@@ -64,7 +68,7 @@ impl Queue {
             items.push_back(item);
         }
         drop(state);
-        warm(items, TOGETHER_LINES as usize);
+        warm(items, most as usize);
     }
 
     fn nothing_queued(&self, state: &mut State) -> Taken {
@@ -105,26 +109,40 @@ impl Queue {
         }
     }
 
-    /// What a reader held and did not deliver; the next reader gets it first.
-    pub(crate) fn give_back(&self, mut item: Item) {
-        let mut wakes = Wakes::default();
-        let mut state = self.state.lock();
-        if self.terms.full == Full::DropOldest {
-            self.trim(&mut state, &mut item);
-        }
-        state.held_lines -= item.lines;
-        state.held_bytes -= item.bytes;
-        if item.lines == 0 {
-            state.bytes -= item.bytes;
+    /// What a reader held and did not deliver, in order; the next reader gets it first.
+    pub(crate) fn give_back(&self, items: impl Iterator<Item = Item>) {
+        let copies: Vec<Item> = items.map(|item| self.own_copy(item)).collect();
+        if copies.is_empty() {
             return;
         }
-        let item = self.own_copy(item);
-        self.put_front(&mut state, item);
+        // Let go of behind the lock: others may wait for their room.
+        let mut gone = Vec::new();
+        let mut trimmed = Vec::new();
+        let mut wakes = Wakes::default();
+        let mut state = self.state.lock();
+        // Where there is not room for all any more it is the oldest that go.
+        for mut item in copies.into_iter().rev() {
+            if self.terms.full == Full::DropOldest {
+                trimmed.extend(self.trim(&mut state, &mut item));
+            }
+            state.held_lines -= item.lines;
+            state.held_bytes -= item.bytes;
+            if item.lines == 0 {
+                state.bytes -= item.bytes;
+                gone.push(item);
+                continue;
+            }
+            self.put_front(&mut state, item);
+        }
+        for Trimmed { from, to, lines, ids } in trimmed.into_iter().rev() {
+            self.skip(&mut state, from, to, lines, ids, Reason::QueueFull);
+        }
         state.waiters.wake_all(&mut wakes);
+        drop(state);
     }
 
-    /// Drops what has no room any more of an item that is given back: newer lines came meanwhile.
-    fn trim(&self, state: &mut State, item: &mut Item) {
+    /// Takes off what has no room any more of an item that is given back: newer lines came meanwhile.
+    fn trim(&self, state: &mut State, item: &mut Item) -> Option<Trimmed> {
         let (from, start, lines, bytes) = (item.first_seq(), item.rows.start, item.lines, item.bytes);
         while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
             item.next_row(self.terms.streams);
@@ -136,17 +154,25 @@ impl Queue {
         state.bytes -= bytes - item.bytes;
         state.held_bytes -= bytes - item.bytes;
         let ids = item.ids(start..item.rows.start, self.terms.streams);
-        self.skip(state, from, to, dropped, ids, Reason::QueueFull);
+        (dropped > 0).then_some(Trimmed { from, to, lines: dropped, ids })
     }
 
     /// A reader that will hold an item for a while lets go of other machines' bytes.
-    pub(crate) fn own_copy(&self, item: Item) -> Item {
+    pub(crate) fn own_copy(&self, mut item: Item) -> Item {
         if item.copied {
             return item;
         }
         // Without room for a copy the batch stays pinned, within the budget: losing the lines would be worse.
         item.compacted(&self.common.budget, self.terms.streams).unwrap_or(item)
     }
+}
+
+/// Lines that have no room any more, from one `machine_seq` to another.
+struct Trimmed {
+    from: u64,
+    to: u64,
+    lines: u64,
+    ids: Ids,
 }
 
 /// Whether a reader still has to deliver what it takes, or to give it back.
@@ -226,12 +252,24 @@ impl Queue {
         let Some(ticket) = wait.0.take() else { return };
         let mut state = self.state.lock();
         let kept = state.waiters.leave(ticket);
-        // What was handed on to a reader that then left must not pin its batch while it waits for the next.
-        if state.front.iter().any(|item| !item.copied) {
-            let handed = std::mem::take(&mut state.front);
-            state.front = handed.into_iter().map(|item| self.own_copy(item)).collect();
-        }
+        let handed_on = state.front.iter().filter(|item| !item.copied).count();
         drop(state);
         drop(kept);
+        // What was handed on to a reader that then left must not pin its batch while it waits for the next.
+        for _ in 0..handed_on.div_ceil(COPIED_TOGETHER) {
+            drop(self.copy_some());
+        }
+    }
+
+    /// Copies some of what was handed on; not all under one lock, for publishers wait for it. Returns what it was copied from.
+    fn copy_some(&self) -> Vec<Item> {
+        let mut state = self.state.lock();
+        let uncopied = state.front.iter_mut().filter(|item| !item.copied);
+        // Without room for a copy the batch stays pinned.
+        let replace = |item: &mut Item| {
+            let copy = item.compacted(&self.common.budget, self.terms.streams)?;
+            Some(std::mem::replace(item, copy))
+        };
+        uncopied.filter_map(replace).take(COPIED_TOGETHER).collect()
     }
 }

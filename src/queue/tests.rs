@@ -418,10 +418,77 @@ mod policies {
                 Some(_) => unreachable!("nothing is dropped"),
                 None => {}
             }
-            if !stream.has_more() {
+            if !stream.has_more(u64::MAX) {
                 return None;
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_rests_and_does_not_come_has_room_for_its_copies_whatever_others_take() {
+        let (collector, queue) = with(Full::CatchUp, |config| config.queue.lines = 100);
+        let one = |number: u32| drop(push_numbers(&collector, "m", number..number + 1).unwrap());
+        let budget = collector.budget();
+        let mut stream = LogStream::new(queue.clone());
+        stream.rest();
+        (0..40).for_each(one);
+        let mut others: Vec<_> = std::iter::from_fn(|| budget.try_copy(1000)).collect();
+        others.extend(std::iter::from_fn(|| budget.try_copy(1)));
+        assert_eq!(queue.inner().uncopied(), 40);
+        stream.let_go();
+        assert_eq!((queue.inner().uncopied(), queue.inner().probe().behind), (0, false));
+
+        // Nor is anything handed on without such room, or with hardly any memory left, to one that may not come.
+        stream.rest();
+        one(40);
+        assert!(queue.inner().probe().behind, "the history has them all");
+        drop(others);
+        assert_eq!(std::iter::from_fn(|| next(&mut stream)).collect::<Vec<_>>(), numbers(0..41));
+        let bodies = budget.try_reserve(budget.body_bytes_max() / 2).unwrap();
+        one(41);
+        assert_eq!((queue.inner().uncopied(), queue.inner().has_channel()), (0, true));
+        drop(bodies);
+        assert_eq!(next(&mut stream), Some(41));
+        assert_balanced(&collector);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_what_is_given_back_the_newest_stay() {
+        let (_collector, queue) = {
+            let (collector, queue) = with(Full::DropOldest, |_| {});
+            let one = |number: u32| drop(push_numbers(&collector, "m", number..number + 1).unwrap());
+            (0..10).for_each(one);
+            let mut stream = LogStream::new(queue.clone());
+            assert!(stream.has_more(u64::MAX));
+            assert_eq!(queue.inner().probe().held_lines, 10, "taken together");
+            (10..18).for_each(one);
+            drop(stream);
+            (collector, queue)
+        };
+        assert_eq!(read_queue(&queue), [&[-8][..], &numbers(8..18)].concat());
+    }
+
+    /// One that always holds something, for what it takes together is more than it shows at a time.
+    #[cfg(feature = "spool")]
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_never_has_all_there_is_comes_on_all_the_same() {
+        let (collector, queue) =
+            with(Full::CatchUp, |config| (config.queue.lines, config.queue.bytes) = (1000, 1 << 20));
+        (0..100).for_each(|number| drop(push_numbers(&collector, "m", number..number + 1).unwrap()));
+        assert!(!queue.inner().probe().behind);
+        let mut stream = LogStream::new(queue.clone());
+        for _ in 0..4 {
+            let mut shown = 0;
+            while shown < 19 {
+                match stream.next_ready() {
+                    Some(_) => shown += 1,
+                    None => assert!(stream.has_more(u64::MAX)),
+                }
+            }
+            stream.deliver();
+        }
+        let standing = queue.inner().standing(queue.machine().trail());
+        assert!((76 - 16..=76).contains(&standing.at), "{standing:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -485,9 +552,9 @@ mod policies {
         let options = SubscribeOptions { streams: Some(Streams::STDOUT), backlog: true, full: None };
         let (queue, _) = collector.subscribe_with("m", options).unwrap();
         let mut stream = LogStream::new(queue.clone());
-        assert!(!stream.has_more());
+        assert!(!stream.has_more(u64::MAX));
         let _ = push_numbers(&collector, "m", 2..3).unwrap();
-        assert!(stream.has_more());
+        assert!(stream.has_more(u64::MAX));
         assert_eq!(read_all(&mut stream), [2]);
         assert!(!queue.inner().probe().behind);
     }

@@ -57,8 +57,9 @@ impl Waiters {
         self.list.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    /// Whether one of them waits, woken or not.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.list.iter().any(|waiter| !waiter.rests)
     }
 
     /// Whether one of them comes of itself, soon.

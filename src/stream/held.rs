@@ -35,9 +35,9 @@ impl Held {
         self.items.iter().map(|item| item.lines).sum()
     }
 
-    /// With what it holds takes what comes right behind that, as much as is read together.
-    pub(super) fn take_more(&mut self) {
-        self.queue.take_more(&mut self.items);
+    /// With what it holds takes what comes behind that, as much as is read together; not for more than about `most` lines.
+    pub(super) fn take_more(&mut self, most: u64) {
+        self.queue.take_more(&mut self.items, most);
     }
 
     /// The next line, which is delivered with the next call of [`Held::deliver`].
@@ -87,6 +87,7 @@ impl Held {
 
     /// Lets go of other machines' bytes before a wait.
     pub(super) fn keep_copies(&mut self) {
+        self.drop_read();
         let items = std::mem::take(&mut self.items);
         self.items = items.into_iter().map(|item| self.queue.own_copy(item)).collect();
     }
@@ -94,7 +95,7 @@ impl Held {
     /// Gives back what was not shown; the next reader gets it first.
     pub(super) fn give_back(&mut self) {
         self.deliver();
-        self.items.drain(..).for_each(|item| self.queue.give_back(item));
+        self.queue.give_back(self.items.drain(..));
     }
 }
 

@@ -370,7 +370,7 @@ async fn at_shutdown_streams_end_behind_what_is_queued_and_the_rest_is_counted()
 
 /// Takes what there is without a wait, as a reader over HTTP does. Lines that it holds then.
 fn take_now(stream: &mut LogStream, queue: &LogQueue) -> u64 {
-    assert!(stream.has_more());
+    assert!(stream.has_more(u64::MAX));
     queue.inner().probe().held_lines
 }
 
@@ -383,7 +383,7 @@ async fn what_is_taken_together_is_bounded_in_bodies_and_in_lines() {
         }
         let mut stream = LogStream::new(queue.clone());
         assert_eq!(take_now(&mut stream, &queue), held);
-        while stream.next_ready().is_some() || stream.has_more() {}
+        while stream.next_ready().is_some() || stream.has_more(u64::MAX) {}
         assert!(stream.more().now_or_never().is_none());
         assert_eq!(stream.held.room(), 0, "nobody pays for it while nothing comes");
         drop(stream);

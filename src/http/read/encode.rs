@@ -240,6 +240,11 @@ impl Frame {
         self.encoder.end(&mut self.out, reason);
     }
 
+    /// Lines that may still be put in.
+    pub(super) fn lines_left(&self) -> u64 {
+        self.lines_left - self.lines
+    }
+
     /// Lines in it.
     pub(super) fn lines(&self) -> u64 {
         self.lines

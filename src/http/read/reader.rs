@@ -281,7 +281,7 @@ impl Lines {
         }
         let taking = connection.poll_taking(cx);
         if taking.is_pending() {
-            // Whoever reads nothing has no part in what others may write, and holds none of it.
+            // Whoever reads nothing has no part in what others may write, and holds nothing of others.
             reader.paced = None;
             reader.source.let_go();
         }
@@ -335,10 +335,14 @@ impl fmt::Debug for Lines {
 mod tests {
     use std::task::Waker;
 
-    use tokio::time::advance;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::advance,
+    };
 
     use super::{super::pace::PACE_LEAST, *};
     use crate::{
+        LogDrainServer,
         collector::{CollectorConfig, LogCollector, SubscribeOptions},
         config::Full,
         http::read::encode::Format,
@@ -487,6 +491,59 @@ mod tests {
         }
         assert_eq!(queue.lines(), 8);
         assert!(collector.budget().used() < others.len() / 4, "{}", collector.budget().used());
+    }
+
+    #[tokio::test]
+    async fn one_that_stops_reading_its_socket_keeps_nothing_of_others() {
+        let config = CollectorConfig { history_bytes: 1, ..CollectorConfig::default() };
+        let collector = LogCollector::new(config);
+        let queue = collector.subscribe("m").unwrap();
+        let mut server = LogDrainServer::new(collector.clone()).host("127.0.0.1").control("127.0.0.1:0");
+        server.start().await.unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        let mut connection = socket.connect(server.control_addr().unwrap()).await.unwrap();
+        connection.write_all(b"GET /api/v1/machines/m/queue HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        let line = "x".repeat(1 << 10);
+        let soon = async |mut is_so: Box<dyn FnMut() -> bool>| {
+            for _ in 0..10_000 {
+                if is_so() {
+                    return true;
+                }
+                (0..100).for_each(|_| drop(collector.push_line("m", &line)));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            false
+        };
+        let (stats, mut before, mut unchanged) = (collector.clone(), 0, 0);
+        let takes_nothing = move || {
+            let delivered = stats.stats().queue_lines_delivered;
+            unchanged = if delivered == before { unchanged + 1 } else { 0 };
+            before = delivered;
+            delivered > 0 && unchanged == 30
+        };
+        assert!(soon(Box::new(takes_nothing)).await, "what is not read is not taken");
+        let inner = Arc::clone(queue.inner());
+        let keeps_nothing = move || (inner.probe().waiting, inner.probe().held_lines, inner.uncopied()) == (0, 0, 0);
+        assert!(soon(Box::new(keeps_nothing)).await, "{:?} {}", queue.inner().probe(), queue.inner().uncopied());
+        server.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_rests_behind_no_frame_that_may_fill_the_connections_buffer() {
+        let collector = LogCollector::default();
+        let queue = collector.subscribe("m").unwrap();
+        let link = Link::new();
+        let reader = Reader::new(Source::Queue(LogStream::new(queue.clone())), TEXT, FOREVER, &Arc::default());
+        let mut body = reader.into_body(Some(link));
+        for (bytes, waiting) in [(100, 1), (62_000, 1), (64_000, 0), (200_000, 0), (10, 1)] {
+            let _ = collector.push_line("m", &"x".repeat(bytes)).unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), bytes + 1);
+            assert_eq!(queue.inner().probe().waiting, waiting, "{bytes}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use crate::{
     batch::Batch,
     config::Full,
     grant::Grant,
+    http::BUFFER_BYTES_MAX,
     queue::Ended,
     stream::{
         FleetStream, LogStream, Ready,
@@ -22,6 +23,9 @@ use crate::{
 
 /// Lines looked at in one go, a millisecond or two of filtering, before others get their turn.
 const LOOKED_AT_MAX: u32 = 8192;
+/// Behind a larger frame hyper's buffer may be full, and it does not ask for the next before the socket takes some of it: nobody would
+/// know that the reader has stopped reading.
+const RESTS_BYTES_MAX: usize = BUFFER_BYTES_MAX - (2 << 10);
 
 /// How far a frame was filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,7 @@ impl Source {
             Self::Queue(stream) => {
                 let filled = fill_from_queue(stream, frame);
                 stream.deliver();
+                let rests = rests && frame.bytes() <= RESTS_BYTES_MAX;
                 match filled {
                     Filled::CaughtUp if rests => stream.rest(),
                     Filled::More if rests => {}
@@ -102,7 +107,7 @@ impl Source {
     }
 }
 
-/// Each line that goes into the frame is delivered thereby.
+/// Each line that goes into the frame is delivered thereby, once all of them are in it.
 fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
     loop {
         while frame.has_room() {
@@ -117,7 +122,7 @@ fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
         if !frame.has_room() {
             return Filled::More;
         }
-        let has_more = stream.has_more();
+        let has_more = stream.has_more(frame.lines_left());
         if stream.is_on_disk() {
             return Filled::Past;
         }
