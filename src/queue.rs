@@ -496,20 +496,20 @@ impl Queue {
         } else if promised.is_none() && !self.fits(state, item.lines, item.bytes) {
             return self.go_behind(state, &item, history, trail);
         }
-        // Where nobody has room for a copy a body was let in because a reader waited: its promise is kept though that has left.
-        let is_promised_none = matches!(promised, Some(None)) && state.channel.is_empty();
-        if state.hands_on() || is_promised_none {
+        if state.hands_on() {
             self.hand_on(state, item);
             return None;
         }
-        let Some(room) = promised.flatten().or_else(|| item.room_for_a_copy(&self.common.budget)) else {
-            return self.without_a_copy(state, item, history, trail);
-        };
-        if state.hands_on_with_room(&self.common.budget) {
-            item.room = Some(room);
-            self.hand_on(state, item);
-        } else {
-            self.keep(state, item.copied_into(room, self.terms.streams));
+        // A body that was let in without room for a copy was because a reader waited, which may have left.
+        let was_awaited = matches!(promised, Some(None));
+        match promised.flatten().or_else(|| item.room_for_a_copy(&self.common.budget)) {
+            Some(room) if state.hands_on_with_room(&self.common.budget) => {
+                item.room = Some(room);
+                self.hand_on(state, item);
+            }
+            Some(room) => self.keep(state, item.copied_into(room, self.terms.streams)),
+            None if was_awaited && state.channel.is_empty() => self.hand_on(state, item),
+            None => return self.without_a_copy(state, item, history, trail),
         }
         None
     }

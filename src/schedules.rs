@@ -202,6 +202,7 @@ fn read_with_breaks(queue: &LogQueue, mut goes_on: impl FnMut(u64) -> bool) -> G
             1 => {
                 stream.rest();
                 yield_now();
+                let _ = stream.has_more(thread_rng().gen_range(1..4));
                 continue;
             }
             2 => {

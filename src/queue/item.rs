@@ -110,7 +110,7 @@ impl Item {
         Some(self.copied_into(permit, streams))
     }
 
-    /// The same, and its reader has come for it.
+    /// The same lines, for whose copy no room is kept any more: their reader has come for them.
     pub(crate) fn without_room(mut self) -> Self {
         self.room = None;
         self

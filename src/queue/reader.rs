@@ -110,8 +110,9 @@ impl Queue {
     }
 
     /// What a reader held and did not deliver, in order; the next reader gets it first.
-    pub(crate) fn give_back(&self, items: impl Iterator<Item = Item>) {
-        let copies: Vec<Item> = items.map(|item| self.own_copy(item)).collect();
+    pub(crate) fn give_back(&self, items: impl DoubleEndedIterator<Item = Item>) {
+        // Where there is not room for all any more it is the oldest that go.
+        let copies: Vec<Item> = items.rev().map(|item| self.own_copy(item)).collect();
         if copies.is_empty() {
             return;
         }
@@ -120,10 +121,10 @@ impl Queue {
         let mut trimmed = Vec::new();
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
-        // Where there is not room for all any more it is the oldest that go.
-        for mut item in copies.into_iter().rev() {
+        for mut item in copies {
             if self.terms.full == Full::DropOldest {
-                trimmed.extend(self.trim(&mut state, &mut item));
+                let all = !trimmed.is_empty();
+                trimmed.extend(self.trim(&mut state, &mut item, all));
             }
             state.held_lines -= item.lines;
             state.held_bytes -= item.bytes;
@@ -141,10 +142,11 @@ impl Queue {
         drop(state);
     }
 
-    /// Takes off what has no room any more of an item that is given back: newer lines came meanwhile.
-    fn trim(&self, state: &mut State, item: &mut Item) -> Option<Trimmed> {
+    /// Takes off what has no room any more of an item that is given back: newer lines came meanwhile. Takes off `all` where some of a
+    /// newer one had none.
+    fn trim(&self, state: &mut State, item: &mut Item, all: bool) -> Option<Trimmed> {
         let (from, start, lines, bytes) = (item.first_seq(), item.rows.start, item.lines, item.bytes);
-        while item.lines > 0 && !self.fits(state, item.lines, item.bytes) {
+        while item.lines > 0 && (all || !self.fits(state, item.lines, item.bytes)) {
             item.next_row(self.terms.streams);
         }
         let dropped = lines - item.lines;
@@ -257,7 +259,9 @@ impl Queue {
         drop(kept);
         // What was handed on to a reader that then left must not pin its batch while it waits for the next.
         for _ in 0..handed_on.div_ceil(COPIED_TOGETHER) {
-            drop(self.copy_some());
+            if self.copy_some().is_empty() {
+                break;
+            }
         }
     }
 

@@ -468,6 +468,26 @@ mod policies {
         assert_eq!(read_queue(&queue), [&[-8][..], &numbers(8..18)].concat());
     }
 
+    /// Lines of 3 kB do not fit behind newer ones, and older ones of a few bytes would.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_older_stays_than_what_had_no_room() {
+        let (collector, queue) =
+            with(Full::DropOldest, |config| (config.queue.lines, config.queue.bytes) = (100, 6000));
+        let large = "x".repeat(3000);
+        let mut stream = LogStream::new(queue.clone());
+        for text in ["0", "1", &large] {
+            let _ = push(&collector, &[("m", Kind::Stdout, text)]).unwrap();
+        }
+        assert!(stream.has_more(u64::MAX));
+        assert_eq!(queue.inner().probe().held_lines, 3);
+        let _ = push(&collector, &[("m", Kind::Stdout, &large)]).unwrap();
+        drop(stream);
+        let mut stream = LogStream::new(queue);
+        assert_eq!(stream.next_event().now_or_never(), Some(Some(StreamEvent::Skipped(3))));
+        assert!(stream.next_event().now_or_never().is_some_and(|event| event.is_some()));
+        assert!(stream.next_event().now_or_never().is_none());
+    }
+
     /// One that always holds something, for what it takes together is more than it shows at a time.
     #[cfg(feature = "spool")]
     #[tokio::test(start_paused = true)]

@@ -63,6 +63,7 @@ impl Held {
 
     /// What was shown is delivered.
     pub(super) fn deliver(&mut self) {
+        self.drop_read();
         let (lines, bytes) = std::mem::take(&mut self.shown);
         if lines > 0 {
             self.queue.deliver(lines, bytes);

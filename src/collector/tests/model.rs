@@ -488,7 +488,7 @@ impl World {
                 Some(Ready::SkippedUnknown) => panic!("it is always known how many"),
                 Some(Ready::Skipped(_) | Ready::Limited(_)) => None,
                 None => {
-                    if !stream.has_more(u64::MAX) {
+                    if !stream.has_more(u64::from(count)) {
                         break;
                     }
                     None

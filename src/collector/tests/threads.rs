@@ -102,6 +102,9 @@ async fn read(collector: LogCollector, machine: usize, seed: u64) -> Got {
                 if let Some(reader) = &mut stream {
                     reader.rest();
                     tokio::time::sleep(Duration::from_micros(rng.random_range(1..300))).await;
+                    let told = reader.lines_skipped();
+                    let _ = reader.has_more(rng.random_range(1..100));
+                    got.told += reader.lines_skipped() - told;
                 }
             }
             _ => {}

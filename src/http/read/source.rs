@@ -107,7 +107,7 @@ impl Source {
     }
 }
 
-/// Each line that goes into the frame is delivered thereby, once all of them are in it.
+/// Each line that goes into the frame is delivered thereby, before the frame is handed on.
 fn fill_from_queue(stream: &mut LogStream, frame: &mut Frame) -> Filled {
     loop {
         while frame.has_room() {
