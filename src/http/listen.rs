@@ -22,6 +22,10 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// Bytes that wait in the kernel to be sent; more than one frame of lines, so that a reader that reads need not wait for the next.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// How long to wait when there is no file descriptor for a connection: first, and at most.
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
@@ -70,6 +74,9 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // Connections inherit it: a far side that vanished without a word does not stay for ever.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL))?;
+    // The kernel takes no megabytes for a reader that has stopped reading, where it knows the option: they would be lost with it.
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
