@@ -521,15 +521,16 @@ mod tests {
             }
             false
         };
+        // It reads for a while, so that the kernel takes it for one that takes much.
+        let mut read = vec![0; 8 << 20];
+        let lines_read = (read.len() / line.len()) as u64;
         let (stats, mut before, mut unchanged) = (collector.clone(), 0, 0);
         let takes_nothing = move || {
             let delivered = stats.stats().queue_lines_delivered;
             unchanged = if delivered == before { unchanged + 1 } else { 0 };
             before = delivered;
-            delivered > 0 && unchanged == 30
+            delivered >= lines_read && unchanged >= 30
         };
-        // It reads for a while, so that the kernel takes it for one that takes much.
-        let mut read = vec![0; 8 << 20];
         let reading = async {
             connection.read_exact(&mut read).await.unwrap();
             std::future::pending::<()>().await;
