@@ -177,16 +177,16 @@ impl Batch {
         &self.rows[at as usize]
     }
 
-    /// Reads a byte of each cache line of a row's record, as far as records usually are long. What is returned means nothing.
+    pub(crate) fn row_mut(&mut self, index: u32) -> &mut Row {
+        let at = self.order.get(index as usize).copied().unwrap_or(index);
+        &mut self.rows[at as usize]
+    }
+
+    /// Reads a byte of each cache line of a row's record, at most of its first kilobyte. What is returned means nothing.
     #[inline]
     pub(crate) fn touch(&self, row: &Row) -> u8 {
         let record = row.raw.of(&self.bytes, &self.arena);
         record[..record.len().min(TOUCHED_BYTES)].iter().step_by(CACHE_LINE_BYTES).fold(0, |sum, byte| sum ^ byte)
-    }
-
-    pub(crate) fn row_mut(&mut self, index: u32) -> &mut Row {
-        let at = self.order.get(index as usize).copied().unwrap_or(index);
-        &mut self.rows[at as usize]
     }
 
     /// How many of a group's lines a queue of these streams takes charge of, and how many of them are over a limit.

@@ -1,8 +1,8 @@
 //! The byte budget: every byte that is held for somebody's record is behind a [`Permit`].
 //!
 //! There is no gauge beside the budget: what is in use *is* the sum of the living permits, so the two cannot disagree.
-//! One eighth is set apart for the compact copies of queues whose reader is not there, or may not come (`Pool::Copies`); without it there
-//! would be no room for them just when there is need, because the bodies they are copied from fill the rest.
+//! One eighth is set apart for the compact copies of queues whose reader is not there, or may not come (`Pool::Copies`); without
+//! it there would be no room for them just when there is need, because the bodies they are copied from fill the rest.
 
 use std::{fmt, sync::Arc};
 

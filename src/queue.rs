@@ -27,7 +27,7 @@ pub(crate) use self::trace::{Line, Trace};
 use self::{
     behind::{Behind, Stand},
     channel::Channel,
-    item::{Ids, group_cost, ids, ids_where},
+    item::{Ids, group_cost, ids, ids_where, room_for_a_copy},
     latencies::Latencies,
     lost::note_lost,
     waiters::Waiters,
@@ -419,7 +419,7 @@ impl Queue {
         let is_awaited = fits && state.hands_on();
         let readerless = state.readers.are_gone_for(READERLESS_AFTER, now);
         let blocking = &mut state.rare.get_or_insert_default().blocking;
-        let copy = fits.then(|| self.common.budget.try_copy(bytes + batch.arena.len().min(bytes))).flatten();
+        let copy = fits.then(|| room_for_a_copy(&self.common.budget, batch, bytes)).flatten();
         if copy.is_none() && !is_awaited {
             let since = *blocking.stalled_since.get_or_insert(now);
             let stalled = now.duration_since(since) >= self.common.bounds.stalled_after;

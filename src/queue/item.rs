@@ -118,12 +118,7 @@ impl Item {
 
     /// Room for a copy of these lines.
     pub(super) fn room_for_a_copy(&self, budget: &Arc<Budget>) -> Option<Permit> {
-        budget.try_copy(self.bytes + self.arena_bytes())
-    }
-
-    /// An upper bound of the side-arena text that a copy takes along.
-    fn arena_bytes(&self) -> usize {
-        self.batch.arena.len().min(self.bytes)
+        room_for_a_copy(budget, &self.batch, self.bytes)
     }
 
     pub(super) fn copied_into(&self, permit: Permit, streams: Streams) -> Self {
@@ -136,6 +131,11 @@ impl Item {
         let rows = 0..batch.rows.len() as u32;
         Self { batch: Arc::new(batch), group: 0, rows, copied: true, room: None, ..*self }
     }
+}
+
+/// Room for a copy of lines of a batch that cost `bytes`, with an upper bound of the side-arena text that it takes along.
+pub(super) fn room_for_a_copy(budget: &Arc<Budget>, batch: &Batch, bytes: usize) -> Option<Permit> {
+    budget.try_copy(bytes + batch.arena.len().min(bytes))
 }
 
 /// Brings the first `lines` lines of `items` into the caches. They were received a while ago, and lie here and there: what is read of

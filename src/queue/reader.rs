@@ -139,7 +139,6 @@ impl Queue {
             self.skip(&mut state, from, to, lines, ids, Reason::QueueFull);
         }
         state.waiters.wake_all(&mut wakes);
-        drop(state);
     }
 
     /// Takes off what has no room any more of an item that is given back: newer lines came meanwhile. Takes off `all` where some of a
