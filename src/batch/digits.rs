@@ -54,6 +54,7 @@ fn put(out: &mut [u8], at: usize, digits: u64, zeros: u32) -> usize {
 }
 
 /// Appends `number` in decimal.
+#[cfg(any(feature = "sinks", test))]
 #[inline]
 pub(crate) fn write_decimal(out: &mut Vec<u8>, number: u64) {
     let start = out.len();

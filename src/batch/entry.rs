@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
-    digits::{HEX_MAX, put_hex, write_decimal},
+    digits::{DECIMAL_MAX, HEX_MAX, put_decimal, put_hex},
     id::{EntryId, Origin},
     row::{Row, Sent, Span, move_row, text},
     shown_seq,
@@ -155,8 +155,7 @@ impl<'a> EntryView<'a> {
             self.write_text(out, span);
         }
         if let Some(origin) = self.origin {
-            out.push(b',');
-            clock.write_members(out, origin, self.row.machine.of(self.body, self.arena));
+            clock.write_members(out, b",", origin, self.row.machine.of(self.body, self.arena));
         }
         if with_raw {
             out.extend_from_slice(b",\"raw\":");
@@ -189,11 +188,11 @@ impl<'a> EntryView<'a> {
         super::same_bytes(text(self.row).of(self.body, self.arena), text(other.row).of(other.body, other.arena))
     }
 
-    /// Appends what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
+    /// Appends `before` and what the drain gave it as members, if it gave it something: `id`, `received_at` and `machine_seq`.
     #[cfg(feature = "sinks")]
-    pub(crate) fn write_given(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+    pub(crate) fn write_given<const N: usize>(&self, clock: &mut Clock, out: &mut Vec<u8>, before: &[u8; N]) {
         if let Some(origin) = self.origin {
-            clock.write_members(out, origin, self.row.machine.of(self.body, self.arena));
+            clock.write_members(out, before, origin, self.row.machine.of(self.body, self.arena));
         }
     }
 
@@ -237,11 +236,11 @@ pub(crate) struct Clock {
     of: Option<(u64, Timestamp)>,
     time: String,
     /// What stands before the line's number, and what behind its id.
-    front: Piece<32>,
-    behind: Piece<80>,
+    front: Piece<FRONT_MAX>,
+    behind: Piece<BEHIND_MAX>,
 }
 
-/// A text of at most `N` bytes that is copied as `N`: no call for what is a few moves.
+/// A text of at most `N` bytes that is put as `N`: no call for what is a few moves.
 #[derive(Debug)]
 struct Piece<const N: usize> {
     bytes: [u8; N],
@@ -255,11 +254,11 @@ impl<const N: usize> Piece<N> {
         Self { bytes, len }
     }
 
+    /// Puts it at `at`, where `N` bytes have room, and gives where it ends: behind that may stand anything.
     #[inline]
-    fn append(&self, out: &mut Vec<u8>) {
-        let end = out.len() + self.len;
-        out.extend_from_slice(&self.bytes);
-        out.truncate(end);
+    fn put(&self, out: &mut [u8], at: usize) -> usize {
+        out[at..at + N].copy_from_slice(&self.bytes);
+        at + self.len
     }
 }
 
@@ -269,8 +268,16 @@ impl<const N: usize> Default for Piece<N> {
     }
 }
 
-/// The most that an id has of its line: three numbers in hex, and a byte behind each.
+/// Room for the text before an id, with its epoch.
+const FRONT_MAX: usize = 32;
+/// Room for what an id has of its line: three numbers in hex, and a byte behind each.
 const OWN_MAX: usize = 3 * (HEX_MAX + 1);
+/// Room for the text behind an id, with the time.
+const BEHIND_MAX: usize = 80;
+/// Room for what stands before the members.
+const BEFORE_MAX: usize = 16;
+/// Room for all of them.
+const MEMBERS_MAX: usize = BEFORE_MAX + FRONT_MAX + OWN_MAX + BEHIND_MAX + DECIMAL_MAX;
 
 impl Clock {
     /// Appends a time.
@@ -283,26 +290,31 @@ impl Clock {
         out.extend_from_slice(self.time.as_bytes());
     }
 
-    /// Appends the members `id`, `received_at` and `machine_seq`.
-    fn write_members(&mut self, out: &mut Vec<u8>, origin: Origin, machine: &[u8]) {
+    /// Appends `before` and the members `id`, `received_at` and `machine_seq`. Made where it stays, and its length told once: a copy
+    /// of what was just written in pieces would wait for them.
+    fn write_members<const N: usize>(&mut self, out: &mut Vec<u8>, before: &[u8; N], origin: Origin, machine: &[u8]) {
+        const { assert!(N <= BEFORE_MAX) }
         self.set((origin.epoch, origin.received_at));
         let id = origin.id(machine);
-        self.front.append(out);
-        // Made where it stays: a copy of what was just written in pieces would wait for them.
         let start = out.len();
-        out.extend_from_slice(&[0; OWN_MAX]);
-        let (own, mut len) = (&mut out[start..], 0);
+        out.extend_from_slice(&[0; MEMBERS_MAX]);
+        let members = &mut out[start..];
+        members[..N].copy_from_slice(before);
+        let mut end = self.front.put(members, N);
         for (number, behind) in [(id.line, b'-'), (id.machine_seq, b'-'), (id.machine.into(), b'"')] {
-            len = put_hex(own, len, number);
-            own[len] = behind;
-            len += 1;
+            end = put_hex(members, end, number);
+            members[end] = behind;
+            end += 1;
         }
-        out.truncate(start + len);
-        self.behind.append(out);
+        end = self.behind.put(members, end);
         match shown_seq(origin.machine_seq) {
-            Some(seq) => write_decimal(out, seq),
-            None => out.extend_from_slice(b"null"),
+            Some(seq) => end = put_decimal(members, end, seq),
+            None => {
+                members[end..end + 4].copy_from_slice(b"null");
+                end += 4;
+            }
         }
+        out.truncate(start + end);
     }
 
     fn set(&mut self, of: (u64, Timestamp)) {
@@ -430,7 +442,7 @@ mod tests {
     fn a_time_is_made_once_for_lines_that_have_it_written_twice() {
         let origin = Origin { epoch: 7, line: 1, machine_seq: 2, received_at: Timestamp::UNIX_EPOCH };
         let (mut clock, mut out) = (Clock::default(), Vec::new());
-        clock.write_members(&mut out, origin, b"m");
+        clock.write_members(&mut out, b"", origin, b"m");
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("\"received_at\":\"1970-01-01T00:00:00Z\""), "{text}");
         let (kept, mut out) = (clock.of, Vec::new());
@@ -440,7 +452,7 @@ mod tests {
         clock.write(&mut out, Timestamp::MAX);
         assert_eq!(String::from_utf8(out).unwrap(), Timestamp::MAX.to_string());
         let mut out = Vec::new();
-        clock.write_members(&mut out, origin, b"m");
+        clock.write_members(&mut out, b"", origin, b"m");
         assert_eq!(String::from_utf8(out).unwrap(), text);
     }
 
@@ -450,10 +462,10 @@ mod tests {
             (Timestamp::from_nanosecond(Timestamp::MIN.as_nanosecond() + 999_999_999).unwrap(), u64::MAX);
         let origin = Origin { epoch: u64::MAX >> 1, line, machine_seq: u64::MAX - 1, received_at: last };
         let mut out = Vec::new();
-        Clock::default().write_members(&mut out, origin, b"m");
+        Clock::default().write_members(&mut out, &[b' '; BEFORE_MAX], origin, b"m");
         let (id, seq) = (origin.id(b"m"), shown_seq(origin.machine_seq).unwrap());
         let expected = format!("\"id\":\"{id}\",\"received_at\":\"{last}\",\"machine_seq\":{seq}");
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        assert_eq!(String::from_utf8(out).unwrap(), " ".repeat(BEFORE_MAX) + &expected);
     }
 
     proptest! {

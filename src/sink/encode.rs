@@ -8,6 +8,9 @@ use crate::batch::{Clock, EntryView, Sent};
 /// About what [`Encoding::Raw`] adds to a record.
 pub(super) const NOTE_BYTES: usize = 144;
 
+/// What stands between a record's members and what the drain knows of it.
+const OPENS: &[u8; 15] = b",\"fleetdrain\":{";
+
 /// The form of each line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,9 +51,9 @@ fn write_noted(entry: &EntryView<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
         Sent::Ready => None,
         Sent::Utf8 | Sent::Any => FLEETDRAIN.take(entry.raw(), out, start),
     };
-    FLEETDRAIN.begin(out);
-    out.push(b'{');
-    entry.write_given(clock, out);
+    // Behind another member: it has a machine's id.
+    out.pop();
+    entry.write_given(clock, out, OPENS);
     if let Some(before) = before {
         out.extend_from_slice(b",\"before\":");
         out.extend_from_slice(&before);
