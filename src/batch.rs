@@ -24,7 +24,7 @@ pub(crate) use self::entry::Clock;
 use self::row::{move_row, text};
 pub(crate) use self::{
     entry::write_json_string,
-    id::Origin,
+    id::{Mark, Origin},
     row::{NOTE, Row, Sent, Span, same_bytes},
     streams::Kind,
 };
@@ -66,6 +66,8 @@ pub(crate) struct Group {
     pub(crate) counts: [u32; Kind::COUNT],
     /// The `machine_seq` of the first row; set when the batch is published.
     pub(crate) first_seq: u64,
+    /// The machine's, for its lines' ids; set when the batch is published.
+    pub(crate) mark: Option<Mark>,
     /// The machine's group before this one, if the history may still hold it; set when the batch is published.
     pub(crate) prev: Option<GroupRef>,
 }
@@ -221,7 +223,7 @@ impl Batch {
             .collect();
         let record_bytes = copies.iter().map(|row| row.raw.len() as u64).sum();
         let whole = 0..copies.len() as u32;
-        let group = Group { machine, rows: whole, bytes: record_bytes, counts, first_seq: group.first_seq, prev: None };
+        let group = Group { machine, rows: whole, bytes: record_bytes, counts, prev: None, ..*group };
         Self {
             bytes: bytes.into(),
             arena: Box::default(),
@@ -242,13 +244,14 @@ impl Batch {
 
     /// One of the rows as an entry that borrows from this batch.
     pub(crate) fn view_of<'a>(&'a self, row: &'a Row) -> EntryView<'a> {
-        let machine_seq = self.groups[row.group as usize].first_seq + u64::from(row.rank);
+        let group = &self.groups[row.group as usize];
+        let (machine_seq, mark) = (group.first_seq + u64::from(row.rank), group.mark);
         let line = self.first_line + u64::from(row.ordinal);
         EntryView {
             body: &self.bytes,
             arena: &self.arena,
             row,
-            origin: Some(Origin { epoch: self.epoch, line, machine_seq, received_at: self.received_at }),
+            origin: Some(Origin { epoch: self.epoch, line, machine_seq, mark, received_at: self.received_at }),
         }
     }
 }
@@ -280,7 +283,15 @@ fn group_by_machine(body: &[u8], arena: &[u8], rows: &mut [Row]) -> (Box<[u32]>,
         }
         if last as usize == groups.len() {
             let counts = [0; Kind::COUNT];
-            groups.push(Group { machine: row.machine, rows: 0..0, bytes: 0, counts, first_seq: 0, prev: None });
+            groups.push(Group {
+                machine: row.machine,
+                rows: 0..0,
+                bytes: 0,
+                counts,
+                first_seq: 0,
+                mark: None,
+                prev: None,
+            });
         }
         let group = &mut groups[last as usize];
         (row.group, row.rank) = (last, group.rows.end);

@@ -440,7 +440,7 @@ mod tests {
     #[cfg(feature = "sinks")]
     #[test]
     fn a_time_is_made_once_for_lines_that_have_it_written_twice() {
-        let origin = Origin { epoch: 7, line: 1, machine_seq: 2, received_at: Timestamp::UNIX_EPOCH };
+        let origin = Origin { epoch: 7, line: 1, machine_seq: 2, mark: None, received_at: Timestamp::UNIX_EPOCH };
         let (mut clock, mut out) = (Clock::default(), Vec::new());
         clock.write_members(&mut out, b"", origin, b"m");
         let text = String::from_utf8(out).unwrap();
@@ -460,7 +460,7 @@ mod tests {
     fn the_longest_members_have_room() {
         let (last, line) =
             (Timestamp::from_nanosecond(Timestamp::MIN.as_nanosecond() + 999_999_999).unwrap(), u64::MAX);
-        let origin = Origin { epoch: u64::MAX >> 1, line, machine_seq: u64::MAX - 1, received_at: last };
+        let origin = Origin { epoch: u64::MAX >> 1, line, machine_seq: u64::MAX - 1, mark: None, received_at: last };
         let mut out = Vec::new();
         Clock::default().write_members(&mut out, &[b' '; BEFORE_MAX], origin, b"m");
         let (id, seq) = (origin.id(b"m"), shown_seq(origin.machine_seq).unwrap());

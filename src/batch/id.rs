@@ -1,6 +1,6 @@
 //! The name of a line, by which a reader resumes.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use jiff::Timestamp;
 
@@ -24,16 +24,7 @@ pub struct EntryId {
 impl EntryId {
     /// A short hash of a machine's name, the same in every process: with a spool, ids outlive theirs.
     pub(crate) fn mark(machine: &str) -> u32 {
-        Self::mark_of(machine.as_bytes())
-    }
-
-    fn mark_of(machine: &[u8]) -> u32 {
-        // FNV-1a, folded. Two machines with the same mark cost a wrong number of skipped lines, no line. Another hash would be another id
-        // for lines that spools and stores have.
-        let hash = machine
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        (hash ^ hash >> 32) as u32
+        mark_of(machine.as_bytes())
     }
 
     /// Appends what `Display` shows, without its machinery.
@@ -51,6 +42,25 @@ impl EntryId {
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}-{:x}-{:x}", self.epoch, self.line, self.machine_seq, self.machine)
+    }
+}
+
+fn mark_of(machine: &[u8]) -> u32 {
+    // FNV-1a, folded. Two machines with the same mark cost a wrong number of skipped lines, no line. Another hash would be another id
+    // for lines that spools and stores have.
+    let hash = machine
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash ^ hash >> 32) as u32
+}
+
+/// What [`EntryId::mark`] makes of a machine, kept so that it need not be made for each line; of one machine in four billion it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(NonZeroU32);
+
+impl Mark {
+    pub(crate) fn of(machine: &[u8]) -> Option<Self> {
+        NonZeroU32::new(mark_of(machine)).map(Self)
     }
 }
 
@@ -82,15 +92,17 @@ pub(crate) struct Origin {
     pub(crate) epoch: u64,
     pub(crate) line: u64,
     pub(crate) machine_seq: u64,
+    /// The machine's, where it is known.
+    pub(crate) mark: Option<Mark>,
     pub(crate) received_at: Timestamp,
 }
 
 impl Origin {
     /// The id, which is made only where it is shown: few of the lines that are looked at are.
     pub(super) fn id(self, machine: &[u8]) -> EntryId {
-        let Self { epoch, line, machine_seq, .. } = self;
+        let Self { epoch, line, machine_seq, mark, .. } = self;
         // An id that outlives the process is the same in the next one, which counts a machine's lines anew.
         let machine_seq = shown_seq(machine_seq).filter(|_| epoch & SPOOLED == 0).unwrap_or(0);
-        EntryId { epoch, line, machine_seq, machine: EntryId::mark_of(machine) }
+        EntryId { epoch, line, machine_seq, machine: mark.map_or_else(|| mark_of(machine), |Mark(mark)| mark.get()) }
     }
 }

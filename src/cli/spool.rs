@@ -271,7 +271,8 @@ impl Printer<'_> {
         let lines = parsed.rows.len() as u64;
         for row in &parsed.rows {
             let line = record.first_line + u64::from(row.ordinal);
-            let origin = Origin { epoch: spool | SPOOLED, line, machine_seq: 0, received_at: record.received_at };
+            let origin =
+                Origin { epoch: spool | SPOOLED, line, machine_seq: 0, mark: None, received_at: record.received_at };
             let entry = EntryView { body: &record.body, arena: &parsed.arena, row, origin: Some(origin) };
             if self.args.machine.as_ref().is_none_or(|machine| entry.machine_id() == machine) {
                 match self.args.raw {

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use tokio::time::Instant;
 
 use crate::{
-    batch::{Batch, FIRST_SEQ, Group, GroupRef},
+    batch::{Batch, FIRST_SEQ, Group, GroupRef, Mark},
     config,
     exit::{Exit, Exits},
     history::Trail,
@@ -67,15 +67,17 @@ pub(super) struct TrailCell {
     next_seq: AtomicU64,
     batch: AtomicU64,
     group: AtomicU32,
+    /// The machine's, which never changes. Here, where it takes no room.
+    pub(super) mark: Option<Mark>,
 }
 
 impl TrailCell {
     /// No group has this number: the machine has none yet, and is known since before the batch.
     const NONE: u32 = u32::MAX;
 
-    fn new(known_from: u64) -> Self {
+    fn new(mark: Option<Mark>, known_from: u64) -> Self {
         let (next_seq, batch) = (AtomicU64::new(FIRST_SEQ), AtomicU64::new(known_from));
-        Self { next_seq, batch, group: AtomicU32::new(Self::NONE) }
+        Self { next_seq, batch, group: AtomicU32::new(Self::NONE), mark }
     }
 
     pub(super) fn load(&self) -> Trail {
@@ -238,8 +240,8 @@ impl Machine {
             seen: None,
         };
         Self {
+            trail: TrailCell::new(Mark::of(id.as_bytes()), known_from),
             id,
-            trail: TrailCell::new(known_from),
             forgotten: AtomicBool::new(false),
             state: Mutex::new(state),
             watchers: AtomicU32::new(0),

@@ -152,7 +152,7 @@ impl LogCollector {
                 self.revive(machine);
             }
             let trail = machine.trail.load();
-            (group.first_seq, group.prev) = (trail.next_seq, trail.last);
+            (group.first_seq, group.mark, group.prev) = (trail.next_seq, machine.trail.mark, trail.last);
         }
         let limit = &shared.config.limit;
         if limit.machine.is_on() || limit.app.is_on() {

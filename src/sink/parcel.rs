@@ -246,7 +246,7 @@ impl Parcel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{batch::Clock, sink::Encoding};
+    use crate::{EntryId, batch::Clock, sink::Encoding};
 
     #[test]
     fn other_lines_are_another_parcel() {
@@ -307,6 +307,9 @@ mod tests {
         for (line, entry) in lines.iter().zip(parcel.entries()) {
             let note = &line["fleetdrain"];
             assert_eq!(note["id"], entry.id().unwrap().to_string());
+            // In any process: what the collector has kept of a machine is what its name makes.
+            let mark = EntryId::mark(entry.machine_id());
+            assert!(note["id"].as_str().unwrap().ends_with(&format!("-1-{mark:x}")), "{note}");
             assert_eq!(note["received_at"], entry.received_at().unwrap().to_string());
             assert_eq!(note["machine_seq"], 1);
         }
