@@ -112,7 +112,9 @@ pub(crate) fn record(machine: &str, random: &mut Random) -> String {
     // The timestamp and what closes the record.
     const TAIL_BYTES: usize = 48;
 
-    let (app, region, host) = (pick(random, &APPS), pick(random, &REGIONS), 100 + random.below(900));
+    // Where a machine runs goes with it.
+    let place = &mut Random::new(machine.bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte)));
+    let (app, region, host) = (pick(place, &APPS), pick(place, &REGIONS), 100 + place.below(900));
     let mut record = format!(
         r#"{{"event":{{"provider":"app"}},"fly":{{"app":{{"instance":"{machine}","name":"{app}"}},"region":"{region}"}},"host":"f{host}","log":{{"level":"info"}},"message":""#,
     );
