@@ -227,10 +227,10 @@ fn all_mistakes_of_a_sink_are_told_at_once() {
     let wanted = [
         "fleetdrain.toml:4:1: sinks.store.url: \"…\": expected http:// or https://",
         "fleetdrain.toml:5:1: sinks.store.batch_lines_max: 0 is not between 1 and 1000000",
-        "fleetdrain.toml:6:1: sinks.store.ack: unknown variant `maybe`, expected `none` or `sink`",
-        "fleetdrain.toml:9:1: sinks.files.compression: unknown variant `lz4`",
+        "fleetdrain.toml:6:1: sinks.store.ack: \"maybe\" is not one of none, sink",
+        "fleetdrain.toml:9:1: sinks.files.compression: \"lz4\" is not one of none, zstd, gzip",
         "fleetdrain.toml:10:1: sinks.files.file_byte_max: unknown key, the nearest is file_bytes_max",
-        "fleetdrain.toml:7:8: sinks.files: missing field `directory`",
+        "fleetdrain.toml:7:8: sinks.files: it needs directory",
         "fleetdrain.toml:14:1: sinks.table.index: it is for format = \"elasticsearch\" alone",
     ];
     for wanted in wanted {
@@ -373,6 +373,21 @@ fn all_mistakes_are_told_at_once() {
         assert!(mistakes.contains(expected), "{expected} is missing from:\n{mistakes}");
     }
     assert_eq!(mistakes.lines().count(), 7, "{mistakes}");
+}
+
+#[test]
+fn a_number_out_of_all_bounds_is_told_its_bounds() {
+    for (given, told) in [
+        ("-3", "-3 is not between 1 and 100000000"),
+        ("99999999999999999999", "99999999999999999999 is not between 1 and 100000000"),
+        ("\"-3\"", "\"-3\" is not between 1 and 100000000"),
+        ("1.5", "1.5 is not a whole number"),
+        ("\"\"", "\"\" is not a whole number"),
+        ("\"-\"", "\"-\" is not a whole number"),
+    ] {
+        let mistakes = mistakes(&file(&format!("[queue]\nlines = {given}\n")));
+        assert_eq!(mistakes.trim_end(), format!("fleetdrain.toml:2:9: queue.lines: {told}"));
+    }
 }
 
 #[test]

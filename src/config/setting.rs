@@ -83,6 +83,19 @@ impl Value {
         }
     }
 
+    /// Whether it is a whole number, of whatever size and sign.
+    fn is_whole(&self) -> bool {
+        let is_whole = |text: &str| {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        match self {
+            Self::Integer(_) => true,
+            Self::Text(text) | Self::Other(text) => is_whole(text),
+            Self::Bool(_) | Self::List(_) => false,
+        }
+    }
+
     fn as_size(&self) -> Option<usize> {
         self.as_count().or_else(|| self.as_text().and_then(size))
     }
@@ -172,7 +185,10 @@ impl Setting {
                 *at(config) = within(bytes, *min, *max, format_size)?;
             }
             Kind::Count { at, min, max } => {
-                let count = value.as_count().ok_or_else(|| not_a("a whole number"))?;
+                let count = value.as_count().ok_or_else(|| match value.is_whole() {
+                    true => Problem::OutOfBounds { value: value.shown(), min: min.to_string(), max: max.to_string() },
+                    false => not_a("a whole number"),
+                })?;
                 *at(config) = within(count, *min, *max, |count| count.to_string())?;
             }
             Kind::Time { at, min, max } => {

@@ -349,7 +349,7 @@ fn read_common(table: &mut toml::Table, wrongs: &mut Vec<Wrong>) -> Common {
         let Some(value) = table.remove(key) else { continue };
         match toml::Table::from_iter([(key.to_owned(), value.clone())]).try_into::<Common>() {
             Ok(_) => drop(right.insert(key.to_owned(), value)),
-            Err(error) => wrongs.push(Wrong::new(key, error.message())),
+            Err(error) => wrongs.push(Wrong::new(key, plain(error.message()))),
         }
     }
     right.try_into().expect("each of its keys was read alone")
@@ -385,12 +385,49 @@ fn of_its_own(error: &toml::de::Error, keys: &[String]) -> Wrong {
         let text = error.to_string();
         let named = |key: &str, before: &str| text.contains(&format!("{before}`{key}`"));
         let key = keys.iter().find(|key| named(key, "in ")).or_else(|| keys.iter().find(|key| named(key, "")));
-        return Wrong::new(key.map_or("", String::as_str), message);
+        return Wrong::new(key.map_or("", String::as_str), plain(message));
     };
     let expected = message.split('`').skip(3).step_by(2).chain(COMMON).chain(["type"]);
     let likeness = |key: &str| strsim::normalized_damerau_levenshtein(key, unknown);
     let nearest = expected.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).unwrap_or("type");
     Wrong::new(unknown, format!("unknown key, the nearest is {nearest}"))
+}
+
+/// What a deserializer says is wrong, in the words of the other mistakes.
+fn plain(message: &str) -> String {
+    let unquoted = |text: &str| text.replace('`', "");
+    let invalid = ["invalid type: ", "invalid value: ", "invalid length "];
+    if let Some((given, expected)) =
+        invalid.iter().find_map(|prefix| message.strip_prefix(prefix)).and_then(|rest| rest.split_once(", expected "))
+    {
+        let given = match (given.split_once('`'), given) {
+            // A number, or true or false, behind the word for what it is.
+            (Some((_, value)), _) => value.trim_end_matches('`').to_owned(),
+            (None, "map") => "a table".to_owned(),
+            (None, "sequence") => "a list".to_owned(),
+            (None, _) => given.strip_prefix("string ").unwrap_or(given).to_owned(),
+        };
+        let expected = match expected {
+            "usize" | "u64" | "u32" | "u16" | "i32" | "i64" => "a whole number from 0 up",
+            "path string" => "a path",
+            "a string" => "a text",
+            "a boolean" => "true or false",
+            "a sequence" => "a list",
+            "a map" => "a table",
+            other => other,
+        };
+        return format!("{given} is not {expected}");
+    }
+    if let Some((given, expected)) =
+        message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once("`, expected "))
+    {
+        let expected = unquoted(expected.strip_prefix("one of ").unwrap_or(expected)).replace(" or ", ", ");
+        return format!("{given:?} is not one of {expected}");
+    }
+    match message.strip_prefix("missing field ") {
+        Some(key) => format!("it needs {}", unquoted(key)),
+        None => message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -416,6 +453,27 @@ mod tests {
         assert_eq!((value("url"), value("format"), value("token")), (Some("http://a/b"), Some("loki"), Some("set")));
         assert_eq!((value("full"), value("queue_bytes").is_some()), (Some("drop_newest"), true));
         assert!(!format!("{terms:?}").contains("secret"), "{terms:?}");
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_plain_words() {
+        let told = |text: &str| read(text).unwrap_err().remove(0).problem;
+        for (key, problem) in [
+            ("batch_lines_max = -3", "-3 is not a whole number from 0 up"),
+            ("batch_lines_max = \"many\"", "\"many\" is not a whole number from 0 up"),
+            ("batch_age_max = 5", "5 is not a duration such as 500ms, 30s or 1h30m"),
+            ("queue_bytes = 1.5", "1.5 is not a size such as 65536, 64KiB or 10MB"),
+            ("apps = \"a\"", "\"a\" is not a list"),
+            ("include = []", "a list is not a text"),
+            ("ack = \"no\"", "\"no\" is not one of none, sink"),
+            ("directory = 7", "7 is not a path"),
+            ("directory = \"/a\"\ncompression = \"lz4\"", "\"lz4\" is not one of none, zstd, gzip"),
+            ("directory = \"/a\"\npath = { a = 1 }", "a table is not a text"),
+            ("compression = \"gzip\"", "it needs directory"),
+        ] {
+            assert_eq!(told(&format!("type = \"file\"\n{key}")), problem, "{key}");
+        }
+        assert_eq!(told("type = \"s3\"\nbucket = \"b\"\nkey = \"{id}\"\npath_style = 1"), "1 is not true or false");
     }
 
     #[test]
