@@ -59,6 +59,32 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
         regex::Error::CompiledTooBig(bound) => {
             format!("a regular expression of at most {bound} bytes when compiled")
         }
-        error => format!("a regular expression: {error}"),
+        error => format!("a regular expression: {}", in_one_line(&error)),
     })
+}
+
+/// What is wrong with a pattern, without the pattern and what points to the place in it, which take four lines.
+pub(crate) fn in_one_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    text.lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "))
+        .map_or_else(|| text.replace('\n', " "), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_pattern_takes_one_line() {
+        for (text, problem) in [
+            ("a(", "unclosed group"),
+            ("a\n[b", "unclosed character class"),
+            ("*", "repetition operator missing expression"),
+        ] {
+            assert_eq!(pattern(text).unwrap_err(), format!("a regular expression: {problem}"));
+        }
+        assert!(pattern("(a{1000}){1000}").unwrap_err().starts_with("a regular expression of at most "));
+    }
 }

@@ -4,6 +4,8 @@
 use regex::{Regex, RegexBuilder};
 
 use super::ExitStatus;
+#[cfg(feature = "server")]
+use crate::filter::in_one_line;
 
 /// How many patterns there may be, and how long each.
 #[cfg(feature = "server")]
@@ -71,7 +73,7 @@ fn pattern(text: &str) -> Result<Regex, BadPatterns> {
         return Err(BadPatterns(format!("a pattern of {} bytes, over {PATTERN_BYTES_MAX}", text.len())));
     }
     let pattern = RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).build();
-    pattern.map_err(|error| BadPatterns(format!("{text:?} is no regular expression: {error}")))
+    pattern.map_err(|error| BadPatterns(format!("{text:?} is no regular expression: {}", in_one_line(&error))))
 }
 
 #[cfg(feature = "server")]
